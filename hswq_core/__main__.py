@@ -1,0 +1,108 @@
+"""The command line: ``python -m hswq_core inspect|quantize|merge-stats``. No ComfyUI needed.
+
+Exit code 0 on success; 2 with one line on stderr for anything a user can act on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import __version__
+from .calibration.statistics import Statistics, merge
+from .errors import HSWQError, TargetError
+from .files.checkpoint import CheckpointReader, check_target
+from .files.formats import FORMATS
+from .files.inspect import inspect_checkpoint
+from .planning.plan import ROUNDINGS, make_plan
+from .planning.selection import SELECTIONS
+from .quantize import quantize_checkpoint
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(arguments)
+    try:
+        args.run(args)
+    except HSWQError as error:
+        print(f"hswq: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("hswq: interrupted, nothing was written.", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m hswq_core", description="Quantize diffusion checkpoints to FP8.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    inspect = commands.add_parser("inspect", help="say what a checkpoint holds")
+    inspect.add_argument("file", type=Path)
+    inspect.add_argument("--json", action="store_true", help="as JSON")
+    inspect.set_defaults(run=_inspect)
+
+    quantize = commands.add_parser("quantize", help="write an FP8 checkpoint")
+    quantize.add_argument("source", type=Path)
+    quantize.add_argument("target", type=Path)
+    quantize.add_argument("--mode", choices=list(FORMATS), required=True)
+    quantize.add_argument("--stats", type=Path, help="statistics of a calibration session")
+    quantize.add_argument("--keep-ratio", type=float, default=0.25, help="share of layers to keep (default 0.25)")
+    quantize.add_argument("--selection", choices=SELECTIONS, default="variance", help="how they are chosen")
+    quantize.add_argument("--rounding", choices=ROUNDINGS, default="nearest")
+    quantize.add_argument("--overwrite", action="store_true", help="replace an existing target")
+    quantize.add_argument("--json", action="store_true", help="report as JSON")
+    quantize.set_defaults(run=_quantize)
+
+    merging = commands.add_parser("merge-stats", help="add up statistics of one model")
+    merging.add_argument("target", type=Path)
+    merging.add_argument("parts", type=Path, nargs="+")
+    merging.add_argument("--overwrite", action="store_true", help="replace an existing target")
+    merging.set_defaults(run=_merge)
+    return parser
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    with CheckpointReader(args.file) as reader:
+        found = inspect_checkpoint(reader)
+    print(json.dumps(found.as_dict(), indent=2) if args.json else found)
+
+
+def _quantize(args: argparse.Namespace) -> None:
+    statistics = Statistics.load(args.stats) if args.stats else None
+    with CheckpointReader(args.source) as source:
+        if args.target.exists() and args.target.samefile(args.source):
+            raise TargetError("the target is the source", where=args.target, do="Choose another name")
+        plan = make_plan(
+            source,
+            statistics,
+            mode=args.mode,
+            keep_ratio=args.keep_ratio,
+            selection=args.selection,
+            rounding=args.rounding,
+        )
+        report = quantize_checkpoint(
+            source, plan, statistics, args.target, overwrite=args.overwrite, progress=_progress_bar
+        )
+    print(json.dumps(report.as_dict(), indent=2) if args.json else report)
+
+
+def _merge(args: argparse.Namespace) -> None:
+    check_target(args.target, overwrite=args.overwrite)
+    total = merge(Statistics.load(part) for part in args.parts)
+    total.save(args.target)
+    print(f"{args.target}: {len(total.layers)} layers, {total.runs} runs, {total.samples} samples")
+
+
+def _progress_bar(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        width = 40 * done // max(total, 1)
+        end = "\n" if done == total else ""
+        print(f"\r[{'#' * width}{'.' * (40 - width)}] {done / max(total, 1):4.0%}", end=end, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

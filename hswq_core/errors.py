@@ -1,0 +1,40 @@
+"""One family of errors. Each says what is wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class HSWQError(Exception):
+    """Base of every error that a user can act on.
+
+    Args:
+        what: the problem, as a sentence without its full stop.
+        where: the file or layer it was found in.
+        do: the remedy, as a sentence without its full stop.
+    """
+
+    def __init__(self, what: str, *, where: str | Path | None = None, do: str | None = None) -> None:
+        self.what, self.where, self.do = what, where, do
+        message = f"{where}: {what}" if where is not None else what
+        super().__init__(f"{message}. {do}." if do else f"{message}.")
+
+
+class CheckpointError(HSWQError):
+    """A model file that is missing, damaged, or not what it should be."""
+
+
+class StatisticsError(HSWQError):
+    """Calibration statistics that are missing, empty, damaged, or of another model."""
+
+
+class PlanError(HSWQError):
+    """Options that no plan can be made from."""
+
+
+class TargetError(HSWQError):
+    """An output file that cannot or must not be written."""
+
+
+class Cancelled(Exception):
+    """Raised by a progress callback to stop a long job. Nothing is left at the target."""

@@ -1,0 +1,1 @@
+"""Checkpoint files: reading tensor by tensor, writing in a stream, the formats, the names."""

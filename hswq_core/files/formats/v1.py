@@ -1,0 +1,5 @@
+"""V1, standard compatible: plain FP8 weights and nothing else, so that any FP8 loader opens it."""
+
+from .base import Format
+
+V1 = Format("v1", scaled=False, dimensions=frozenset({2, 4}), side_tensors=lambda _layer, _scale: {})

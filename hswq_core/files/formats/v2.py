@@ -1,0 +1,7 @@
+"""V2, high-performance scaled: W = W8 * S, with the inverse scale S in ``L.scale``, F32 [1]."""
+
+from .base import Format
+
+V2 = Format(
+    "v2", scaled=True, dimensions=frozenset({2, 4}), side_tensors=lambda layer, scale: {f"{layer}.scale": scale}
+)

@@ -1,0 +1,77 @@
+"""What a checkpoint holds: its format, its bytes by type, which layers are quantized and which are not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+
+from .checkpoint import CheckpointReader, is_float
+from .layers import find_prefix, scale_key
+
+_FP8 = ("F8_E4M3", "F8_E5M2")
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """``quantized`` and ``unquantized`` name Linear and Conv2d layers by their path in the diffusion model."""
+
+    file: str
+    format: str
+    bytes: int
+    bytes_by_dtype: dict[str, int]
+    diffusion_model_prefix: str
+    quantized: list[str]
+    unquantized: list[str]
+    metadata: dict[str, str]
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        types = ", ".join(f"{dtype} {size / 1e6:,.1f} MB" for dtype, size in self.bytes_by_dtype.items())
+        lines = [
+            f"{self.file}",
+            f"  format     {self.format}",
+            f"  size       {self.bytes / 1e6:,.1f} MB ({types})",
+            f"  layers     {len(self.quantized)} in FP8, {len(self.unquantized)} not",
+        ]
+        lines += [f"  {key:<10} {value[:100]}" for key, value in sorted(self.metadata.items())]
+        return "\n".join(lines)
+
+
+def inspect_checkpoint(reader: CheckpointReader) -> Inspection:
+    """Look at the header alone. Errors: CheckpointError when there is no diffusion model in the file."""
+    prefix = find_prefix(reader)
+    quantized, unquantized, scales = [], [], Counter[str]()
+    for key, info in sorted(reader.tensors.items()):
+        if not (key.startswith(prefix) and key.endswith(".weight") and len(info.shape) in (2, 4)):
+            continue
+        layer = key[len(prefix) : -len(".weight")]
+        if info.dtype in _FP8:
+            quantized.append(layer)
+            scale = scale_key(reader.tensors, key[: -len(".weight")])
+            scales[scale[1] if scale else "none"] += 1
+        elif is_float(info.dtype):
+            unquantized.append(layer)
+    by_dtype: Counter[str] = Counter()
+    for info in reader.tensors.values():
+        by_dtype[info.dtype] += info.nbytes
+    return Inspection(
+        file=str(reader.path),
+        format=_format_name(quantized, scales),
+        bytes=reader.path.stat().st_size,
+        bytes_by_dtype=dict(by_dtype.most_common()),
+        diffusion_model_prefix=prefix,
+        quantized=quantized,
+        unquantized=unquantized,
+        metadata=reader.metadata,
+    )
+
+
+def _format_name(quantized: list[str], scales: Counter[str]) -> str:
+    if not quantized:
+        return "not quantized"
+    by_suffix = {"none": "v1", ".scale": "v2", ".weight.scale": "v2", ".weight_scale": "comfy", ".scale_weight": "scaled_fp8"}
+    names = {by_suffix[suffix] for suffix in scales}
+    # A file whose layers are scaled in part is what its scales say: layers without one have the scale 1.
+    return (names - {"v1"} or names).pop() if len(names - {"v1"}) <= 1 else "mixed"

@@ -1,0 +1,49 @@
+"""Where layers stand in a checkpoint, and under which names their scales are found."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+
+from ..errors import CheckpointError
+from .checkpoint import CheckpointReader
+
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "")
+"""Where the diffusion model may begin, most specific first."""
+
+_WEIGHT = ".weight"
+# V2 (two spellings), ComfyUI's own, and the older scaled_fp8 of text encoders and Flux conversions.
+_SCALE_SUFFIXES = (".scale", ".weight.scale", ".weight_scale", ".scale_weight")
+
+
+def scale_key(keys: Container[str], layer: str) -> tuple[str, str] | None:
+    """The key of the scale that belongs to ``layer``'s FP8 weight, and its suffix; ``None`` if there is none.
+
+    Ask only for layers whose weight is FP8: a norm's own ``.scale`` parameter is no quantization scale.
+    """
+    return next(((layer + suffix, suffix) for suffix in _SCALE_SUFFIXES if layer + suffix in keys), None)
+
+
+def find_prefix(source: CheckpointReader, layers: Iterable[str] | None = None) -> str:
+    """Where the diffusion model stands in the file: the known prefix under which its layers are found.
+
+    Args:
+        layers: the layers it must have, where they are known.
+
+    Errors: CheckpointError when there is none.
+    """
+    if layers is None:
+        ends = {key for key in source.tensors if key.endswith(_WEIGHT)}
+        found = {p: sum(key.startswith(p) for key in ends) for p in PREFIXES}
+        best = next((p for p in PREFIXES if found[p]), "")
+    else:
+        wanted = list(layers)
+        found = {p: sum(f"{p}{name}{_WEIGHT}" in source.tensors for name in wanted) for p in PREFIXES}
+        best = max(PREFIXES, key=lambda p: found[p])
+    if not found[best]:
+        raise CheckpointError(
+            "no layer of the diffusion model was found in this file"
+            + ("" if layers is None else ", or the statistics are of another model"),
+            where=source.path,
+            do="Choose the checkpoint that was calibrated",
+        )
+    return best

@@ -1,0 +1,89 @@
+"""How alike two pictures are: SSIM, PSNR, mean squared error."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from .errors import HSWQError
+
+_WINDOW, _SIGMA = 11, 1.5
+_K1, _K2 = 0.01, 0.03
+_AMPLIFICATION = 8
+
+
+def mse(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Mean squared error in float64."""
+    return float((a.double() - b.double()).square().mean())
+
+
+def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Peak signal-to-noise ratio in dB for values in [0, 1]; infinite for equal pictures."""
+    error = mse(a, b)
+    return math.inf if error == 0 else -10 * math.log10(error)
+
+
+def ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Structural similarity of each pair of pictures: float64 [B].
+
+    Gaussian window of 11 x 11, sigma 1.5, K1 = 0.01, K2 = 0.03, each colour channel for itself, mean over
+    the positions where the whole window fits (Wang et al., Image Quality Assessment, 2004).
+
+    Args:
+        a, b: [B, H, W, C] in [0, 1].
+
+    Errors: HSWQError for shapes that differ or are smaller than the window.
+    """
+    if a.shape != b.shape:
+        raise HSWQError(
+            f"the pictures differ in shape: {list(a.shape)} and {list(b.shape)}", do="Compare pictures of one size and number"
+        )
+    if min(a.shape[1:3]) < _WINDOW:
+        raise HSWQError(f"SSIM needs pictures of at least {_WINDOW} x {_WINDOW} pixels", do="Make larger pictures")
+    channels = a.shape[-1]
+    x, y = (t.double().movedim(-1, 1).reshape(-1, 1, *t.shape[1:3]) for t in (a, b))
+    line = torch.arange(_WINDOW, dtype=torch.float64, device=x.device) - _WINDOW // 2
+    line = torch.exp(-(line**2) / (2 * _SIGMA**2))
+    window = torch.outer(line, line)[None, None] / line.sum() ** 2
+
+    def local_mean(t: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.conv2d(t, window)
+
+    mean_x, mean_y = local_mean(x), local_mean(y)
+    var_x = local_mean(x * x) - mean_x**2
+    var_y = local_mean(y * y) - mean_y**2
+    covariance = local_mean(x * y) - mean_x * mean_y
+    c1, c2 = _K1**2, _K2**2
+    similarity = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
+        (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
+    )
+    return similarity.mean(dim=(1, 2, 3)).view(-1, channels).mean(dim=1)
+
+
+@dataclass(frozen=True)
+class ImageComparison:
+    """Means over a batch of picture pairs, and the pictures side by side [B, H, 3 W + 2 gaps, C]."""
+
+    ssim: float
+    worst_ssim: float
+    psnr: float
+    mse: float
+    pictures: int
+    side_by_side: torch.Tensor
+
+
+def compare_images(reference: torch.Tensor, candidate: torch.Tensor) -> ImageComparison:
+    """Compare pictures [B, H, W, C] in [0, 1]. Errors: HSWQError when their shapes differ or are too small."""
+    similarity = ssim(reference, candidate)
+    difference = ((reference - candidate).abs() * _AMPLIFICATION).clamp(0, 1)
+    gap = torch.ones_like(reference[:, :, : max(2, reference.shape[2] // 64)])
+    return ImageComparison(
+        ssim=float(similarity.mean()),
+        worst_ssim=float(similarity.min()),
+        psnr=psnr(reference, candidate),
+        mse=mse(reference, candidate),
+        pictures=reference.shape[0],
+        side_by_side=torch.cat([reference, gap, candidate, gap, difference], dim=2),
+    )

@@ -1,0 +1,5 @@
+"""From statistics to a plan: which layers are quantized, which are kept, and why."""
+
+from .plan import LayerPlan, QuantizationPlan, make_plan
+
+__all__ = ["LayerPlan", "QuantizationPlan", "make_plan"]

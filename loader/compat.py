@@ -1,0 +1,60 @@
+"""The one place that knows how ComfyUI versions differ: how an FP8 weight with its scale is held.
+
+ComfyUI's ``QuantizedTensor`` stays FP8 in memory and turns to the compute type when a layer runs; casting,
+offloading, LoRA and saving all know it. Only its construction differs between versions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.quant_ops
+import torch
+from comfy.quant_ops import QuantizedTensor
+
+_STOCK_LAYOUT = "TensorCoreFP8Layout"
+_OUR_LAYOUT = "HSWQScaledFP8Layout"
+
+
+def _register_layout() -> str:
+    """The layout to use. Newer versions have typed layouts, and theirs multiplies by the scale in the compute type.
+
+    In FP16 that rounds every scale to 11 bits and loses small ones, so we register a layout of our own beside it,
+    which multiplies in float32 and rounds once. Older versions do so already.
+    """
+    register = getattr(comfy.quant_ops, "register_layout_class", None)
+    if register is None:
+        return _STOCK_LAYOUT
+    stock: Any = comfy.quant_ops.get_layout_class(_STOCK_LAYOUT)
+
+    class HSWQScaledFP8Layout(stock):  # type: ignore[misc]
+        @classmethod
+        def dequantize(cls, qdata: torch.Tensor, params: Any) -> torch.Tensor:
+            # An in-place product is computed in the wider of both types, float32, and rounded into the narrower.
+            return qdata.to(params.orig_dtype).mul_(params.scale)
+
+    register(_OUR_LAYOUT, HSWQScaledFP8Layout)
+    return _OUR_LAYOUT
+
+
+_LAYOUT = _register_layout()
+
+
+def quantized_tensor(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """W8 and its float32 scale as one tensor that computes as W8 * scale in ``dtype``."""
+    if _LAYOUT == _STOCK_LAYOUT:
+        return QuantizedTensor(codes, _LAYOUT, {"scale": scale, "orig_dtype": dtype})
+    params = comfy.quant_ops.get_layout_class(_LAYOUT).Params(
+        scale=scale, orig_dtype=dtype, orig_shape=tuple(codes.shape)
+    )
+    return QuantizedTensor(codes, _LAYOUT, params)
+
+
+def codes_and_scale(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The FP8 codes and the scale of a tensor made by ``quantized_tensor``."""
+    params = getattr(weight, "_params", None)
+    return weight._qdata, params.scale if params is not None else weight._layout_params["scale"]  # type: ignore[attr-defined]
+
+
+def is_quantized(weight: object) -> bool:
+    return isinstance(weight, QuantizedTensor)

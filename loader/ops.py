@@ -1,0 +1,88 @@
+"""Custom operations: every layer takes its weights as they are in the file, and FP8 ones stay FP8.
+
+Nothing is overridden in how layers compute: they are ComfyUI's own ``manual_cast`` layers, which cast a
+weight to the input's type when they run, and a quantized tensor dequantizes in that cast.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.ops
+import torch
+
+from .compat import codes_and_scale, is_quantized
+
+
+class _KeepsItsType:
+    """Takes tensors over from the state dict: no copy of a memory-mapped file, no cast to the model's type.
+
+    ComfyUI stores all of a model in one type, the one that most of its weights have. For a file of FP8 and
+    FP16 layers that is FP8, and the layers that were kept in FP16 on purpose would be lost.
+    """
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any) -> None:
+        metadata = {**local_metadata, "assign_to_params_buffers": True}
+        super()._load_from_state_dict(state_dict, prefix, metadata, *args)  # type: ignore[misc]
+
+
+class _HoldsFP8(_KeepsItsType):
+    """What ComfyUI asks of a layer whose weight may be quantized: patching for LoRA, and saving."""
+
+    weight: torch.nn.Parameter
+
+    def convert_weight(self, weight: torch.Tensor, inplace: bool = False, **_: Any) -> torch.Tensor:
+        """The stored weight as numbers a patch can be added to."""
+        return weight.dequantize() if is_quantized(weight) else weight
+
+    def set_weight(
+        self,
+        weight: torch.Tensor,
+        inplace_update: bool = False,
+        seed: int | None = None,
+        return_weight: bool = False,
+        **_: Any,
+    ) -> torch.Tensor | None:
+        """Take a patched weight, in FP16.
+
+        It is not rounded back to FP8: a LoRA changes weights by less than FP8's steps, so most of it would
+        be rounded away. Unpatching puts the original tensor back.
+        """
+        weight = weight.to(torch.float16 if is_quantized(self.weight) else self.weight.dtype)
+        if return_weight:
+            return weight
+        self.weight = torch.nn.Parameter(weight, requires_grad=False)
+        return None
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[misc]
+        if is_quantized(self.weight):
+            destination[f"{prefix}weight"], destination[f"{prefix}scale"] = codes_and_scale(self.weight)
+
+
+class HSWQOperations(comfy.ops.manual_cast):
+    """Pass as ``custom_operations``. Layers without an FP8 form keep their type, too."""
+
+    class Linear(_HoldsFP8, comfy.ops.manual_cast.Linear):
+        pass
+
+    class Conv2d(_HoldsFP8, comfy.ops.manual_cast.Conv2d):
+        pass
+
+    class Conv1d(_KeepsItsType, comfy.ops.manual_cast.Conv1d):
+        pass
+
+    class Conv3d(_KeepsItsType, comfy.ops.manual_cast.Conv3d):
+        pass
+
+    class GroupNorm(_KeepsItsType, comfy.ops.manual_cast.GroupNorm):
+        pass
+
+    class LayerNorm(_KeepsItsType, comfy.ops.manual_cast.LayerNorm):
+        pass
+
+    class RMSNorm(_KeepsItsType, comfy.ops.manual_cast.RMSNorm):
+        pass
+
+    class Embedding(_KeepsItsType, comfy.ops.manual_cast.Embedding):
+        pass

@@ -1,0 +1,57 @@
+"""HSWQCalibrate: measures a MODEL in every KSampler run that uses it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..hswq_core.calibration.session import CalibrationSession
+from ..hswq_core.files.names import safe_file_name
+from ..loader.sampling import calibrated_clone, model_fingerprint
+from .common import CATEGORY, HSWQStats, statistics_folder
+
+
+class HSWQCalibrate(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HSWQCalibrate",
+            display_name="HSWQ Calibrate",
+            category=CATEGORY,
+            description=(
+                "Put it between the loader and the KSampler. Every finished sampling run with this model is measured "
+                "and added to the session. The picture does not change by a bit. 32 pictures of 25 steps are recommended."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="The full-precision model to calibrate."),
+                io.String.Input(
+                    "session",
+                    default="default",
+                    tooltip="A name for the measurements. They are kept in output/hswq and continued when the name is used again.",
+                ),
+                io.Int.Input(
+                    "rows_per_layer",
+                    default=1024,
+                    min=0,
+                    max=65536,
+                    tooltip=(
+                        "How many input rows to sample of each layer, for calibrated rounding. 0 saves memory: "
+                        "for SDXL, 1024 rows take about 1.5 GB."
+                    ),
+                ),
+                io.Boolean.Input(
+                    "reset", default=False, tooltip="Forget what the session has measured and start it anew."
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The same model, measured while it samples."),
+                HSWQStats.Output(display_name="stats", tooltip="The session's statistics, for HSWQ Quantize."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, session: str, rows_per_layer: int, reset: bool) -> io.NodeOutput:
+        path = statistics_folder() / safe_file_name(session, "session name")
+        opened = CalibrationSession.open(path, model_fingerprint(model), reset=reset)
+        return io.NodeOutput(calibrated_clone(model, opened, rows_per_layer), opened)

@@ -1,0 +1,37 @@
+"""What the nodes share: the category, the statistics socket, and where files live."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..hswq_core.calibration.session import CalibrationSession
+from ..hswq_core.calibration.statistics import Statistics
+from ..hswq_core.errors import CheckpointError
+from ..hswq_core.files.names import EXTENSION
+
+CATEGORY = "HSWQ"
+HSWQStats = io.Custom("HSWQ_STATS")
+
+
+def statistics_of(stats: CalibrationSession | Statistics) -> Statistics:
+    """What a statistics socket holds now: a session goes on growing while the socket's value is cached."""
+    return stats.statistics if isinstance(stats, CalibrationSession) else stats
+
+
+def statistics_folder() -> Path:
+    return Path(folder_paths.get_output_directory()) / "hswq"
+
+
+def statistics_files() -> list[str]:
+    return sorted(path.name for path in statistics_folder().glob(f"*{EXTENSION}"))
+
+
+def model_path(category: str, name: str) -> Path:
+    """The file behind a name from a model list. Errors: CheckpointError when it is gone."""
+    path = folder_paths.get_full_path(category, name)
+    if path is None:
+        raise CheckpointError("there is no such file", where=name, do="Refresh the page, and choose another model")
+    return Path(path)

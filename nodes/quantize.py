@@ -1,0 +1,128 @@
+"""HSWQQuantize: a checkpoint on disk and its statistics become an FP8 checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+from comfy_api.latest import io
+
+from ..hswq_core.errors import CheckpointError
+from ..hswq_core.files.checkpoint import CheckpointReader
+from ..hswq_core.files.formats import FORMATS
+from ..hswq_core.files.names import default_name, safe_file_name
+from ..hswq_core.planning import make_plan
+from ..hswq_core.planning.plan import ROUNDINGS
+from ..hswq_core.planning.selection import SELECTIONS
+from ..hswq_core.quantize import quantize_checkpoint
+from .common import CATEGORY, HSWQStats, model_path, statistics_of
+
+_SOURCES = ("checkpoints", "diffusion_models")
+
+
+class HSWQQuantize(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        names = dict.fromkeys(name for category in _SOURCES for name in folder_paths.get_filename_list(category))
+        return io.Schema(
+            node_id="HSWQQuantize",
+            display_name="HSWQ Quantize",
+            category=CATEGORY,
+            description=(
+                "Writes an FP8 copy of a checkpoint. The most sensitive layers stay as they are, and so does "
+                "everything that is not the diffusion model."
+            ),
+            inputs=[
+                io.Combo.Input("source", options=list(names), tooltip="The checkpoint on disk that was calibrated."),
+                HSWQStats.Input("stats", tooltip="The statistics of HSWQ Calibrate."),
+                io.Combo.Input(
+                    "mode",
+                    options=list(FORMATS),
+                    default="v2",
+                    tooltip=(
+                        "v1: plain FP8, any loader opens it. v2: scaled FP8, more exact, opened by HSWQ Loader. "
+                        "comfy: what recent stock ComfyUI loads itself, convolutions stay FP16."
+                    ),
+                ),
+                io.Float.Input(
+                    "keep_ratio",
+                    default=0.25,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="The share of layers to keep in full precision. 0.25 is safe, 0.10 is enough for most SDXL models.",
+                ),
+                io.Combo.Input(
+                    "selection",
+                    options=list(SELECTIONS),
+                    default="variance",
+                    tooltip="How the kept layers are chosen. variance: those whose output varies most.",
+                ),
+                io.Combo.Input(
+                    "rounding",
+                    options=list(ROUNDINGS),
+                    default="nearest",
+                    tooltip="How weights are rounded to FP8. nearest: each to the closest value.",
+                ),
+                io.String.Input(
+                    "filename",
+                    default="",
+                    tooltip="Empty for the usual name, NAME_hswq_r(samples)_r(keep ratio)_(mode).safetensors.",
+                ),
+                io.AnyType.Input(
+                    "after",
+                    optional=True,
+                    tooltip="Connect the sampled latent or the picture, so that quantizing waits for the calibration.",
+                ),
+                io.Boolean.Input(
+                    "overwrite", default=False, optional=True, tooltip="Replace a file of the same name."
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="path", tooltip="The file written. Connect it to the path of HSWQ Loader."),
+                io.String.Output(display_name="report", tooltip="What was done, as JSON."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        source: str,
+        stats: Any,
+        mode: str,
+        keep_ratio: float,
+        selection: str,
+        rounding: str,
+        filename: str,
+        after: Any = None,
+        overwrite: bool = False,
+    ) -> io.NodeOutput:
+        statistics = statistics_of(stats)
+        category, path = _find_source(source)
+        name = filename or default_name(path.name, statistics.samples, keep_ratio, mode)
+        target = Path(folder_paths.get_output_directory()) / category / safe_file_name(name)
+        bar = comfy.utils.ProgressBar(1)
+
+        def progress(done: int, total: int) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            bar.update_absolute(done, total)
+
+        with CheckpointReader(path) as reader:
+            plan = make_plan(
+                reader, statistics, mode=mode, keep_ratio=keep_ratio, selection=selection, rounding=rounding
+            )
+            target.parent.mkdir(parents=True, exist_ok=True)
+            report = quantize_checkpoint(reader, plan, statistics, target, overwrite=overwrite, progress=progress)
+        return io.NodeOutput(str(target), json.dumps(report.as_dict(), indent=2), ui={"text": [str(report)]})
+
+
+def _find_source(name: str) -> tuple[str, Path]:
+    for category in _SOURCES:
+        if name in folder_paths.get_filename_list(category):
+            return category, model_path(category, name)
+    raise CheckpointError("there is no such checkpoint", where=name, do="Refresh the page, and choose another one")

@@ -1,0 +1,61 @@
+"""A small checkpoint laid out like SDXL's, and statistics that belong to it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from hswq_core.calibration import DualMonitor, Statistics, quantizable_layers
+from hswq_core.fingerprint import Fingerprint
+from safetensors.torch import save_file
+
+PREFIX = "model.diffusion_model."
+
+
+@dataclass
+class Example:
+    path: Path
+    tensors: dict[str, torch.Tensor]
+    statistics: Statistics
+    statistics_path: Path
+
+
+class Unet(torch.nn.Module):
+    """Ten Linear layers whose outputs vary more from one to the next, a convolution, a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = torch.nn.ModuleList([torch.nn.Linear(16, 16) for _ in range(10)])
+        self.conv = torch.nn.Conv2d(4, 8, 3)
+        self.norm = torch.nn.LayerNorm(16)
+        self.half()
+
+    def forward(self, x: torch.Tensor) -> None:
+        for i, block in enumerate(self.blocks):
+            block(x * (i + 1))
+        self.conv(x.view(-1, 4, 8, 8))
+        self.norm(x)
+
+
+def make_example(folder: Path, seed: int = 0) -> Example:
+    torch.manual_seed(seed)
+    unet = Unet()
+    with torch.no_grad(), DualMonitor(unet) as monitor:
+        for _ in range(3):
+            unet(torch.randn(64, 16).half())
+    layers = dict(quantizable_layers(unet))
+    found = Fingerprint.of(list(layers), lambda n: float(layers[n].weight.detach().flatten()[layers[n].weight.numel() // 2]))
+    statistics = Statistics(monitor.statistics().layers, runs=3, samples=12, steps=75, fingerprint=found)
+    tensors = {PREFIX + k: v.detach() for k, v in unet.state_dict().items()}
+    tensors["conditioner.embedders.0.weight"] = torch.randn(7, 5).half()
+    tensors["first_stage_model.bytes"] = torch.arange(9, dtype=torch.uint8)
+    tensors["alphas"] = torch.randn(11, dtype=torch.float64)
+    path, statistics_path = folder / f"model{seed}.safetensors", folder / f"stats{seed}.safetensors"
+    save_file(tensors, path, metadata={"title": "example"})
+    statistics.save(statistics_path)
+    return Example(path, tensors, statistics, statistics_path)
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Example:
+    return make_example(tmp_path)

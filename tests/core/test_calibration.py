@@ -1,0 +1,200 @@
+"""The dual monitor against an independent float64 computation over the same activations."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hswq_core.calibration import DualMonitor, Statistics, quantizable_layers
+from hswq_core.calibration.session import CalibrationSession
+from hswq_core.calibration.statistics import merge
+from hswq_core.errors import StatisticsError
+from hswq_core.fingerprint import Fingerprint
+
+
+class Net(torch.nn.Module):
+    """Linear layers on 2-, 3- and 4-dimensional inputs, convolutions, and three layers that share one input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat = torch.nn.Linear(6, 8)
+        self.tokens = torch.nn.Linear(8, 12)
+        self.to_q, self.to_k, self.to_v = (torch.nn.Linear(12, 5) for _ in range(3))
+        self.grid = torch.nn.Linear(5, 4)
+        self.conv = torch.nn.Conv2d(4, 7, 3, stride=2, padding=1)
+        self.norm = torch.nn.GroupNorm(1, 7)
+        self.grouped = torch.nn.Conv2d(7, 7, 3, groups=7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.flat(x)
+        x = self.tokens(x.view(2, -1, 8))
+        x = self.to_q(x) + self.to_k(x) * self.to_v(x)
+        x = self.grid(x.view(2, 6, 6, 5))
+        return self.grouped(self.norm(self.conv(x.movedim(-1, 1))))
+
+
+def make_net(seed: int = 0) -> Net:
+    torch.manual_seed(seed)
+    return Net()
+
+
+def inputs(count: int, drift: float = 0.5) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    return [torch.randn(72, 6, generator=generator) * (1 + drift * i) + drift * i for i in range(count)]
+
+
+class Recorder:
+    """Keeps every activation, to compute the statistics the obvious way."""
+
+    def __init__(self, net: torch.nn.Module) -> None:
+        self.seen: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        for name, module in quantizable_layers(net):
+            module.register_forward_hook(lambda _m, a, y, n=name: self.seen.setdefault(n, []).append((a[0], y)))
+
+    def rows(self, name: str, conv: bool) -> torch.Tensor:
+        return torch.cat([(x.movedim(1, -1) if conv else x).flatten(0, -2) for x, _ in self.seen[name]]).double()
+
+    def outputs(self, name: str) -> torch.Tensor:
+        return torch.cat([y.flatten() for _, y in self.seen[name]]).double()
+
+
+def measure(net: torch.nn.Module, batch: list[torch.Tensor], rows: int = 0) -> Statistics:
+    with torch.no_grad(), DualMonitor(net, rows) as monitor:
+        for x in batch:
+            net(x)
+    return monitor.statistics()
+
+
+def check(statistics: Statistics, recorder: Recorder) -> None:
+    assert set(statistics.layers) == set(recorder.seen)
+    for name, layer in statistics.layers.items():
+        x, y = recorder.rows(name, conv=name == "conv"), recorder.outputs(name)
+        assert layer.input_rows == len(x)
+        for found, expected in (
+            (layer.importance, x.abs().mean(0)),
+            (layer.second_moment, x.square().mean(0)),
+            (layer.mean, x.mean(0)),
+        ):
+            assert torch.allclose(found, expected, rtol=1e-4, atol=1e-6 * float(x.abs().mean()))
+        assert layer.output_sums[0] == y.numel()
+        assert layer.sensitivity == pytest.approx(float(y.var(unbiased=False)), rel=1e-4)
+
+
+def test_statistics_equal_float64_over_several_runs_and_after_a_merge(tmp_path: Path) -> None:
+    net, twin, batch = make_net(), make_net(), inputs(8)
+    plain = Recorder(twin)
+    for x in batch:
+        with torch.no_grad():
+            twin(x)
+    runs = [measure(net, batch[:3]), measure(net, batch[3:4]), measure(net, batch[4:])]
+    total = merge(runs)
+    check(total, plain)
+    total.save(tmp_path / "s.safetensors")
+    check(Statistics.load(tmp_path / "s.safetensors"), plain)
+
+
+def test_only_layers_that_can_be_quantized_are_measured() -> None:
+    assert {name for name, _ in quantizable_layers(make_net())} == {
+        "flat", "tokens", "to_q", "to_k", "to_v", "grid", "conv",
+    }  # fmt: skip
+
+
+def test_no_hook_is_left_behind_even_when_the_run_fails() -> None:
+    net = make_net()
+    with pytest.raises(RuntimeError), DualMonitor(net):
+        net(torch.zeros(3, 5))
+    assert all(not module._forward_hooks for module in net.modules())
+
+
+def test_half_precision_activations_keep_their_statistics_exact() -> None:
+    layer = torch.nn.Linear(64, 64).to(torch.bfloat16)
+    x = (torch.randn(4096, 64) + 100).to(torch.bfloat16)
+    found = measure(torch.nn.Sequential(layer), [x] * 20).layers["0"]
+    assert torch.allclose(found.mean, x.double().mean(0), rtol=1e-6)
+    with torch.no_grad():
+        y = layer(x).double()
+    assert found.sensitivity == pytest.approx(float(y.var(unbiased=False)), rel=1e-4)
+
+
+def test_rows_are_a_uniform_sample_of_everything_seen() -> None:
+    layer = torch.nn.Sequential(torch.nn.Linear(1, 1))
+    calls = [torch.arange(100.0).view(-1, 1) + 100 * call for call in range(20)]
+    counts = torch.zeros(20)
+    for seed in range(40):
+        with torch.no_grad(), DualMonitor(layer, 200, seed=seed) as monitor:
+            for x in calls:
+                layer(x)
+        rows = monitor.statistics().layers["0"].rows
+        assert rows is not None and rows.shape == (200, 1) and rows.unique().numel() == 200
+        counts += torch.bincount((rows.flatten() / 100).long(), minlength=20)
+    expected = 40 * 200 / 20
+    chi_square = float(((counts - expected) ** 2 / expected).sum())
+    assert chi_square < 43.8  # 19 degrees of freedom, one in a thousand
+
+
+def test_few_rows_are_all_kept_and_shared_inputs_are_stored_once(tmp_path: Path) -> None:
+    path = tmp_path / "s.safetensors"
+    statistics = measure(make_net(), inputs(1), rows=1000)
+    assert statistics.layers["flat"].rows is not None and len(statistics.layers["flat"].rows) == 72
+    assert statistics.layers["to_q"].rows is statistics.layers["to_v"].rows
+    (statistics + statistics).save(path)
+    loaded = Statistics.load(path)
+    assert loaded.layers["to_q"].rows is loaded.layers["to_k"].rows
+    assert torch.equal(loaded.layers["conv"].rows, (statistics + statistics).layers["conv"].rows)
+
+
+def fingerprint(net: torch.nn.Module) -> Fingerprint:
+    layers = dict(quantizable_layers(net))
+    return Fingerprint.of(list(layers), lambda n: float(layers[n].weight.detach().flatten()[layers[n].weight.numel() // 2]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_fingerprint_knows_a_model_in_any_type_and_no_other(dtype: torch.dtype) -> None:
+    net = make_net()
+    assert fingerprint(net).matches(fingerprint(make_net().to(dtype)))
+    assert not fingerprint(net).matches(fingerprint(make_net(seed=1)))
+
+
+def test_a_session_continues_from_its_file_and_refuses_another_model(tmp_path: Path) -> None:
+    path = tmp_path / "session.safetensors"
+    net, other = make_net(), make_net(seed=1)
+    session = CalibrationSession.open(path, fingerprint(net))
+    run = measure(net, inputs(2))
+    for _ in range(2):
+        session.add_run(Statistics(run.layers, 1, 4, 25, fingerprint(net)))
+    reopened = CalibrationSession.open(path, fingerprint(net))
+    assert (reopened.statistics.runs, reopened.statistics.samples, reopened.statistics.steps) == (2, 8, 50)
+    assert reopened.statistics.digest() == session.statistics.digest()
+    before = path.read_bytes()
+    with pytest.raises(StatisticsError, match="another model"):
+        CalibrationSession.open(path, fingerprint(other))
+    assert path.read_bytes() == before
+    assert not CalibrationSession.open(path, fingerprint(other), reset=True).statistics.layers
+
+
+def test_merging_different_models_is_refused() -> None:
+    a = Statistics(measure(make_net(), inputs(1)).layers, 1, 1, 1, fingerprint(make_net()))
+    b = Statistics(measure(make_net(1), inputs(1)).layers, 1, 1, 1, fingerprint(make_net(1)))
+    with pytest.raises(StatisticsError, match="different models"):
+        merge([a, b])
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "text", "foreign", "flipped"])
+def test_damaged_statistics_give_one_clear_error(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "s.safetensors"
+    Statistics(measure(make_net(), inputs(1)).layers, 1, 1, 1).save(path)
+    data = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    elif damage == "text":
+        path.write_text("no statistics at all")
+    elif damage == "foreign":
+        from safetensors.torch import save_file
+
+        save_file({"a": torch.zeros(1)}, path)
+    else:
+        path.write_bytes(data[:20] + bytes([data[20] ^ 0xFF]) + data[21:])
+    with pytest.raises(StatisticsError) as caught:
+        Statistics.load(path)
+    assert str(path) in str(caught.value) and caught.value.do

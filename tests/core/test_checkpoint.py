@@ -1,0 +1,125 @@
+"""The reader refuses what is damaged, the writer writes what the official library reads."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hswq_core.errors import CheckpointError, HSWQError, TargetError
+from hswq_core.files.checkpoint import CheckpointReader, CheckpointWriter, tensor_bytes
+from hswq_core.files.names import default_name, safe_file_name
+from safetensors.torch import load_file, save_file
+
+
+def with_header(path: Path, header: object, data: bytes = b"") -> Path:
+    encoded = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + data)
+    return path
+
+
+def entry(dtype: object = "F32", shape: object = (1,), span: object = (0, 4)) -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": span}
+
+
+DAMAGED = {
+    "empty": b"",
+    "text": b"This is not a checkpoint, it is a sentence.",
+    "header-longer-than-file": (1000).to_bytes(8, "little") + b"{}",
+    "absurd-length": b"\xff" * 8,
+    "no-json": (4).to_bytes(8, "little") + b"abcd",
+    "array": (2).to_bytes(8, "little") + b"[]",
+    "nested": (100_000).to_bytes(8, "little") + b"[" * 100_000,
+}
+HEADERS = {
+    "unknown-dtype": {"a": entry(dtype="F12")},
+    "negative-shape": {"a": entry(shape=(-1,))},
+    "float-shape": {"a": entry(shape=(1.0,))},
+    "wrong-size": {"a": entry(shape=(2,))},
+    "backwards": {"a": entry(span=(4, 0))},
+    "gap": {"a": entry(span=(4, 8), shape=(1,))},
+    "overlap": {"a": entry(), "b": entry(span=(2, 6))},
+    "beyond-the-end": {"a": entry(shape=(100,), span=(0, 400))},
+    "no-object": {"a": 1},
+    "metadata-no-text": {"__metadata__": {"a": 1}},
+    "bytes-left-over": {},
+}
+
+
+@pytest.mark.parametrize("name", [*DAMAGED, *HEADERS])
+def test_damaged_files_give_one_clear_error(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "model.safetensors"
+    if name in DAMAGED:
+        path.write_bytes(DAMAGED[name])
+    else:
+        with_header(path, HEADERS[name], b"\0" * 4)
+    with pytest.raises(CheckpointError) as caught:
+        CheckpointReader(path)
+    assert str(path) in str(caught.value) and caught.value.do
+
+
+def test_truncated_and_missing_files(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(100)}, path)
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match="truncated"):
+        CheckpointReader(path)
+    with pytest.raises(CheckpointError, match="no such file"):
+        CheckpointReader(tmp_path / "nothing.safetensors")
+
+
+def test_written_files_are_read_by_the_official_library(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    tensors = {
+        "half": torch.randn(3, 5).half(),
+        "codes": torch.randn(7).to(torch.float8_e4m3fn),
+        "double": torch.randn(2, dtype=torch.float64),
+        "scalar": torch.tensor(3.0),
+        "empty": torch.empty(0, 4),
+        "bits": torch.tensor([True, False]),
+    }
+    names = {torch.float16: "F16", torch.float8_e4m3fn: "F8_E4M3", torch.float64: "F64", torch.float32: "F32", torch.bool: "BOOL"}
+    layout = {k: (names[t.dtype], tuple(t.shape)) for k, t in tensors.items()}
+    with CheckpointWriter(path, layout, {"key": "wert, 値"}) as writer:
+        for name in reversed(list(tensors)):
+            writer.write(name, [tensor_bytes(tensors[name])])
+    loaded = load_file(path)
+    assert loaded.keys() == tensors.keys()
+    with CheckpointReader(path) as reader:
+        assert reader.metadata == {"key": "wert, 値"}
+        for name, tensor in tensors.items():
+            for other in (loaded[name], reader.tensor(name)):
+                assert other.dtype == tensor.dtype and other.shape == tensor.shape
+                assert tensor_bytes(other) == tensor_bytes(tensor)
+            assert b"".join(reader.chunks(name)) == tensor_bytes(tensor)
+    assert writer.nbytes == path.stat().st_size
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="folder does not exist"), CheckpointWriter(tmp_path / "no/x.safetensors", {}, {}):
+        pass
+
+
+def test_a_source_that_shrinks_while_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(1 << 20)}, path)
+    with CheckpointReader(path) as reader:
+        with path.open("r+b") as file:
+            file.truncate(1000)
+        with pytest.raises(CheckpointError, match="ended while"):
+            reader.tensor("a")
+        with pytest.raises(CheckpointError, match="ended while"):
+            list(reader.chunks("a"))
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/b", "a\\b", "../x", "C:x", "con", "NUL.safetensors", "lpt1", "a\0b", "x ", " x", "what?", "y" * 300]
+)
+def test_names_that_are_refused(name: str) -> None:
+    with pytest.raises(HSWQError):
+        safe_file_name(name)
+
+
+def test_names() -> None:
+    assert safe_file_name("My Model v1.0") == "My Model v1.0.safetensors"
+    assert safe_file_name("x.safetensors") == "x.safetensors"
+    assert default_name("sub/waiREALCN_v150.safetensors", 32, 0.15, "v1") == "waiREALCN_v150_hswq_r32_r0.15_v1.safetensors"

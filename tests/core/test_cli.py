@@ -1,0 +1,74 @@
+"""The command line as a user runs it: a process, its exit code, its one line of error."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hswq_core.calibration import Statistics
+
+from tests.core.conftest import Example, make_example
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def hswq(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hswq_core", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_quantize_and_inspect(example: Example, tmp_path: Path) -> None:
+    target = tmp_path / "out.safetensors"
+    done = hswq("quantize", example.path, target, "--mode", "v2", "--stats", example.statistics_path, "--keep-ratio", 0.1)
+    assert done.returncode == 0, done.stderr
+    assert "9 layers in FP8, 2 kept" in done.stdout
+    found = json.loads(hswq("inspect", target, "--json").stdout)
+    assert found["format"] == "v2" and found["bytes"] == target.stat().st_size
+    assert len(found["quantized"]) == 9 and len(found["unquantized"]) == 2
+    assert "v2" in hswq("inspect", target).stdout
+    assert json.loads(hswq("inspect", example.path, "--json").stdout)["format"] == "not quantized"
+
+
+def test_without_statistics_everything_is_quantized_evenly(example: Example, tmp_path: Path) -> None:
+    target = tmp_path / "out.safetensors"
+    refused = hswq("quantize", example.path, target, "--mode", "v1")
+    assert refused.returncode == 2 and "needs statistics" in refused.stderr
+    assert hswq("quantize", example.path, target, "--mode", "v1", "--keep-ratio", 0).returncode == 0
+    assert json.loads(hswq("inspect", target, "--json").stdout)["format"] == "v1"
+
+
+def test_merge_stats(example: Example, tmp_path: Path) -> None:
+    total = tmp_path / "total.safetensors"
+    done = hswq("merge-stats", total, example.statistics_path, example.statistics_path)
+    assert done.returncode == 0, done.stderr
+    assert Statistics.load(total).samples == 24
+    other = make_example(tmp_path, seed=1)
+    refused = hswq("merge-stats", tmp_path / "x.safetensors", example.statistics_path, other.statistics_path)
+    assert refused.returncode == 2 and "different models" in refused.stderr and not (tmp_path / "x.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--keep-ratio": "1.5"}, "keep ratio"),
+        ({"source": "nothing.safetensors"}, "no such file"),
+        ({"--stats": "nothing.safetensors"}, "no such statistics"),
+        ({"target": "no/folder/out.safetensors"}, "folder does not exist"),
+    ],
+    ids=["ratio", "source", "statistics", "folder"],
+)
+def test_bad_input_is_one_line_and_exit_code_2(example: Example, tmp_path: Path, change: dict[str, str], message: str) -> None:
+    source = change.get("source", str(example.path))
+    target = tmp_path / change.get("target", "out.safetensors")
+    options = {"--mode": "v1", "--stats": str(example.statistics_path), "--keep-ratio": "0.1"}
+    options |= {k: v for k, v in change.items() if k.startswith("--")}
+    done = hswq("quantize", source, target, *(part for pair in options.items() for part in pair))
+    assert done.returncode == 2 and message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and not target.exists()
+
+
+def test_the_source_is_never_the_target(example: Example) -> None:
+    before = example.path.read_bytes()
+    done = hswq("quantize", example.path, example.path, "--mode", "v1", "--keep-ratio", 0, "--overwrite")
+    assert done.returncode == 2 and example.path.read_bytes() == before

@@ -1,0 +1,87 @@
+"""Workflows in the form the server takes, put together from the same few pieces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+TINY = "hswq_tiny.safetensors"
+Workflow = dict[str, Any]
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def sampling(
+    model: list[Any],
+    clip: list[Any],
+    vae: list[Any],
+    name: str,
+    *,
+    prompt: str = "apple",
+    seed: int = 1,
+    steps: int = 4,
+    batch: int = 1,
+    cfg: float = 3.0,
+    sampler: str = "euler",
+    denoise: float = 1.0,
+) -> Workflow:
+    """Stock nodes from prompts to a saved picture; node ids begin with ``name``."""
+    return {
+        f"{name}_positive": node("CLIPTextEncode", clip=clip, text=prompt),
+        f"{name}_negative": node("CLIPTextEncode", clip=clip, text=""),
+        f"{name}_empty": node("EmptyLatentImage", width=256, height=256, batch_size=batch),
+        f"{name}_sampler": node(
+            "KSampler",
+            model=model,
+            seed=seed,
+            steps=steps,
+            cfg=cfg,
+            sampler_name=sampler,
+            scheduler="normal",
+            positive=[f"{name}_positive", 0],
+            negative=[f"{name}_negative", 0],
+            latent_image=[f"{name}_empty", 0],
+            denoise=denoise,
+        ),
+        f"{name}_decode": node("VAEDecode", samples=[f"{name}_sampler", 0], vae=vae),
+        f"{name}_image": node("SaveImage", images=[f"{name}_decode", 0], filename_prefix=name),
+    }
+
+
+def plain(name: str = "plain", checkpoint: str = TINY, **options: Any) -> Workflow:
+    """The stock loader and a picture."""
+    loader = {f"{name}_loader": node("CheckpointLoaderSimple", ckpt_name=checkpoint)}
+    return loader | sampling(*_outputs(f"{name}_loader"), name, **options)
+
+
+def calibrated(name: str = "calibrated", session: str = "test", rows: int = 0, reset: bool = False, **options: Any) -> Workflow:
+    """The same through HSWQCalibrate."""
+    _, clip, vae = _outputs("loader")
+    nodes = {
+        "loader": node("CheckpointLoaderSimple", ckpt_name=TINY),
+        "calibrate": node(
+            "HSWQCalibrate", model=["loader", 0], session=session, rows_per_layer=rows, reset=reset
+        ),
+    }
+    return nodes | sampling(["calibrate", 0], clip, vae, name, **options)
+
+
+def quantize(stats: list[Any], after: list[Any] | None = None, **options: Any) -> Workflow:
+    inputs = {
+        "source": TINY, "mode": "v2", "keep_ratio": 0.1, "selection": "variance", "rounding": "nearest", "filename": "",
+    }  # fmt: skip
+    inputs |= options | {"stats": stats}
+    if after is not None:
+        inputs["after"] = after
+    return {"quantize": node("HSWQQuantize", **inputs)}
+
+
+def hswq_loaded(name: str, checkpoint: str, **options: Any) -> Workflow:
+    """HSWQLoader and a picture."""
+    loader = {f"{name}_loader": node("HSWQLoader", ckpt_name=checkpoint)}
+    return loader | sampling(*_outputs(f"{name}_loader"), name, **options)
+
+
+def _outputs(loader: str) -> tuple[list[Any], list[Any], list[Any]]:
+    return [loader, 0], [loader, 1], [loader, 2]
