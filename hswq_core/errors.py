@@ -36,5 +36,5 @@ class TargetError(HSWQError):
     """An output file that cannot or must not be written."""
 
 
-class Cancelled(Exception):
+class CancelledError(Exception):
     """Raised by a progress callback to stop a long job. Nothing is left at the target."""

@@ -38,7 +38,8 @@ def ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """
     if a.shape != b.shape:
         raise HSWQError(
-            f"the pictures differ in shape: {list(a.shape)} and {list(b.shape)}", do="Compare pictures of one size and number"
+            f"the pictures differ in shape: {list(a.shape)} and {list(b.shape)}",
+            do="Compare pictures of one size and number",
         )
     if min(a.shape[1:3]) < _WINDOW:
         raise HSWQError(f"SSIM needs pictures of at least {_WINDOW} x {_WINDOW} pixels", do="Make larger pictures")

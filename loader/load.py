@@ -67,7 +67,9 @@ def _options(summary: Summary) -> dict[str, Any]:
 
 def _unknown(path: Path) -> CheckpointError:
     return CheckpointError(
-        "ComfyUI does not know this kind of model", where=path, do="Choose a checkpoint of a model that ComfyUI supports"
+        "ComfyUI does not know this kind of model",
+        where=path,
+        do="Choose a checkpoint of a model that ComfyUI supports",
     )
 
 

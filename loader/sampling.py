@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import comfy.utils
 from comfy.patcher_extension import WrappersMP
 
 from ..hswq_core.calibration import DualMonitor, quantizable_layers
 from ..hswq_core.calibration.session import CalibrationSession
+from ..hswq_core.errors import StatisticsError
 from ..hswq_core.fingerprint import Fingerprint
 from .compat import is_quantized
 
@@ -23,7 +23,9 @@ def calibrated_clone(model: Any, session: CalibrationSession, rows_per_layer: in
     this clone begins and removed when it ends, whichever way. A run that fails or is cancelled adds nothing.
     """
 
-    def measure(executor: Any, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any) -> Any:
+    def measure(
+        executor: Any, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         unet = executor.class_obj.model_patcher.model.diffusion_model
         runs = session.statistics.runs
         with DualMonitor(unet, rows_per_layer, seed=runs) as monitor:
@@ -48,15 +50,25 @@ def calibrated_clone(model: Any, session: CalibrationSession, rows_per_layer: in
 
 
 def model_fingerprint(model: Any) -> Fingerprint:
-    """The fingerprint of the weights a MODEL was loaded with, without LoRA or other patches."""
-    unet = model.model.diffusion_model
+    """The fingerprint of the weights a MODEL was loaded with, without LoRA or other patches.
 
-    def middle(layer: str) -> float:
+    Errors: StatisticsError for a model held in FP8: what it computes is not what the checkpoint holds.
+    """
+    layers = dict(quantizable_layers(model.model.diffusion_model))
+
+    def weight_of(layer: str) -> Any:
         # While a patched clone is loaded, the original weight is in the patcher's backup.
         backup = model.backup.get(f"diffusion_model.{layer}.weight")
-        weight = backup.weight if backup is not None else comfy.utils.get_attr(unet, f"{layer}.weight")
-        if is_quantized(weight):
-            weight = weight.dequantize()
+        return layers[layer].weight if backup is None else backup.weight
+
+    if any(is_quantized(weight := weight_of(layer)) or weight.dtype.itemsize == 1 for layer in layers):
+        raise StatisticsError(
+            "the model to calibrate is held in FP8 already",
+            do="Load the original checkpoint with HSWQ Loader, which keeps its precision whatever ComfyUI prefers",
+        )
+
+    def middle(layer: str) -> float:
+        weight = weight_of(layer)
         return float(weight.flatten()[weight.numel() // 2])
 
-    return Fingerprint.of([name for name, _ in quantizable_layers(unet)], middle)
+    return Fingerprint.of(list(layers), middle)

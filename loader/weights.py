@@ -11,13 +11,11 @@ from typing import Any
 import torch
 
 from ..hswq_core.errors import CheckpointError
-from ..hswq_core.files.layers import scale_key
+from ..hswq_core.files.layers import MARKERS, scale_key
 from .compat import quantized_tensor
 
 _FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 _WEIGHT = ".weight"
-# Markers and input scales of other formats: they steer ComfyUI's own FP8 code, which is not used here.
-_MARKERS = (".comfy_quant", ".input_scale", ".scale_input")
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def join_scales(state_dict: dict[str, Any], prefix: str, path: Path) -> Summary:
         tensor = state_dict.get(key)
         if tensor is None:
             continue
-        if key.endswith(_MARKERS) or key == f"{prefix}scaled_fp8":
+        if key.endswith(MARKERS) or key == f"{prefix}scaled_fp8":
             del state_dict[key]
         elif key.endswith(".bias") and tensor.dtype in _FP8:
             state_dict[key] = tensor.to(dtype)

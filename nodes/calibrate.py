@@ -21,14 +21,14 @@ class HSWQCalibrate(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Put it between the loader and the KSampler. Every finished sampling run with this model is measured "
-                "and added to the session. The picture does not change by a bit. 32 pictures of 25 steps are recommended."
+                "and added to the session; the picture stays the same. 32 pictures of 25 steps are recommended."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="The full-precision model to calibrate."),
                 io.String.Input(
                     "session",
                     default="default",
-                    tooltip="A name for the measurements. They are kept in output/hswq and continued when the name is used again.",
+                    tooltip="A name for the measurements, which are kept in output/hswq and continued under this name.",
                 ),
                 io.Int.Input(
                     "rows_per_layer",

@@ -22,14 +22,20 @@ class HSWQCompare(io.ComfyNode):
             description="Compares pictures of two models made from the same seed: side by side, SSIM and PSNR.",
             inputs=[
                 io.Image.Input("reference", tooltip="The picture of the full-precision model."),
-                io.Image.Input("candidate", tooltip="The picture of the quantized model, with the same seed and settings."),
+                io.Image.Input(
+                    "candidate", tooltip="The picture of the quantized model, with the same seed and settings."
+                ),
             ],
             outputs=[
                 io.Image.Output(
                     display_name="comparison", tooltip="Reference, candidate, and their difference eightfold."
                 ),
-                io.Float.Output(display_name="ssim", tooltip="Structural similarity, mean over the batch; 1 is identical."),
-                io.Float.Output(display_name="psnr", tooltip="Peak signal-to-noise ratio in dB; infinite is identical."),
+                io.Float.Output(
+                    display_name="ssim", tooltip="Structural similarity, mean over the batch; 1 is identical."
+                ),
+                io.Float.Output(
+                    display_name="psnr", tooltip="Peak signal-to-noise ratio in dB; infinite is identical."
+                ),
                 io.String.Output(display_name="report", tooltip="All figures, as JSON."),
             ],
         )

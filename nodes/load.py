@@ -26,7 +26,9 @@ class HSWQLoader(io.ComfyNode):
             ),
             inputs=[
                 io.Combo.Input(
-                    "ckpt_name", options=folder_paths.get_filename_list("checkpoints"), tooltip="The checkpoint to load."
+                    "ckpt_name",
+                    options=folder_paths.get_filename_list("checkpoints"),
+                    tooltip="The checkpoint to load.",
                 ),
                 io.String.Input("path", optional=True, force_input=True, tooltip=_PATH_TOOLTIP),
             ],

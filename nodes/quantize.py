@@ -54,13 +54,13 @@ class HSWQQuantize(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="The share of layers to keep in full precision. 0.25 is safe, 0.10 is enough for most SDXL models.",
+                    tooltip="The share of layers kept in full precision: 0.25 is safe, 0.10 does for most SDXL models.",
                 ),
                 io.Combo.Input(
                     "selection",
                     options=list(SELECTIONS),
                     default="variance",
-                    tooltip="How the kept layers are chosen. variance: those whose output varies most.",
+                    tooltip="Which layers are kept. variance: the output varies most; error: the output suffers most.",
                 ),
                 io.Combo.Input(
                     "rounding",
@@ -78,12 +78,18 @@ class HSWQQuantize(io.ComfyNode):
                     optional=True,
                     tooltip="Connect the sampled latent or the picture, so that quantizing waits for the calibration.",
                 ),
-                io.Boolean.Input(
-                    "overwrite", default=False, optional=True, tooltip="Replace a file of the same name."
+                io.String.Input(
+                    "budget",
+                    default="",
+                    optional=True,
+                    tooltip="The size the file may have: 3.2GB, or 57% of the source. Empty: the keep ratio decides.",
                 ),
+                io.Boolean.Input("overwrite", default=False, optional=True, tooltip="Replace a file of the same name."),
             ],
             outputs=[
-                io.String.Output(display_name="path", tooltip="The file written. Connect it to the path of HSWQ Loader."),
+                io.String.Output(
+                    display_name="path", tooltip="The file written. Connect it to the path of HSWQ Loader."
+                ),
                 io.String.Output(display_name="report", tooltip="What was done, as JSON."),
             ],
             is_output_node=True,
@@ -100,11 +106,12 @@ class HSWQQuantize(io.ComfyNode):
         rounding: str,
         filename: str,
         after: Any = None,
+        budget: str = "",
         overwrite: bool = False,
     ) -> io.NodeOutput:
         statistics = statistics_of(stats)
         category, path = _find_source(source)
-        name = filename or default_name(path.name, statistics.samples, keep_ratio, mode)
+        name = filename or default_name(path.name, statistics.samples, budget.strip() or keep_ratio, mode)
         target = Path(folder_paths.get_output_directory()) / category / safe_file_name(name)
         bar = comfy.utils.ProgressBar(1)
 
@@ -114,7 +121,14 @@ class HSWQQuantize(io.ComfyNode):
 
         with CheckpointReader(path) as reader:
             plan = make_plan(
-                reader, statistics, mode=mode, keep_ratio=keep_ratio, selection=selection, rounding=rounding
+                reader,
+                statistics,
+                mode=mode,
+                keep_ratio=keep_ratio,
+                budget=budget.strip(),
+                selection=selection,
+                rounding=rounding,
+                progress=progress,
             )
             target.parent.mkdir(parents=True, exist_ok=True)
             report = quantize_checkpoint(reader, plan, statistics, target, overwrite=overwrite, progress=progress)

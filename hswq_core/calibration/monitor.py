@@ -51,12 +51,15 @@ class DualMonitor:
 
     def __enter__(self) -> DualMonitor:
         for name, module in quantizable_layers(self._root):
-            sums = _LayerSums(is_conv=module.weight.dim() == 4, rows=self._rows_per_layer)
+            weight: Any = module.weight
+            sums = _LayerSums(is_conv=weight.dim() == 4, rows=self._rows_per_layer)
             self._layers[name] = sums
             self._handles.append(module.register_forward_hook(self._hook(sums)))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

@@ -212,9 +212,7 @@ def _parse(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> Sta
     )
 
 
-def _add(
-    a: LayerStatistics, b: LayerStatistics, merged_rows: dict[tuple[int, int], torch.Tensor]
-) -> LayerStatistics:
+def _add(a: LayerStatistics, b: LayerStatistics, merged_rows: dict[tuple[int, int], torch.Tensor]) -> LayerStatistics:
     """The exact sum; layers that shared their rows in both parts share them in the sum."""
     rows = a.rows if b.rows is None else b.rows
     if a.rows is not None and b.rows is not None:

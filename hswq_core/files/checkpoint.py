@@ -7,21 +7,27 @@ are. Format: https://github.com/huggingface/safetensors#format
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
 import math
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import TypeGuard
 
 import torch
 
 from ..errors import CheckpointError, TargetError
 
-_MAX_HEADER = 100_000_000
+# The library allows 100 MB. SDXL's header has 0.3 MB; one this large is damaged, or meant to exhaust memory.
+_MAX_HEADER = 25_000_000
+_MAX_DIMENSIONS = 16
 _CHUNK = 1 << 24
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64,
@@ -59,11 +65,13 @@ class CheckpointReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = threading.Lock()  # layers are read from several threads
         if not path.is_file():
             raise CheckpointError("there is no such file", where=path, do="Check the name and the folder")
-        self._file: BinaryIO = path.open("rb")
+        self._file: BufferedReader = path.open("rb")
         try:
             self.tensors, self.metadata, self._data_start = _read_header(self._file, path)
+            self.nbytes = os.fstat(self._file.fileno()).st_size
         except BaseException:
             self._file.close()
             raise
@@ -71,108 +79,122 @@ class CheckpointReader:
     def __enter__(self) -> CheckpointReader:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._file.close()
 
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor, read into memory of its own. Errors: CheckpointError for a type torch does not have."""
-        info = self.tensors[name]
-        if info.dtype not in _TORCH:
-            raise CheckpointError(f"tensor {name} has the type {info.dtype}, which cannot be computed with", where=self.path)
+        info, dtype = self.tensors[name], self._dtype(name)
         buffer = bytearray(info.nbytes)
         if buffer:
-            self._file.seek(self._data_start + info.begin)
-            if self._file.readinto(buffer) != info.nbytes:
+            with self._lock:
+                self._file.seek(self._data_start + info.begin)
+                count = self._file.readinto(buffer)
+            if count != info.nbytes:
                 raise self._shrunk(name)
-            return torch.frombuffer(buffer, dtype=_TORCH[info.dtype]).reshape(info.shape)
-        return torch.empty(info.shape, dtype=_TORCH[info.dtype])
+            return torch.frombuffer(buffer, dtype=dtype).reshape(info.shape)
+        return torch.empty(info.shape, dtype=dtype)
 
     def element(self, name: str) -> float:
         """The middle element of a tensor, flattened, without reading the rest."""
-        info = self.tensors[name]
-        dtype = _TORCH[info.dtype]
+        info, dtype = self.tensors[name], self._dtype(name)
         index = math.prod(info.shape) // 2
-        self._file.seek(self._data_start + info.begin + index * dtype.itemsize)
-        data = bytearray(self._file.read(dtype.itemsize))
+        with self._lock:
+            self._file.seek(self._data_start + info.begin + index * dtype.itemsize)
+            data = bytearray(self._file.read(dtype.itemsize))
         if len(data) != dtype.itemsize:
             raise self._shrunk(name)
         return float(torch.frombuffer(data, dtype=dtype).float())
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """The tensor's bytes as they stand in the file, in pieces."""
-        info = self.tensors[name]
-        self._file.seek(self._data_start + info.begin)
-        left = info.nbytes
-        while left:
-            chunk = self._file.read(min(left, _CHUNK))
+        position, end = (self._data_start + offset for offset in (self.tensors[name].begin, self.tensors[name].end))
+        while position < end:
+            with self._lock:
+                self._file.seek(position)
+                chunk = self._file.read(min(end - position, _CHUNK))
             if not chunk:
                 raise self._shrunk(name)
-            left -= len(chunk)
+            position += len(chunk)
             yield chunk
 
+    def _dtype(self, name: str) -> torch.dtype:
+        kind = self.tensors[name].dtype
+        if kind not in _TORCH:
+            raise CheckpointError(
+                f"tensor {name} has the type {kind}", where=self.path, do="This version cannot compute with it"
+            )
+        return _TORCH[kind]
+
     def _shrunk(self, name: str) -> CheckpointError:
-        return CheckpointError(f"the file ended while tensor {name} was read", where=self.path, do="Was it replaced meanwhile?")
+        return CheckpointError(
+            f"the file ended while tensor {name} was read", where=self.path, do="Was it replaced meanwhile?"
+        )
+
+
+class FileLayout:
+    """Where every tensor of a file will stand, known before any data is: the header and the exact size.
+
+    Args:
+        tensors: safetensors dtype name and shape by key.
+        metadata: text by key, for the header.
+    """
+
+    def __init__(self, tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> None:
+        # Largest element first, as the library orders them, so that every tensor stays aligned to its type.
+        order = sorted(tensors, key=lambda name: (-_BITS[tensors[name][0]], name))
+        header: dict[str, object] = {"__metadata__": dict(metadata)}
+        self.spans: dict[str, tuple[int, int]] = {}
+        offset = 0
+        for name in order:
+            dtype, shape = tensors[name]
+            end = offset + nbytes_of(dtype, shape)
+            header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
+            self.spans[name] = (offset, end)
+            offset = end
+        encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+        encoded += b" " * (-len(encoded) % 8)
+        self.header = len(encoded).to_bytes(8, "little") + encoded
+        self.nbytes = len(self.header) + offset
 
 
 class CheckpointWriter:
     """Writes a checkpoint whole or not at all, as a context manager.
 
-    The header is computed from the layout and written first; tensors then go to their places in any
-    order, into a temporary file in the target's folder that is flushed to disk and renamed at the end.
-    Whatever stops it, the target is as it was.
-
-    Args:
-        layout: safetensors dtype name and shape of every tensor that will be written.
-        metadata: text by key, for the header.
+    The header is written first; tensors then go to their places in any order, into a temporary file in the
+    target's folder that is flushed to disk and renamed at the end. Whatever stops it, the target is as it was.
 
     Errors: TargetError when the target exists (and ``overwrite`` is off), its folder is missing, or the disk is full.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        layout: Mapping[str, tuple[str, tuple[int, ...]]],
-        metadata: Mapping[str, str],
-        *,
-        overwrite: bool = False,
-    ) -> None:
+    def __init__(self, path: Path, layout: FileLayout, *, overwrite: bool = False) -> None:
         self.path = path
         self._overwrite = overwrite
-        # Largest element first, as the library orders them, so that every tensor stays aligned to its type.
-        order = sorted(layout, key=lambda name: (-_BITS[layout[name][0]], name))
-        header: dict[str, object] = {"__metadata__": dict(metadata)}
-        self._spans: dict[str, tuple[int, int]] = {}
-        offset = 0
-        for name in order:
-            dtype, shape = layout[name]
-            end = offset + math.prod(shape) * _BITS[dtype] // 8
-            header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
-            self._spans[name] = (offset, end)
-            offset = end
-        self._header = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-        self._header += b" " * (-len(self._header) % 8)
-        self._pending = set(order)
-        self.nbytes = 8 + len(self._header) + offset
+        self._layout = layout
+        self._pending = set(layout.spans)
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
     def __enter__(self) -> CheckpointWriter:
         check_target(self.path, overwrite=self._overwrite)
-        free = shutil.disk_usage(self.path.parent).free
-        if free < self.nbytes:
+        _remove_leftovers(self.path)
+        free, needed = shutil.disk_usage(self.path.parent).free, self._layout.nbytes
+        if free < needed:
             raise TargetError(
-                f"{self.nbytes:,} bytes are needed, {free:,} are free", where=self.path.parent, do="Free disk space"
+                f"{needed:,} bytes are needed, {free:,} are free", where=self.path.parent, do="Free disk space"
             )
         try:
             self._file = self._temporary.open("wb")
         except OSError as error:
             raise self._failed(error) from error
-        self._guarded(lambda: self._file.write(len(self._header).to_bytes(8, "little") + self._header))
+        self._guarded(lambda: self._file.write(self._layout.header))
         return self
 
     def write(self, name: str, chunks: Iterable[bytes]) -> None:
         """Put one tensor's bytes in their place."""
-        begin, end = self._spans[name]
-        start = 8 + len(self._header)
+        begin, end = self._layout.spans[name]
+        start = len(self._layout.header)
 
         def put() -> None:
             self._file.seek(start + begin)
@@ -184,7 +206,9 @@ class CheckpointWriter:
             raise AssertionError(f"{name}: {self._file.tell() - start - begin} bytes given, {end - begin} announced")
         self._pending.discard(name)
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             if kind is None:
                 if self._pending:
@@ -209,7 +233,13 @@ class CheckpointWriter:
 
     def _failed(self, error: OSError) -> TargetError:
         reason = error.strerror or str(error)
-        return TargetError(f"the file could not be written ({reason})", where=self.path, do="Check the disk and the folder")
+        return TargetError(
+            f"the file could not be written ({reason})", where=self.path, do="Check the disk and the folder"
+        )
+
+
+def nbytes_of(dtype: str, shape: tuple[int, ...]) -> int:
+    return math.prod(shape) * _BITS[dtype] // 8
 
 
 def tensor_bytes(tensor: torch.Tensor) -> bytes:
@@ -236,7 +266,32 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         raise TargetError("the target exists already", where=path, do="Choose another name, or allow overwriting")
 
 
-def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, TensorInfo], dict[str, str], int]:
+def _remove_leftovers(path: Path) -> None:
+    """Remove temporary files for this target whose process is gone: what a crash or a kill left behind."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        process = leftover.name.split(".")[-2]
+        if process.isdigit() and not _is_running(int(process)):
+            with contextlib.suppress(OSError):
+                leftover.unlink()
+
+
+def _is_running(process: int) -> bool:
+    if process == os.getpid():
+        return True
+    if os.name == "nt":
+        # There, os.kill would end the process instead of asking for it. An open file cannot be removed on
+        # Windows, so trying to is safe.
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _read_header(file: BufferedReader, path: Path) -> tuple[dict[str, TensorInfo], dict[str, str], int]:
     remedy = "Only safetensors checkpoints can be opened; download it again if it should be one"
 
     def bad(what: str) -> CheckpointError:
@@ -245,19 +300,25 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[dict[str, TensorInfo], dic
     size = os.fstat(file.fileno()).st_size
     prefix = file.read(8)
     length = int.from_bytes(prefix, "little")
-    if len(prefix) < 8 or length > _MAX_HEADER:
+    if len(prefix) < 8 or length > max(size, _MAX_HEADER):
         raise bad("this is not a safetensors file")
+    if length > _MAX_HEADER:
+        raise bad(f"the header has {length:,} bytes, more than any model needs")
     if 8 + length > size:
         raise bad("the file is truncated: it ends inside its header")
     try:
-        header = json.loads(file.read(length).decode("utf-8"))
+        header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise bad("this is not a safetensors file: its header is no JSON") from error
+        raise bad("this is not a safetensors file: its header is no JSON, or names a tensor twice") from error
     if not isinstance(header, dict):
         raise bad("this is not a safetensors file: its header is no JSON object")
     metadata = header.pop("__metadata__", {}) or {}
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise bad("the header's metadata is not text")
+    try:
+        "".join([*header, *metadata, *metadata.values()]).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise bad("the header is damaged: a name in it is no text") from error
 
     data_start, available = 8 + length, size - 8 - length
     tensors = {name: _tensor_info(name, entry, bad) for name, entry in header.items()}
@@ -278,12 +339,21 @@ def _tensor_info(name: str, entry: object, bad: Callable[[str], CheckpointError]
     if not isinstance(entry, dict):
         raise damaged
     dtype, shape, span = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-    if dtype not in _BITS or not _naturals(shape) or not _naturals(span) or len(span) != 2:
+    if not isinstance(dtype, str) or dtype not in _BITS:
+        raise damaged
+    if not _naturals(shape) or len(shape) > _MAX_DIMENSIONS or not _naturals(span) or len(span) != 2:
         raise damaged
     if (span[1] - span[0]) * 8 != math.prod(shape) * _BITS[dtype]:
         raise bad(f"the header is damaged: tensor {name} does not have the size of its shape")
     return TensorInfo(dtype, tuple(shape), span[0], span[1])
 
 
-def _naturals(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in value)
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice")
+    return found
+
+
+def _naturals(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(v) is int and 0 <= v < 1 << 63 for v in value)

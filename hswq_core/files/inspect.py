@@ -6,9 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 
 from .checkpoint import CheckpointReader, is_float
-from .layers import find_prefix, scale_key
-
-_FP8 = ("F8_E4M3", "F8_E5M2")
+from .layers import FP8_DTYPES, find_prefix, scale_key
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ def inspect_checkpoint(reader: CheckpointReader) -> Inspection:
         if not (key.startswith(prefix) and key.endswith(".weight") and len(info.shape) in (2, 4)):
             continue
         layer = key[len(prefix) : -len(".weight")]
-        if info.dtype in _FP8:
+        if info.dtype in FP8_DTYPES:
             quantized.append(layer)
             scale = scale_key(reader.tensors, key[: -len(".weight")])
             scales[scale[1] if scale else "none"] += 1
@@ -71,7 +69,13 @@ def inspect_checkpoint(reader: CheckpointReader) -> Inspection:
 def _format_name(quantized: list[str], scales: Counter[str]) -> str:
     if not quantized:
         return "not quantized"
-    by_suffix = {"none": "v1", ".scale": "v2", ".weight.scale": "v2", ".weight_scale": "comfy", ".scale_weight": "scaled_fp8"}
+    by_suffix = {
+        "none": "v1",
+        ".scale": "v2",
+        ".weight.scale": "v2",
+        ".weight_scale": "comfy",
+        ".scale_weight": "scaled_fp8",
+    }
     names = {by_suffix[suffix] for suffix in scales}
     # A file whose layers are scaled in part is what its scales say: layers without one have the scale 1.
     return (names - {"v1"} or names).pop() if len(names - {"v1"}) <= 1 else "mixed"

@@ -11,6 +11,10 @@ PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "")
 """Where the diffusion model may begin, most specific first."""
 
 _WEIGHT = ".weight"
+FP8_DTYPES = ("F8_E4M3", "F8_E5M2")
+MARKERS = (".comfy_quant", ".input_scale", ".scale_input")
+"""What other formats store beside a layer: it steers their own FP8 code and means nothing without it."""
+
 # V2 (two spellings), ComfyUI's own, and the older scaled_fp8 of text encoders and Flux conversions.
 _SCALE_SUFFIXES = (".scale", ".weight.scale", ".weight_scale", ".scale_weight")
 

@@ -30,6 +30,11 @@ def safe_file_name(name: str, what: str = "file name") -> str:
     return stem + EXTENSION
 
 
-def default_name(source: str, samples: int, keep_ratio: float, mode: str) -> str:
-    """The model card's pattern: NAME_hswq_r{samples}_r{keep_ratio}_{mode}.safetensors."""
-    return f"{PurePath(source).stem}_hswq_r{samples}_r{keep_ratio:g}_{mode}{EXTENSION}"
+def default_name(source: str, samples: int, keep: float | str, mode: str) -> str:
+    """The model card's pattern: NAME_hswq_r{samples}_r{keep_ratio}_{mode}.safetensors.
+
+    Args:
+        keep: the keep ratio, or a byte budget, which takes its place as b{budget}.
+    """
+    kept = f"b{keep.replace('%', 'pct').replace(' ', '')}" if isinstance(keep, str) else f"r{keep:g}"
+    return f"{PurePath(source).stem}_hswq_r{samples}_{kept}_{mode}{EXTENSION}"

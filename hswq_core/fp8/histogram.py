@@ -12,7 +12,11 @@ from dataclasses import dataclass
 
 import torch
 
+from .grid import SIXTEEN_BITS, patterns
+
 _MAGNITUDES = 1 << 15
+# Importance is counted in 2^-24 of its maximum: a layer of 500 million weights still sums up below 2^53.
+_RESOLUTION = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -27,27 +31,46 @@ class Histogram:
         """The largest magnitude; 0 for an empty or all-zero layer."""
         return float(self.values[-1]) if self.values.numel() else 0.0
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether no weight is NaN or infinite: those have the largest bit patterns, so they come last."""
+        return not self.values.numel() or bool(self.values[-1].isfinite())
+
+    @property
+    def mean_square(self) -> float:
+        """The weighted mean of the squared weights."""
+        return float(self.values.double().square() @ self.weights / self.weights.sum())
+
 
 def histogram(weight: torch.Tensor, importance: torch.Tensor | None = None) -> Histogram:
     """The distribution of ``|weight|``, each element counted with its input channel's importance.
 
     Args:
-        weight: [C_out, C_in] or [C_out, C_in, kH, kW], finite.
+        weight: [C_out, C_in] or [C_out, C_in, kH, kW].
         importance: [C_in], non-negative; ``None`` (or all zeros, a layer whose input was always
             zero) counts every element once.
+
+    Returns:
+        The histogram, on the CPU.
     """
-    folded = weight if weight.dtype in (torch.float16, torch.bfloat16) else _fold(weight)
-    magnitude = folded.contiguous().view(torch.int16).to(torch.int32).bitwise_and_(0x7FFF)
+    folded = weight if weight.dtype in SIXTEEN_BITS else _fold(weight)
+    magnitude = patterns(folded).bitwise_and_(_MAGNITUDES - 1)
     if importance is None or not importance.any():
-        counts = torch.bincount(magnitude.flatten(), minlength=_MAGNITUDES).double()
+        counts = torch.bincount(magnitude, minlength=_MAGNITUDES).double().cpu()
+        present = counts.nonzero().flatten()
     else:
-        channels = importance.float().view(1, -1, *[1] * (weight.dim() - 2)).expand(weight.shape)
-        counts = torch.bincount(magnitude.flatten(), weights=channels.reshape(-1), minlength=_MAGNITUDES).double()
-    present = counts.nonzero().flatten()
+        # Whole numbers add up exactly in float64, so the result does not depend on the order of the sums.
+        unit = float(importance.max()) / _RESOLUTION
+        steps = (importance.to(weight.device, torch.float64) / unit).round_()
+        channels = steps.view(1, -1, *[1] * (weight.dim() - 2)).expand(weight.shape).flatten()
+        counts = torch.bincount(magnitude, weights=channels, minlength=_MAGNITUDES).cpu() * unit
+        # Weights of a channel that is always zero do not count, but their range does.
+        counted = counts if bool(steps.all()) else torch.bincount(magnitude, minlength=_MAGNITUDES).cpu()
+        present = counted.nonzero().flatten()
     return Histogram(present.to(torch.int16).view(folded.dtype).float(), counts[present])
 
 
 def _fold(weight: torch.Tensor) -> torch.Tensor:
-    """A 32-bit weight in the 16-bit type that loses least: FP16 unless it would overflow."""
-    dtype = torch.float16 if weight.abs().amax() <= torch.finfo(torch.float16).max else torch.bfloat16
-    return weight.to(dtype)
+    """A 32-bit weight in the 16-bit type that loses least: FP16 unless it would overflow there."""
+    fits = weight.numel() == 0 or bool(weight.abs().amax() <= torch.finfo(torch.float16).max)
+    return weight.to(torch.float16 if fits else torch.bfloat16)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+import torch
 
 from .. import __version__
 from ..calibration.statistics import Statistics
-from ..errors import PlanError, StatisticsError
-from ..files.checkpoint import CheckpointReader, TensorInfo, is_float
+from ..errors import CheckpointError, PlanError, StatisticsError
+from ..files.checkpoint import CheckpointReader, FileLayout, TensorInfo, dtype_name, is_float, nbytes_of
 from ..files.formats import FORMATS, Format
-from ..files.layers import find_prefix
+from ..files.layers import FP8_DTYPES, find_prefix
 from ..fingerprint import Fingerprint
-from .selection import select_kept
+from .damage import damage_of
+from .selection import SELECTIONS, check_keep_ratio, cut_by_bytes, cut_by_ratio, parse_budget
 
 ROUNDINGS = ("nearest",)
 _WEIGHT = ".weight"
@@ -29,29 +33,33 @@ class LayerPlan:
     info: TensorInfo
     quantize: bool
     reason: str
-    sensitivity: float | None = None
+    damage: float | None = None
 
     @property
     def stem(self) -> str:
         """The layer's name in the file: its key without ``.weight``."""
         return self.key[: -len(_WEIGHT)]
 
-    @property
-    def elements(self) -> int:
-        return math.prod(self.info.shape)
-
 
 @dataclass(frozen=True)
 class QuantizationPlan:
-    """Everything that determines the output file, apart from the weights themselves."""
+    """Everything that determines the output file, apart from the weights themselves.
+
+    ``layout`` is the file that will be written: every tensor's type and shape by its key.
+    """
 
     format: Format
-    keep_ratio: float
+    keep_ratio: float | None
+    budget: str
     selection: str
     rounding: str
     prefix: str
     layers: tuple[LayerPlan, ...]
-    source_fingerprint: Fingerprint
+    layout: Mapping[str, tuple[str, tuple[int, ...]]]
+    source_metadata: Mapping[str, str]
+    source_bytes: int
+    source_unet_bytes: int
+    source_fingerprint: str
     statistics_digest: str
 
     @property
@@ -62,20 +70,60 @@ class QuantizationPlan:
     def quantized(self) -> list[LayerPlan]:
         return [layer for layer in self.layers if layer.quantize]
 
+    @property
+    def nbytes(self) -> int:
+        """The exact size of the file that will be written."""
+        return FileLayout(self.layout, self.metadata()).nbytes
+
+    @property
+    def unet_bytes(self) -> int:
+        """The bytes of the diffusion model's tensors in that file."""
+        return sum(nbytes_of(*spec) for key, spec in self.layout.items() if key.startswith(self.prefix))
+
     def metadata(self) -> dict[str, str]:
-        """What the output file says of itself, under ``hswq.*`` in its header."""
+        """The output's header metadata: the source's, and what the file says of itself under ``hswq.*``."""
         return {
+            **self.source_metadata,
             "hswq.kind": "checkpoint",
             "hswq.format_version": "1",
             "hswq.mode": self.format.name,
-            "hswq.keep_ratio": f"{self.keep_ratio:g}",
+            "hswq.keep_ratio": "" if self.keep_ratio is None else f"{self.keep_ratio:g}",
+            "hswq.budget": self.budget,
             "hswq.selection": self.selection,
             "hswq.rounding": self.rounding,
             "hswq.kept_layers": json.dumps([layer.layer for layer in self.kept]),
             "hswq.statistics_fingerprint": self.statistics_digest,
-            "hswq.source_fingerprint": self.source_fingerprint.text,
+            "hswq.source_fingerprint": self.source_fingerprint,
             "hswq.tool_version": __version__,
         }
+
+    def as_dict(self) -> dict[str, object]:
+        """The plan for JSON, every layer with its reason."""
+        return {
+            "mode": self.format.name,
+            "keep_ratio": self.keep_ratio,
+            "budget": self.budget,
+            "selection": self.selection,
+            "rounding": self.rounding,
+            "bytes": self.nbytes,
+            "source_bytes": self.source_bytes,
+            "unet_bytes": self.unet_bytes,
+            "source_unet_bytes": self.source_unet_bytes,
+            "kept_layers": len(self.kept),
+            "quantized_layers": len(self.quantized),
+            "layers": {
+                layer.layer: {"quantize": layer.quantize, "reason": layer.reason, "damage": layer.damage}
+                for layer in self.layers
+            },
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{'quantize' if e.quantize else 'keep':<9}{e.layer}  ({e.reason})" for e in self.layers]
+        lines.append(
+            f"{self.format.name}: {self.nbytes:,} bytes of {self.source_bytes:,} "
+            f"({self.nbytes / self.source_bytes:.1%}); {len(self.quantized)} layers in FP8, {len(self.kept)} kept"
+        )
+        return "\n".join(lines)
 
 
 def make_plan(
@@ -83,11 +131,20 @@ def make_plan(
     statistics: Statistics | None,
     *,
     mode: str,
-    keep_ratio: float,
+    keep_ratio: float = 0.25,
+    budget: str = "",
     selection: str = "variance",
     rounding: str = "nearest",
+    force_keep: Sequence[str] = (),
+    force_quantize: Sequence[str] = (),
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> QuantizationPlan:
     """Decide for every layer of the source's diffusion model.
+
+    Args:
+        budget: the size the file may have ("3.2GB", or "57%" of the source); replaces the keep ratio unless empty.
+        force_keep, force_quantize: patterns of layer names (``*`` and ``?``) that are decided beforehand.
+        progress: called with layers done and layers in all, where weights must be read to decide.
 
     Errors: PlanError for options that make no plan, StatisticsError for statistics without a run or of another
     model, CheckpointError for a source without a diffusion model.
@@ -96,6 +153,9 @@ def make_plan(
         raise PlanError(f"there is no mode {mode!r}", do=f"Choose one of: {', '.join(FORMATS)}")
     if rounding not in ROUNDINGS:
         raise PlanError(f"there is no rounding {rounding!r}", do=f"Choose one of: {', '.join(ROUNDINGS)}")
+    if selection not in SELECTIONS:
+        raise PlanError(f"there is no selection {selection!r}", do=f"Choose one of: {', '.join(SELECTIONS)}")
+    check_keep_ratio(keep_ratio)
     form = FORMATS[mode]
     if statistics is not None and not statistics.layers:
         raise StatisticsError("the statistics hold no run", do="Run a KSampler with the calibrated model first")
@@ -103,46 +163,107 @@ def make_plan(
     weights = _layer_weights(source, prefix)
     if statistics is not None:
         _check_model(source, prefix, weights, statistics)
-    fixed = {name: reason for name, info in weights.items() if (reason := _why_not(name, info, form, statistics))}
-    candidates = [name for name in weights if name not in fixed]
-    kept = select_kept(candidates, statistics, keep_ratio, selection)
-    layers = []
-    for name, info in sorted(weights.items()):
-        reason = fixed.get(name) or (f"top {keep_ratio:g} by {selection}" if name in kept else "")
-        measured = statistics.layers.get(name) if statistics else None
-        layers.append(
-            LayerPlan(
-                layer=name,
-                key=f"{prefix}{name}{_WEIGHT}",
-                info=info,
-                quantize=not reason,
-                reason=reason or "below the cut",
-                sensitivity=measured.sensitivity if measured else None,
+
+    # Reasons to keep, by layer; what is left is quantized.
+    reasons = {name: why for name, info in weights.items() if (why := _why_not(name, info, form, statistics))}
+    forced = {name for name in _matching(force_quantize, weights) if name not in reasons}
+    reasons |= {name: "kept by pattern" for name in _matching(force_keep, weights) if name not in reasons}
+    candidates = sorted(name for name in weights if name not in reasons and name not in forced)
+    damage: dict[str, float] = {}
+    if statistics is not None:
+        damage = damage_of(candidates, lambda n: f"{prefix}{n}{_WEIGHT}", source, statistics, form, selection, progress)
+    elif budget or keep_ratio > 0:
+        raise PlanError("choosing layers to keep needs statistics", do="Give statistics, or a keep ratio of 0")
+
+    def plan_keeping(kept: set[str], why: str) -> QuantizationPlan:
+        layers = []
+        for name, info in sorted(weights.items()):
+            reason = reasons.get(name) or (why if name in kept else "")
+            default = "quantized by pattern" if name in forced else "below the cut"
+            layers.append(
+                LayerPlan(name, f"{prefix}{name}{_WEIGHT}", info, not reason, reason or default, damage.get(name))
             )
+        return QuantizationPlan(
+            format=form,
+            keep_ratio=None if budget else keep_ratio,
+            budget=budget,
+            selection=selection,
+            rounding=rounding,
+            prefix=prefix,
+            layers=tuple(layers),
+            layout=_layout(source, form, layers),
+            source_metadata=source.metadata,
+            source_bytes=source.nbytes,
+            source_unet_bytes=sum(info.nbytes for key, info in source.tensors.items() if key.startswith(prefix)),
+            source_fingerprint=_fingerprint(source, prefix, weights).text,
+            statistics_digest=statistics.digest() if statistics else "",
         )
-    return QuantizationPlan(
-        format=form,
-        keep_ratio=keep_ratio,
-        selection=selection,
-        rounding=rounding,
-        prefix=prefix,
-        layers=tuple(layers),
-        source_fingerprint=_fingerprint(source, prefix, weights),
-        statistics_digest=statistics.digest() if statistics else "",
-    )
+
+    if not budget:
+        return plan_keeping(cut_by_ratio(damage, keep_ratio), f"top {keep_ratio:g} by {selection}")
+    allowed = parse_budget(budget, source.nbytes)
+    smallest = plan_keeping(set(), "").nbytes
+    if allowed < smallest:
+        raise PlanError(
+            f"the budget of {allowed:,} bytes is too small: with every layer in FP8 the file has {smallest:,}",
+            where=source.path,
+            do="Give a larger budget",
+        )
+    cost = {name: _cost_of_keeping(name, weights[name], form) for name in candidates}
+    kept = cut_by_bytes(damage, cost, allowed - smallest, per_byte=selection != "variance")
+    return plan_keeping(kept, f"worth its bytes by {selection}")
+
+
+def _layout(
+    source: CheckpointReader, form: Format, layers: Iterable[LayerPlan]
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    layout = {key: (info.dtype, info.shape) for key, info in source.tensors.items()}
+    for layer in layers:
+        if not layer.quantize:
+            continue
+        layout[layer.key] = ("F8_E4M3", layer.info.shape)
+        for name, tensor in form.side_tensors(layer.stem, torch.ones(1)).items():
+            if name in source.tensors:
+                raise CheckpointError(
+                    f"there is a tensor {name} already", where=source.path, do="Quantize the original"
+                )
+            layout[name] = (dtype_name(tensor.dtype), tuple(tensor.shape))
+    return layout
+
+
+def _cost_of_keeping(name: str, info: TensorInfo, form: Format) -> int:
+    """The bytes that keeping a layer adds, at most: its own, less the FP8 ones, and its name in the metadata."""
+    side = sum(tensor.nbytes for tensor in form.side_tensors(name, torch.ones(1)).values())
+    return info.nbytes - math.prod(info.shape) - side + len(json.dumps(name)) + 16
+
+
+def _matching(patterns: Sequence[str], names: Iterable[str]) -> set[str]:
+    """The names that match any pattern. Errors: PlanError for a pattern that matches none, most likely mistyped."""
+    found: set[str] = set()
+    for pattern in patterns:
+        matching = set(fnmatch.filter(names, pattern))
+        if not matching:
+            raise PlanError(f"no layer matches the pattern {pattern!r}", do="'inspect --json' lists the layers' names")
+        found |= matching
+    return found
 
 
 def _layer_weights(source: CheckpointReader, prefix: str) -> dict[str, TensorInfo]:
-    """The 2-D and 4-D weights under the prefix, by layer."""
+    """The weights of Linear and Conv2d layers under the prefix, by layer: 2-D and 4-D, float or FP8."""
     return {
         key[len(prefix) : -len(_WEIGHT)]: info
         for key, info in source.tensors.items()
-        if key.startswith(prefix) and key.endswith(_WEIGHT) and len(info.shape) in (2, 4)
+        if key.startswith(prefix)
+        and key.endswith(_WEIGHT)
+        and len(info.shape) in (2, 4)
+        and (is_float(info.dtype) or info.dtype in FP8_DTYPES)
     }
 
 
 def _why_not(name: str, info: TensorInfo, form: Format, statistics: Statistics | None) -> str:
     """The reason why a layer cannot be quantized, or nothing."""
+    if not math.prod(info.shape):
+        return "empty"
     if not is_float(info.dtype):
         return f"already {info.dtype}"
     if len(info.shape) not in form.dimensions:
@@ -157,8 +278,12 @@ def _check_model(source: CheckpointReader, prefix: str, weights: dict[str, Tenso
     for name, layer in statistics.layers.items():
         info = weights.get(name)
         if info is None or info.shape[1] != layer.channels:
-            have = "is not in this file" if info is None else f"takes {info.shape[1]} channels here, not {layer.channels}"
-            raise StatisticsError(f"the statistics are of another model: layer {name} {have}", where=source.path, do=remedy)
+            have = (
+                "is not in this file" if info is None else f"takes {info.shape[1]} channels here, not {layer.channels}"
+            )
+            raise StatisticsError(
+                f"the statistics are of another model: layer {name} {have}", where=source.path, do=remedy
+            )
     if statistics.fingerprint and not statistics.fingerprint.matches(_fingerprint(source, prefix, statistics.layers)):
         raise StatisticsError("the statistics are of another model: the weights differ", where=source.path, do=remedy)
 

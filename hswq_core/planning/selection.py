@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+import re
+from collections.abc import Mapping, Sequence
 
-from ..calibration.statistics import Statistics
 from ..errors import PlanError
 
-SELECTIONS = ("variance",)
+SELECTIONS = ("variance", "error")
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?)\s*(%|[kmgt]?i?b?)\s*", re.IGNORECASE)
+_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
+_BINARY_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 def check_keep_ratio(keep_ratio: float) -> None:
@@ -17,21 +20,43 @@ def check_keep_ratio(keep_ratio: float) -> None:
         raise PlanError(f"the keep ratio is {keep_ratio}", do="Give a number from 0 (keep none) to 1 (keep all)")
 
 
-def select_kept(layers: Collection[str], statistics: Statistics | None, keep_ratio: float, selection: str) -> set[str]:
-    """The layers to keep: the top ``keep_ratio`` of ``layers`` by the rule, at least that many.
+def parse_budget(text: str, source_bytes: int) -> int:
+    """Bytes from "3.2GB", "800MiB", "57%" (of the source), or a plain number. Errors: PlanError for anything else."""
+    found = _SIZE.fullmatch(text)
+    if found is None:
+        raise PlanError(
+            f"{text!r} is no size", do="Give a size as in 3.2GB or 800MiB, or a share of the source as in 57%"
+        )
+    number, unit = float(found[1]), found[2].lower().removesuffix("b")
+    if unit == "%":
+        return int(source_bytes * number / 100)
+    return int(number * (_BINARY_UNITS[unit[0]] if unit.endswith("i") else _UNITS[unit]))
 
-    ``variance`` is the model card's rule: the layers with the largest variance of their output.
 
-    Errors: PlanError for a bad ratio or rule, or when a ratio is asked for without statistics.
+def cut_by_ratio(damage: Mapping[str, float], keep_ratio: float) -> set[str]:
+    """The ``keep_ratio`` of the layers with the largest damage, rounded up: asking for protection gives some."""
+    # The tolerance is for 0.1 * 30 and its like.
+    count = math.ceil(keep_ratio * len(damage) - 1e-9)
+    return set(_ranked(damage)[:count])
+
+
+def cut_by_bytes(damage: Mapping[str, float], cost: Mapping[str, int], available: int, *, per_byte: bool) -> set[str]:
+    """As much avoided damage as fits into ``available`` bytes.
+
+    Args:
+        damage: by layer, what quantizing it does.
+        cost: by layer, the bytes that keeping it adds to the file.
+        per_byte: whether damages are amounts that add up, so that the bytes go where they avoid most;
+            otherwise they only rank, and layers are kept from the top for as long as they fit.
     """
-    check_keep_ratio(keep_ratio)
-    if selection not in SELECTIONS:
-        raise PlanError(f"there is no selection {selection!r}", do=f"Choose one of: {', '.join(SELECTIONS)}")
-    # Up, not to nearest: whoever asks for some protection gets some. The tolerance is for 0.1 * 30 and its like.
-    count = math.ceil(keep_ratio * len(layers) - 1e-9)
-    if count == 0:
-        return set()
-    if statistics is None:
-        raise PlanError("choosing layers to keep needs statistics", do="Give statistics, or a keep ratio of 0")
-    measured = statistics.layers
-    return set(sorted(layers, key=lambda name: (-measured[name].sensitivity, name))[:count])
+    worth = {name: damage[name] / max(cost[name], 1) for name in damage} if per_byte else damage
+    kept: set[str] = set()
+    for name in _ranked(worth):
+        if cost[name] <= available:
+            available -= cost[name]
+            kept.add(name)
+    return kept
+
+
+def _ranked(damage: Mapping[str, float]) -> Sequence[str]:
+    return sorted(damage, key=lambda name: (-damage[name], name))

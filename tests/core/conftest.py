@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hswq_core.calibration import DualMonitor, Statistics, quantizable_layers
-from hswq_core.fingerprint import Fingerprint
 from safetensors.torch import save_file
 
+from hswq_core.calibration import DualMonitor, Statistics, quantizable_layers
+from hswq_core.fingerprint import Fingerprint
+
 PREFIX = "model.diffusion_model."
+WIDTH = 64
 
 
 @dataclass
@@ -25,9 +27,9 @@ class Unet(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.blocks = torch.nn.ModuleList([torch.nn.Linear(16, 16) for _ in range(10)])
+        self.blocks = torch.nn.ModuleList([torch.nn.Linear(WIDTH, WIDTH) for _ in range(10)])
         self.conv = torch.nn.Conv2d(4, 8, 3)
-        self.norm = torch.nn.LayerNorm(16)
+        self.norm = torch.nn.LayerNorm(WIDTH)
         self.half()
 
     def forward(self, x: torch.Tensor) -> None:
@@ -42,9 +44,11 @@ def make_example(folder: Path, seed: int = 0) -> Example:
     unet = Unet()
     with torch.no_grad(), DualMonitor(unet) as monitor:
         for _ in range(3):
-            unet(torch.randn(64, 16).half())
+            unet(torch.randn(64, WIDTH).half())
     layers = dict(quantizable_layers(unet))
-    found = Fingerprint.of(list(layers), lambda n: float(layers[n].weight.detach().flatten()[layers[n].weight.numel() // 2]))
+    found = Fingerprint.of(
+        list(layers), lambda n: float(layers[n].weight.detach().flatten()[layers[n].weight.numel() // 2])
+    )
     statistics = Statistics(monitor.statistics().layers, runs=3, samples=12, steps=75, fingerprint=found)
     tensors = {PREFIX + k: v.detach() for k, v in unet.state_dict().items()}
     tensors["conditioner.embedders.0.weight"] = torch.randn(7, 5).half()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from hswq_core.calibration import DualMonitor, Statistics, quantizable_layers
 from hswq_core.calibration.session import CalibrationSession
 from hswq_core.calibration.statistics import merge
@@ -144,7 +145,9 @@ def test_few_rows_are_all_kept_and_shared_inputs_are_stored_once(tmp_path: Path)
 
 def fingerprint(net: torch.nn.Module) -> Fingerprint:
     layers = dict(quantizable_layers(net))
-    return Fingerprint.of(list(layers), lambda n: float(layers[n].weight.detach().flatten()[layers[n].weight.numel() // 2]))
+    return Fingerprint.of(
+        list(layers), lambda n: float(layers[n].weight.detach().flatten()[layers[n].weight.numel() // 2])
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hswq_core.errors import CheckpointError, HSWQError, TargetError
-from hswq_core.files.checkpoint import CheckpointReader, CheckpointWriter, tensor_bytes
-from hswq_core.files.names import default_name, safe_file_name
 from safetensors.torch import load_file, save_file
+
+from hswq_core.errors import CheckpointError, HSWQError, TargetError
+from hswq_core.files.checkpoint import CheckpointReader, CheckpointWriter, FileLayout, tensor_bytes
+from hswq_core.files.names import default_name, safe_file_name
 
 
 def with_header(path: Path, header: object, data: bytes = b"") -> Path:
@@ -77,9 +78,16 @@ def test_written_files_are_read_by_the_official_library(tmp_path: Path) -> None:
         "empty": torch.empty(0, 4),
         "bits": torch.tensor([True, False]),
     }
-    names = {torch.float16: "F16", torch.float8_e4m3fn: "F8_E4M3", torch.float64: "F64", torch.float32: "F32", torch.bool: "BOOL"}
+    names = {
+        torch.float16: "F16",
+        torch.float8_e4m3fn: "F8_E4M3",
+        torch.float64: "F64",
+        torch.float32: "F32",
+        torch.bool: "BOOL",
+    }
     layout = {k: (names[t.dtype], tuple(t.shape)) for k, t in tensors.items()}
-    with CheckpointWriter(path, layout, {"key": "wert, 値"}) as writer:
+    planned = FileLayout(layout, {"key": "wert, 値"})
+    with CheckpointWriter(path, planned) as writer:
         for name in reversed(list(tensors)):
             writer.write(name, [tensor_bytes(tensors[name])])
     loaded = load_file(path)
@@ -91,11 +99,14 @@ def test_written_files_are_read_by_the_official_library(tmp_path: Path) -> None:
                 assert other.dtype == tensor.dtype and other.shape == tensor.shape
                 assert tensor_bytes(other) == tensor_bytes(tensor)
             assert b"".join(reader.chunks(name)) == tensor_bytes(tensor)
-    assert writer.nbytes == path.stat().st_size
+    assert planned.nbytes == path.stat().st_size
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match="folder does not exist"), CheckpointWriter(tmp_path / "no/x.safetensors", {}, {}):
+    with (
+        pytest.raises(TargetError, match="folder does not exist"),
+        CheckpointWriter(tmp_path / "no/x.safetensors", FileLayout({}, {})),
+    ):
         pass
 
 
@@ -112,7 +123,24 @@ def test_a_source_that_shrinks_while_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "a/b", "a\\b", "../x", "C:x", "con", "NUL.safetensors", "lpt1", "a\0b", "x ", " x", "what?", "y" * 300]
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "a/b",
+        "a\\b",
+        "../x",
+        "C:x",
+        "con",
+        "NUL.safetensors",
+        "lpt1",
+        "a\0b",
+        "x ",
+        " x",
+        "what?",
+        "y" * 300,
+    ],
 )
 def test_names_that_are_refused(name: str) -> None:
     with pytest.raises(HSWQError):
@@ -122,4 +150,6 @@ def test_names_that_are_refused(name: str) -> None:
 def test_names() -> None:
     assert safe_file_name("My Model v1.0") == "My Model v1.0.safetensors"
     assert safe_file_name("x.safetensors") == "x.safetensors"
-    assert default_name("sub/waiREALCN_v150.safetensors", 32, 0.15, "v1") == "waiREALCN_v150_hswq_r32_r0.15_v1.safetensors"
+    assert (
+        default_name("sub/waiREALCN_v150.safetensors", 32, 0.15, "v1") == "waiREALCN_v150_hswq_r32_r0.15_v1.safetensors"
+    )

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hswq_core.calibration import Statistics
 
+from hswq_core.calibration import Statistics
 from tests.core.conftest import Example, make_example
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,7 +20,9 @@ def hswq(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_quantize_and_inspect(example: Example, tmp_path: Path) -> None:
     target = tmp_path / "out.safetensors"
-    done = hswq("quantize", example.path, target, "--mode", "v2", "--stats", example.statistics_path, "--keep-ratio", 0.1)
+    done = hswq(
+        "quantize", example.path, target, "--mode", "v2", "--stats", example.statistics_path, "--keep-ratio", 0.1
+    )
     assert done.returncode == 0, done.stderr
     assert "9 layers in FP8, 2 kept" in done.stdout
     found = json.loads(hswq("inspect", target, "--json").stdout)
@@ -45,7 +47,9 @@ def test_merge_stats(example: Example, tmp_path: Path) -> None:
     assert Statistics.load(total).samples == 24
     other = make_example(tmp_path, seed=1)
     refused = hswq("merge-stats", tmp_path / "x.safetensors", example.statistics_path, other.statistics_path)
-    assert refused.returncode == 2 and "different models" in refused.stderr and not (tmp_path / "x.safetensors").exists()
+    assert (
+        refused.returncode == 2 and "different models" in refused.stderr and not (tmp_path / "x.safetensors").exists()
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,7 +62,9 @@ def test_merge_stats(example: Example, tmp_path: Path) -> None:
     ],
     ids=["ratio", "source", "statistics", "folder"],
 )
-def test_bad_input_is_one_line_and_exit_code_2(example: Example, tmp_path: Path, change: dict[str, str], message: str) -> None:
+def test_bad_input_is_one_line_and_exit_code_2(
+    example: Example, tmp_path: Path, change: dict[str, str], message: str
+) -> None:
     source = change.get("source", str(example.path))
     target = tmp_path / change.get("target", "out.safetensors")
     options = {"--mode": "v1", "--stats": str(example.statistics_path), "--keep-ratio": "0.1"}

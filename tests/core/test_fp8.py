@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from hswq_core.fp8.grid import FP8_MAX, dequantize, magnitudes, quantize
 from hswq_core.fp8.histogram import histogram
 from hswq_core.fp8.scale import scale_of, search_amax, weighted_errors
@@ -110,3 +111,23 @@ def test_degenerate_layers() -> None:
 def test_fp32_weights_beyond_fp16_are_counted() -> None:
     weight = torch.tensor([[1e5, -3.0]], dtype=torch.float32)
     assert histogram(weight).values.tolist() == pytest.approx([3.0, 1e5], rel=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_large_weights_are_rounded_like_small_ones(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(4)
+    weight = (torch.randn(300, 400, generator=generator) * 0.03).to(dtype)
+    scale = scale_of(float(weight.abs().max()) * 0.8)
+    pieces = [quantize(row, scale) for row in weight]
+    assert torch.equal(quantize(weight, scale).view(torch.uint8), torch.stack(pieces).view(torch.uint8))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_histogram_notices_what_is_no_number(value: float, dtype: torch.dtype) -> None:
+    weight = torch.ones(8, 8, dtype=dtype)
+    assert histogram(weight, torch.zeros(8)).is_finite and histogram(weight).is_finite
+    weight[2, 2] = value
+    importance = torch.ones(8)
+    importance[2] = 0
+    assert not histogram(weight).is_finite and not histogram(weight, importance).is_finite

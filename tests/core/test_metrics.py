@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
 from hswq_core.errors import HSWQError
 from hswq_core.metrics import compare_images, psnr, ssim
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 
 def pictures(noise: float, size: int = 40) -> tuple[torch.Tensor, torch.Tensor]:

@@ -23,7 +23,7 @@ TINY_CHECKPOINT = TINY_PACK / "hswq_tiny.safetensors"
 _FOLDERS = ("models/checkpoints", "models/diffusion_models", "custom_nodes", "input", "output", "temp", "user")
 
 
-class ExecutionFailed(Exception):
+class ExecutionError(Exception):
     """A workflow that the server refused or that failed while it ran; ``details`` is the server's answer."""
 
     def __init__(self, message: str, details: Any) -> None:
@@ -44,7 +44,7 @@ class ComfyServer:
     def __init__(
         self, comfyui: Path, base: Path, arguments: tuple[str, ...] = (), packs: tuple[Path, ...] = ()
     ) -> None:
-        self.comfyui, self.base, self._arguments = comfyui, base, arguments
+        self.comfyui, self.base, self.arguments = comfyui, base, arguments
         for folder in _FOLDERS:
             (base / folder).mkdir(parents=True, exist_ok=True)
         for pack, name in ((REPOSITORY, "ComfyUI-HSWQ"), (TINY_PACK, "hswq-tiny-model"), *((p, p.name) for p in packs)):
@@ -78,7 +78,7 @@ class ComfyServer:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         command = [sys.executable, "main.py", "--cpu", "--port", str(self.port), "--base-directory", str(self.base)]
-        command += ["--disable-auto-launch", *self._arguments]
+        command += ["--disable-auto-launch", *self.arguments]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(command, cwd=self.comfyui, stdout=log, stderr=log, env=environment)
@@ -115,13 +115,15 @@ class ComfyServer:
             text = response.read()
         return json.loads(text) if text else None
 
-    def run(self, workflow: dict[str, Any], timeout: float = 600, interrupt_at_step: int | None = None) -> dict[str, Any]:
+    def run(
+        self, workflow: dict[str, Any], timeout: float = 600, interrupt_at_step: int | None = None
+    ) -> dict[str, Any]:
         """Queue a workflow, wait for its end, and give the outputs by node.
 
         Args:
             interrupt_at_step: press cancel when a node reports this much progress.
 
-        Errors: ExecutionFailed when the server refuses it, it fails, or it was interrupted.
+        Errors: ExecutionError when the server refuses it, it fails, or it was interrupted.
         """
         channel = websocket.create_connection(f"ws://127.0.0.1:{self.port}/ws?clientId={self._client}", timeout=timeout)
         try:
@@ -129,7 +131,7 @@ class ComfyServer:
                 queued = self.post("/prompt", {"prompt": workflow, "client_id": self._client})
             except urllib.error.HTTPError as error:
                 details = json.loads(error.read())
-                raise ExecutionFailed(json.dumps(details.get("node_errors") or details["error"]), details) from None
+                raise ExecutionError(json.dumps(details.get("node_errors") or details["error"]), details) from None
             prompt = queued["prompt_id"]
             while True:
                 message = channel.recv()
@@ -140,9 +142,9 @@ class ComfyServer:
                 if data.get("prompt_id") != prompt:
                     continue
                 if kind == "execution_error":
-                    raise ExecutionFailed(data["exception_message"].strip(), data)
+                    raise ExecutionError(data["exception_message"].strip(), data)
                 if kind == "execution_interrupted":
-                    raise ExecutionFailed("interrupted", data)
+                    raise ExecutionError("interrupted", data)
                 if kind == "progress" and interrupt_at_step is not None and data["value"] >= interrupt_at_step:
                     self.post("/interrupt", {})
                     interrupt_at_step = None
@@ -153,7 +155,7 @@ class ComfyServer:
         deadline = time.monotonic() + 10
         while prompt not in (history := self.get(f"/history/{prompt}")):
             if time.monotonic() > deadline:
-                raise ExecutionFailed("the finished workflow is not in the history", {})
+                raise ExecutionError("the finished workflow is not in the history", {})
             time.sleep(0.05)
         return dict(history[prompt]["outputs"])
 

@@ -55,14 +55,19 @@ def plain(name: str = "plain", checkpoint: str = TINY, **options: Any) -> Workfl
     return loader | sampling(*_outputs(f"{name}_loader"), name, **options)
 
 
-def calibrated(name: str = "calibrated", session: str = "test", rows: int = 0, reset: bool = False, **options: Any) -> Workflow:
+def calibrated(
+    name: str = "calibrated",
+    session: str = "test",
+    rows: int = 0,
+    reset: bool = False,
+    loader: str = "CheckpointLoaderSimple",
+    **options: Any,
+) -> Workflow:
     """The same through HSWQCalibrate."""
     _, clip, vae = _outputs("loader")
     nodes = {
-        "loader": node("CheckpointLoaderSimple", ckpt_name=TINY),
-        "calibrate": node(
-            "HSWQCalibrate", model=["loader", 0], session=session, rows_per_layer=rows, reset=reset
-        ),
+        "loader": node(loader, ckpt_name=TINY),
+        "calibrate": node("HSWQCalibrate", model=["loader", 0], session=session, rows_per_layer=rows, reset=reset),
     }
     return nodes | sampling(["calibrate", 0], clip, vae, name, **options)
 

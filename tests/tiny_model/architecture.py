@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import comfy.clip_model
 import comfy.latent_formats
@@ -129,7 +129,7 @@ TEXT_PREFIX = "conditioner.embedders.0."
 
 
 class TinySDXL(comfy.supported_models.SDXL):
-    unet_config = {
+    unet_config: ClassVar[dict[str, Any]] = {
         "model_channels": 32,
         "use_linear_in_transformer": True,
         "transformer_depth": [0, 1, 2],
@@ -137,7 +137,7 @@ class TinySDXL(comfy.supported_models.SDXL):
         "adm_in_channels": TEXT_WIDTH + 6 * 256,
         "use_temporal_attention": False,
     }
-    unet_extra_config = {"num_heads": -1, "num_head_channels": 32}
+    unet_extra_config: ClassVar[dict[str, Any]] = {"num_heads": -1, "num_head_channels": 32}
     latent_format = PixelLatents
 
     def process_clip_state_dict(self, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -95,8 +95,6 @@ def main() -> None:
     import comfy.model_base
     import comfy.ops
 
-
-
     torch.manual_seed(args.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pictures, captions = load_pictures(args.data)
@@ -108,7 +106,7 @@ def main() -> None:
     config = architecture.TinySDXL(architecture.FULL_UNET_CONFIG)
     config.custom_operations = comfy.ops.disable_weight_init
     config.set_inference_dtype(torch.float32, None)
-    latents = config.latent_format.process_in(pictures).to(device)
+    latents = architecture.PixelLatents().process_in(pictures).to(device)
     comfy.clip_model.CLIPLayer.forward = clip_layer_forward
     # On a CPU the plain formula trains a third faster than the fused kernels, whose backward is slow.
     comfy.ldm.modules.attention.optimized_attention = comfy.ldm.modules.attention.attention_basic
@@ -159,7 +157,8 @@ def main() -> None:
         optimizer.step()
         decay = min(0.9995, (1 + step) / (10 + step))
         with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(trained.parameters()), 1 - decay)
+            for slow, fast in zip(average.parameters(), trained.parameters(), strict=True):
+                slow.lerp_(fast, 1 - decay)
         running = loss.item() if step == 0 else 0.99 * running + 0.01 * loss.item()
         if step % 200 == 0:
             print(f"step {step}  loss {running:.4f}  rate {rate:.2e}  {time.monotonic() - started:.0f} s", flush=True)

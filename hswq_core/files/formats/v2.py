@@ -3,5 +3,9 @@
 from .base import Format
 
 V2 = Format(
-    "v2", scaled=True, dimensions=frozenset({2, 4}), side_tensors=lambda layer, scale: {f"{layer}.scale": scale}
+    "v2",
+    scaled=True,
+    dimensions=frozenset({2, 4}),
+    per_channel=True,
+    side_tensors=lambda layer, scale: {f"{layer}.scale": scale},
 )

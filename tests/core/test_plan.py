@@ -1,0 +1,130 @@
+"""Which layers a plan keeps, and that it knows the file's size before it is written."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hswq_core.calibration import Statistics
+from hswq_core.errors import CheckpointError, PlanError
+from hswq_core.files.checkpoint import CheckpointReader
+from hswq_core.planning import QuantizationPlan, make_plan
+from hswq_core.planning.selection import cut_by_bytes, parse_budget
+from hswq_core.quantize import quantize_checkpoint
+from tests.core.conftest import PREFIX, WIDTH, Example
+
+
+def plan(example: Example, **options: object) -> QuantizationPlan:
+    with CheckpointReader(example.path) as source:
+        return make_plan(source, example.statistics, **({"mode": "v2"} | options))
+
+
+def without_fingerprint(example: Example) -> Statistics:
+    """For tests that change the weights, which would be another model's otherwise."""
+    return dataclasses.replace(example.statistics, fingerprint=None)
+
+
+@pytest.mark.parametrize("mode", ["v1", "v2", "comfy"])
+@pytest.mark.parametrize("options", [{"keep_ratio": 0.25}, {"budget": "90%"}, {"keep_ratio": 0.0}], ids=str)
+def test_the_planned_size_is_the_files(example: Example, tmp_path: Path, mode: str, options: dict[str, object]) -> None:
+    target = tmp_path / "out.safetensors"
+    with CheckpointReader(example.path) as source:
+        planned = make_plan(source, example.statistics, mode=mode, **options)
+        report = quantize_checkpoint(source, planned, example.statistics, target)
+    assert planned.nbytes == target.stat().st_size == report.bytes
+    assert planned.unet_bytes == report.unet_bytes
+
+
+@pytest.mark.parametrize("selection", ["variance", "error"])
+def test_a_budget_is_used_and_never_exceeded(example: Example, selection: str) -> None:
+    smallest, largest = plan(example, keep_ratio=0.0).nbytes, plan(example, keep_ratio=1.0).nbytes
+    previous = -1
+    for allowed in range(smallest + 32, largest + 4000, 2000):
+        planned = plan(example, budget=str(allowed), selection=selection)
+        assert planned.nbytes <= allowed
+        assert len(planned.kept) >= previous
+        previous = len(planned.kept)
+    assert previous == 11
+
+
+def test_a_budget_that_is_too_small_says_what_is_possible(example: Example) -> None:
+    smallest = plan(example, keep_ratio=0.0, budget="").nbytes
+    with pytest.raises(PlanError) as caught:
+        plan(example, budget="1kB")
+    possible = int(re.findall(r"the file has ([0-9,]+)", str(caught.value))[0].replace(",", ""))
+    assert abs(possible - smallest) < 32  # the options stand in the file, too
+    assert len(plan(example, budget=str(possible)).kept) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("3.2GB", 3_200_000_000),
+        ("57%", 570),
+        ("800 MiB", 838_860_800),
+        ("1024", 1024),
+        ("2g", 2_000_000_000),
+        ("5b", 5),
+    ],
+)
+def test_budgets(text: str, expected: int) -> None:
+    assert parse_budget(text, 1000) == expected
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-3GB", "1e9", "3.2 XB", "nan", "50%%"])
+def test_budgets_that_are_none(text: str) -> None:
+    with pytest.raises(PlanError, match="is no size"):
+        parse_budget(text, 1000)
+
+
+def test_error_selection_keeps_what_fp8_hurts_most(example: Example) -> None:
+    """Weights just above FP8's subnormal threshold round well, tiny ones badly: V1 must keep the tiny ones."""
+    for i in range(10):
+        key = f"{PREFIX}blocks.{i}.weight"
+        generator = torch.Generator().manual_seed(i)
+        size = 1e-3 if i in (2, 7) else 0.1
+        example.tensors[key] = (torch.randn(WIDTH, WIDTH, generator=generator) * size).half()
+    save_file(example.tensors, example.path)
+    example.statistics = without_fingerprint(example)
+    kept = plan(example, mode="v1", keep_ratio=0.15, selection="error").kept
+    assert {layer.layer for layer in kept} == {"blocks.2", "blocks.7"}
+    assert all(layer.damage is not None and layer.damage > 0 for layer in kept)
+
+
+def test_bytes_go_where_they_avoid_most() -> None:
+    damage, cost = {"large": 10.0, "small": 6.0, "tiny": 5.0}, {"large": 100, "small": 50, "tiny": 50}
+    assert cut_by_bytes(damage, cost, 100, per_byte=True) == {"small", "tiny"}
+    assert cut_by_bytes(damage, cost, 100, per_byte=False) == {"large"}
+
+
+def test_patterns_decide_beforehand(example: Example) -> None:
+    planned = plan(example, keep_ratio=0.2, force_keep=["conv", "blocks.[01]"], force_quantize=["blocks.9"])
+    assert {layer.layer for layer in planned.kept} == {"conv", "blocks.0", "blocks.1", "blocks.8", "blocks.7"}
+    with pytest.raises(PlanError, match="no layer matches"):
+        plan(example, force_keep=["transformer.*"])
+
+
+def test_a_plan_prints_every_layer_and_its_reason(example: Example) -> None:
+    planned = plan(example, keep_ratio=0.1)
+    assert str(planned).count("\n") == 11 and "top 0.1 by variance" in str(planned)
+    assert json.loads(json.dumps(planned.as_dict()))["layers"]["blocks.0"]["quantize"] is True
+
+
+def test_layers_that_are_fp8_already_stay_as_they_are(example: Example, tmp_path: Path) -> None:
+    key = f"{PREFIX}blocks.0.weight"
+    example.statistics = without_fingerprint(example)
+    example.tensors[key] = example.tensors[key].to(torch.float8_e4m3fn)
+    save_file(example.tensors, example.path)
+    reasons = {e.layer: e.reason for e in plan(example, keep_ratio=0.0).layers}
+    assert reasons["blocks.0"] == "already F8_E4M3" and reasons["blocks.1"] == "below the cut"
+
+
+def test_a_scale_that_is_there_already_is_not_overwritten(example: Example) -> None:
+    example.tensors[f"{PREFIX}blocks.0.scale"] = torch.ones(1)
+    save_file(example.tensors, example.path)
+    with pytest.raises(CheckpointError, match=r"blocks\.0\.scale already"):
+        plan(example, keep_ratio=0.0)

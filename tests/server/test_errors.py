@@ -1,0 +1,118 @@
+"""Bad input in the page: one clear error, nothing written, and the server goes on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from hswq_core.calibration import Statistics
+from tests.support import workflows as w
+from tests.support.server import TINY_CHECKPOINT, ComfyServer, ExecutionError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session(server: ComfyServer) -> str:
+    server.run(w.calibrated("cal", session="errors", seed=1))
+    return "errors"
+
+
+def written(server: ComfyServer) -> set[Path]:
+    return {p for p in server.output.rglob("*") if p.suffix == ".safetensors" or p.name.endswith(".tmp")}
+
+
+def stored(server: ComfyServer, file: str = "errors.safetensors", **options: object) -> w.Workflow:
+    return {"stats": w.node("HSWQLoadStatistics", file=file)} | w.quantize(["stats", 0], **options)
+
+
+def assert_refused(server: ComfyServer, flow: w.Workflow, message: str) -> None:
+    before = {p: p.stat().st_mtime_ns for p in written(server)}
+    with pytest.raises(ExecutionError, match=message):
+        server.run(flow)
+    assert {p: p.stat().st_mtime_ns for p in written(server)} == before
+    server.get("/system_stats")
+
+
+def test_statistics_without_a_run(server: ComfyServer) -> None:
+    flow = w.calibrated("cal", session="never-run")
+    for key in [k for k in flow if k.startswith("cal_")]:
+        del flow[key]
+    assert_refused(server, flow | w.quantize(["calibrate", 1]), "hold no run")
+
+
+def test_statistics_of_another_model(server: ComfyServer) -> None:
+    tensors = load_file(TINY_CHECKPOINT)
+    save_file(
+        {k: v * 1.1 if v.is_floating_point() else v for k, v in tensors.items()},
+        server.checkpoints / "other.safetensors",
+    )
+    assert_refused(server, stored(server, source="other.safetensors"), "of another model")
+    flow = w.calibrated("cal", session="errors")
+    flow["loader"]["inputs"]["ckpt_name"] = "other.safetensors"
+    assert_refused(server, flow, "holds statistics of another model")
+
+
+@pytest.mark.parametrize("ratio", [-0.5, 1.5])
+def test_keep_ratio_outside_its_range(server: ComfyServer, ratio: float) -> None:
+    assert_refused(server, stored(server, keep_ratio=ratio), "keep_ratio")
+
+
+def test_an_existing_target(server: ComfyServer) -> None:
+    server.run(stored(server, filename="twice"))
+    # Other options, so that the node runs again instead of being cached.
+    assert_refused(server, stored(server, filename="twice", keep_ratio=0.2), "exists already")
+    server.run(stored(server, filename="twice", keep_ratio=0.2, overwrite=True))
+
+
+@pytest.mark.parametrize("name", ["../outside", "a/b", "con", "back\\slash"])
+def test_names_that_lead_elsewhere(server: ComfyServer, name: str) -> None:
+    assert_refused(server, stored(server, filename=name), "no usable file name")
+    assert_refused(server, w.calibrated("cal", session=name), "no usable session name")
+
+
+@pytest.mark.parametrize("kind", ["truncated", "text", "missing"])
+def test_damaged_checkpoints(server: ComfyServer, kind: str) -> None:
+    path = server.checkpoints / f"{kind}.safetensors"
+    data = TINY_CHECKPOINT.read_bytes()
+    path.write_bytes({"truncated": data[: len(data) // 2], "text": b"not a checkpoint", "missing": data}[kind])
+    message = {"truncated": "truncated", "text": "not a safetensors file", "missing": "no such|not in list"}[kind]
+    server.get("/object_info")  # the page lists the models, and then one of them goes away
+    if kind == "missing":
+        path.unlink()
+    assert_refused(server, stored(server, source=path.name), message)
+    assert_refused(server, w.hswq_loaded("bad", path.name), message)
+
+
+def test_damaged_statistics(server: ComfyServer) -> None:
+    path = server.output / "hswq" / "broken.safetensors"
+    data = (server.output / "hswq" / "errors.safetensors").read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    assert_refused(server, stored(server, file=path.name), "damaged")
+    assert_refused(server, w.calibrated("cal", session="broken"), "damaged")
+
+
+def test_pictures_of_different_size(server: ComfyServer) -> None:
+    flow = w.plain("small") | w.plain("large")
+    flow["large_empty"]["inputs"]["width"] = 512
+    flow["compare"] = w.node("HSWQCompare", reference=["small_decode", 0], candidate=["large_decode", 0])
+    flow["show"] = w.node("PreviewImage", images=["compare", 0])
+    with pytest.raises(ExecutionError, match="differ in shape"):
+        server.run(flow)
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), -1.0])
+def test_a_scale_that_is_no_positive_number(server: ComfyServer, value: float) -> None:
+    tensors = load_file(TINY_CHECKPOINT)
+    layer = "model.diffusion_model.input_blocks.1.0.in_layers.2"
+    tensors[f"{layer}.weight"] = tensors[f"{layer}.weight"].to(torch.float8_e4m3fn)
+    tensors[f"{layer}.scale"] = torch.tensor([value])
+    path = server.checkpoints / "bad_scale.safetensors"
+    save_file(tensors, path)
+    server.get("/object_info")
+    assert_refused(
+        server, w.hswq_loaded(f"bad{value}", path.name), r"input_blocks\.1\.0\.in_layers\.2\.scale is not a positive"
+    )
+
+
+def test_the_statistics_file_is_still_whole(server: ComfyServer) -> None:
+    assert Statistics.load(server.output / "hswq" / "errors.safetensors").runs >= 1
