@@ -35,3 +35,9 @@ def model_path(category: str, name: str) -> Path:
     if path is None:
         raise CheckpointError("there is no such file", where=name, do="Refresh the page, and choose another model")
     return Path(path)
+
+
+def modification_time(category: str, name: str) -> int:
+    """When a model's file last changed, so that a file that was replaced is loaded again; 0 if it is gone."""
+    path = folder_paths.get_full_path(category, name)
+    return Path(path).stat().st_mtime_ns if path else 0

@@ -8,7 +8,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..loader.load import load_checkpoint, load_diffusion_model
-from .common import CATEGORY, model_path
+from .common import CATEGORY, model_path, modification_time
 
 _PATH_TOOLTIP = "Connect the path of HSWQ Quantize to load the file just written, instead of the one chosen above."
 
@@ -40,6 +40,10 @@ class HSWQLoader(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, ckpt_name: str, path: str | None = None) -> int:
+        return modification_time("checkpoints", ckpt_name)
+
+    @classmethod
     def execute(cls, ckpt_name: str, path: str | None = None) -> io.NodeOutput:
         file = Path(path) if path else model_path("checkpoints", ckpt_name)
         return io.NodeOutput(*load_checkpoint(file, folder_paths.get_folder_paths("embeddings")))
@@ -63,6 +67,10 @@ class HSWQDiffusionModelLoader(io.ComfyNode):
             ],
             outputs=[io.Model.Output(display_name="model")],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, unet_name: str, path: str | None = None) -> int:
+        return modification_time("diffusion_models", unet_name)
 
     @classmethod
     def execute(cls, unet_name: str, path: str | None = None) -> io.NodeOutput:

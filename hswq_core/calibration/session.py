@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from ..errors import StatisticsError
 from ..fingerprint import Fingerprint
 from .statistics import Statistics
 
 logger = logging.getLogger(__name__)
+_open_sessions: WeakValueDictionary[Path, CalibrationSession] = WeakValueDictionary()
 
 
 class CalibrationSession:
@@ -21,27 +23,33 @@ class CalibrationSession:
 
     def __init__(self, path: Path, fingerprint: Fingerprint) -> None:
         self.path = path
-        self._fingerprint = fingerprint
         self.statistics = Statistics(layers={}, fingerprint=fingerprint)
 
     @classmethod
     def open(cls, path: Path, fingerprint: Fingerprint, *, reset: bool = False) -> CalibrationSession:
         """Continue the session in ``path``, or begin it.
 
+        A session that is open in this process already is the same object: two that wrote the same file
+        would each undo the other's runs.
+
         Errors: StatisticsError when the file is damaged or holds statistics of another model; it is left as it is.
         """
-        session = cls(path, fingerprint)
+        path = path.resolve()
+        stored = Statistics(layers={}, fingerprint=fingerprint)
         if reset:
             path.unlink(missing_ok=True)
         elif path.exists():
-            existing = Statistics.load(path)
-            if existing.fingerprint is None or not existing.fingerprint.matches(fingerprint):
+            stored = Statistics.load(path)
+            if stored.fingerprint is None or not stored.fingerprint.matches(fingerprint):
                 raise StatisticsError(
                     "this session holds statistics of another model",
                     where=path,
                     do="Choose another session name, or turn on 'reset' to start it anew",
                 )
-            session.statistics = existing
+        session = _open_sessions.setdefault(path, cls(path, fingerprint))
+        # What is in memory has runs that could not be written, if it differs; a file that was deleted is a reset.
+        if reset or not path.exists() or stored.runs > session.statistics.runs:
+            session.statistics = stored
         return session
 
     def add_run(self, run: Statistics) -> None:

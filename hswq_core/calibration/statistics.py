@@ -9,6 +9,7 @@ optionally ``<layer>.rows`` [R, C_in] float16, a uniform sample of them. Layers 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -131,13 +132,14 @@ class Statistics:
             "hswq.model_fingerprint": self.fingerprint.text if self.fingerprint else "",
             "hswq.shared_rows": json.dumps(shared_rows),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             save_file(tensors, temporary, metadata=metadata)
             os.replace(temporary, path)
         except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise StatisticsError(
                 f"the statistics could not be written ({error})", where=path, do="Free disk space or check the folder"
             ) from error

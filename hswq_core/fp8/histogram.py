@@ -17,6 +17,7 @@ from .grid import SIXTEEN_BITS, patterns
 _MAGNITUDES = 1 << 15
 # Importance is counted in 2^-24 of its maximum: a layer of 500 million weights still sums up below 2^53.
 _RESOLUTION = 1 << 24
+_BLOCK = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -54,20 +55,35 @@ def histogram(weight: torch.Tensor, importance: torch.Tensor | None = None) -> H
         The histogram, on the CPU.
     """
     folded = weight if weight.dtype in SIXTEEN_BITS else _fold(weight)
-    magnitude = patterns(folded).bitwise_and_(_MAGNITUDES - 1)
     if importance is None or not importance.any():
-        counts = torch.bincount(magnitude, minlength=_MAGNITUDES).double().cpu()
+        counts = _count(folded, None)
         present = counts.nonzero().flatten()
     else:
         # Whole numbers add up exactly in float64, so the result does not depend on the order of the sums.
         unit = float(importance.max()) / _RESOLUTION
         steps = (importance.to(weight.device, torch.float64) / unit).round_()
-        channels = steps.view(1, -1, *[1] * (weight.dim() - 2)).expand(weight.shape).flatten()
-        counts = torch.bincount(magnitude, weights=channels, minlength=_MAGNITUDES).cpu() * unit
+        counts = _count(folded, steps) * unit
         # Weights of a channel that is always zero do not count, but their range does.
-        counted = counts if bool(steps.all()) else torch.bincount(magnitude, minlength=_MAGNITUDES).cpu()
-        present = counted.nonzero().flatten()
+        present = (counts if bool(steps.all()) else _count(folded, None)).nonzero().flatten()
     return Histogram(present.to(torch.int16).view(folded.dtype).float(), counts[present])
+
+
+def _count(weight: torch.Tensor, importance: torch.Tensor | None) -> torch.Tensor:
+    """The sum of importance by magnitude, float64 [32,768], on the CPU; of ones without importance."""
+    total = torch.zeros(_MAGNITUDES, dtype=torch.float64, device=weight.device)
+    if weight.numel() == 0:
+        return total.cpu()
+    # In blocks of rows that stay in the cache; every row has the same importances, so they are laid out once.
+    rows = max(1, _BLOCK // weight[0].numel())
+    weights = None
+    if importance is not None:
+        shape = (rows, *weight.shape[1:])
+        weights = importance.view(1, -1, *[1] * (weight.dim() - 2)).expand(shape).flatten()
+    for block in weight.split(rows):
+        magnitude = patterns(block).bitwise_and_(_MAGNITUDES - 1)
+        chosen = None if weights is None else weights[: magnitude.numel()]
+        total += torch.bincount(magnitude, weights=chosen, minlength=_MAGNITUDES)
+    return total.cpu()
 
 
 def _fold(weight: torch.Tensor) -> torch.Tensor:

@@ -67,8 +67,9 @@ def weighted_errors(histogram: Histogram, candidates: torch.Tensor, *, scaled: b
     values = histogram.values[None, :]
     amax = candidates.float()[:, None]
     scale = amax / FP8_MAX if scaled else torch.ones_like(amax)
-    restored = dequantize(quantize(torch.minimum(values, amax), scale), scale)
-    squared = (restored - values).square_().double()
+    # Scaled, amax is the code 448, where rounding saturates by itself; unscaled it must be clipped to.
+    clipped = values if scaled else torch.minimum(values, amax)
+    squared = (dequantize(quantize(clipped, scale), scale) - values).square_().double()
     return (squared @ histogram.weights) / histogram.weights.sum()
 
 

@@ -174,6 +174,32 @@ def test_a_session_continues_from_its_file_and_refuses_another_model(tmp_path: P
     assert not CalibrationSession.open(path, fingerprint(other), reset=True).statistics.layers
 
 
+def test_a_session_opened_twice_loses_no_run(tmp_path: Path) -> None:
+    path = tmp_path / "session.safetensors"
+    net = make_net()
+    run = Statistics(measure(net, inputs(1)).layers, 1, 1, 25, fingerprint(net))
+    first = CalibrationSession.open(path, fingerprint(net))
+    first.add_run(run)
+    second = CalibrationSession.open(path, fingerprint(net))
+    for session in (second, first, second):
+        session.add_run(run)
+    assert Statistics.load(path).runs == 4
+    path.unlink()  # what a user does who wants to begin anew
+    assert CalibrationSession.open(path, fingerprint(net)).statistics.runs == 0
+
+
+def test_a_failed_flush_does_not_end_the_sampling(tmp_path: Path) -> None:
+    net = make_net()
+    run = Statistics(measure(net, inputs(1)).layers, 1, 1, 25, fingerprint(net))
+    session = CalibrationSession.open(tmp_path / "folder" / "session.safetensors", fingerprint(net))
+    (tmp_path / "folder").write_text("a file where the folder should be")
+    session.add_run(run)
+    assert session.statistics.runs == 1
+    (tmp_path / "folder").unlink()
+    session.add_run(run)
+    assert Statistics.load(session.path).runs == 2
+
+
 def test_merging_different_models_is_refused() -> None:
     a = Statistics(measure(make_net(), inputs(1)).layers, 1, 1, 1, fingerprint(make_net()))
     b = Statistics(measure(make_net(1), inputs(1)).layers, 1, 1, 1, fingerprint(make_net(1)))

@@ -134,6 +134,19 @@ def test_written_files_hold_what_they_promise(server: ComfyServer, quantized: di
             assert size <= 0.70 * sum(t.nbytes for k, t in source.items() if k.startswith(UNET))
 
 
+@pytest.mark.parametrize("selection", ["variance", "error"])
+def test_a_byte_budget(server: ComfyServer, quantized: dict[str, Path], selection: str) -> None:
+    """The file is as large as it may be, and no larger."""
+    assert quantized
+    flow = {"stats": w.node("HSWQLoadStatistics", file="shared.safetensors")}
+    flow |= w.quantize(["stats", 0], budget="62%", selection=selection, mode="v1", filename=f"budget_{selection}")
+    flow["report"] = w.node("PreviewAny", source=["quantize", 1])
+    report = json.loads(server.run(flow)["report"]["text"][0])
+    size = (server.output / f"checkpoints/budget_{selection}.safetensors").stat().st_size
+    allowed = 0.62 * TINY_CHECKPOINT.stat().st_size
+    assert 0.98 * allowed < size <= allowed and report["bytes"] == size
+
+
 def test_quantized_pictures_stay_close(server: ComfyServer, quantized: dict[str, Path]) -> None:
     flow = w.plain("reference", prompt="heart", seed=3, steps=8)
     for mode, path in quantized.items():

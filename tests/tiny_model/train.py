@@ -7,7 +7,8 @@ Data: Google's Noto Emoji (Apache-2.0), as packaged in the npm package ``emoji-d
 data set itself is redistributed with this project, only what the model learned of it.
 
 Method: eps-prediction on SDXL's own schedule (scaled-linear 0.00085 to 0.012, 1,000 steps), AdamW with
-a cosine, min-SNR loss weights (Hang et al. 2023), an exponential moving average, 10 % caption dropout.
+a cosine, min-SNR loss weights (Hang et al. 2023) with a floor, the loss at several scales, an exponential
+moving average, 10 % caption dropout.
 """
 
 from __future__ import annotations
@@ -72,6 +73,17 @@ def clip_layer_forward(self, x, mask=None, optimized_attention=None):  # type: i
     return x + self.mlp(self.layer_norm2(x))
 
 
+def multiscale(error: torch.Tensor, scales: list[int]) -> torch.Tensor:
+    """Squared error [B] of [B, C, H, W], as the mean over averages of several sizes.
+
+    An error in the mean of the predicted noise is one number among a thousand, but at the first steps it is
+    multiplied by sigma = 14.6 and becomes the picture's colour. Averaging k x k pixels of white noise divides
+    its variance by k^2, so each scale is multiplied by that to weigh alike.
+    """
+    parts = [torch.nn.functional.avg_pool2d(error, k).square().mean((1, 2, 3)) * k**2 for k in scales]
+    return torch.stack(parts).mean(0)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comfyui", type=Path, required=True, help="a ComfyUI checkout")
@@ -82,6 +94,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=math.inf, help="the cosine follows the clock, and ends here")
+    parser.add_argument("--resume", type=Path, help="begin with this checkpoint's weights")
+    parser.add_argument("--scales", type=int, nargs="+", default=[1, 4, 32], help="of the loss, in pixels")
+    parser.add_argument("--floor", type=float, default=0.25, help="least weight of any noise level")
     args = parser.parse_args()
 
     sys.argv = sys.argv[:1]
@@ -115,6 +130,15 @@ def main() -> None:
     clip = architecture.TinyClip(device=device, dtype=torch.float32).clip_l
     trained = torch.nn.ModuleDict({"unet": unet, "clip": clip.transformer})
     initialise(trained)
+    if args.resume:
+        prefixes = {"model.diffusion_model.": "unet.", f"{architecture.TEXT_PREFIX}transformer.": "clip."}
+        stored = {
+            new + k[len(old) :]: v
+            for k, v in load_file(args.resume).items()
+            for old, new in prefixes.items()
+            if k.startswith(old)
+        }
+        trained.load_state_dict({k: v.float() for k, v in stored.items()})
     trained.requires_grad_(True)
     average = copy.deepcopy(trained).requires_grad_(False)
 
@@ -122,7 +146,7 @@ def main() -> None:
     tokens = [[t for t, _ in tokenizer.tokenize_with_weights(c)["l"][0]] for c in (*captions, "")]
     alphas = model.model_sampling.sigmas.to(device).pow(2).add(1).reciprocal()  # cumulative alpha, [1000]
     snr = alphas / (1 - alphas)
-    weights = snr.clamp(max=5) / snr
+    weights = (snr.clamp(max=5) / snr).clamp(min=args.floor)
     side = torch.tensor([PICTURE * 8.0])
     sizes = torch.cat([model.embedder(s) for s in (side, side, side * 0, side * 0, side, side)]).flatten().to(device)
 
@@ -150,7 +174,7 @@ def main() -> None:
             )
             vector = torch.cat([pooled, sizes.expand(args.batch, -1)], dim=1)
             predicted = unet(noisy, t.float(), context=context, y=vector)
-        loss = ((predicted.float() - noise).square().mean((1, 2, 3)) * weights[t]).mean()
+        loss = (multiscale(predicted.float() - noise, args.scales) * weights[t]).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)

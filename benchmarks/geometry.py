@@ -1,0 +1,92 @@
+"""SDXL's true geometry, from its published configuration: every tensor of the UNet by name, shape for shape."""
+
+from __future__ import annotations
+
+Shape = tuple[int, ...]
+
+CHANNELS, TIME, CONTEXT, ADM = 320, 1280, 2048, 2816
+MULTIPLIERS, RES_BLOCKS = (1, 2, 4), 2
+DEPTH = (0, 2, 10)
+# Bytes of the other parts of an FP16 checkpoint: two text encoders and the VAE.
+PASS_THROUGH = {
+    "conditioner.embedders.0": 123_060_480,
+    "conditioner.embedders.1": 694_659_841,
+    "first_stage_model": 83_653_863,
+}
+
+
+def sdxl_unet() -> dict[str, Shape]:
+    """All 1,680 tensors: 743 Linear and 51 Conv2d weights, 256 norms, biases."""
+    tensors: dict[str, Shape] = {}
+
+    def linear(name: str, out: int, inp: int, bias: bool = True) -> None:
+        tensors[f"{name}.weight"] = (out, inp)
+        if bias:
+            tensors[f"{name}.bias"] = (out,)
+
+    def conv(name: str, out: int, inp: int, size: int = 3) -> None:
+        tensors[f"{name}.weight"] = (out, inp, size, size)
+        tensors[f"{name}.bias"] = (out,)
+
+    def norm(name: str, channels: int) -> None:
+        tensors[f"{name}.weight"] = tensors[f"{name}.bias"] = (channels,)
+
+    def resblock(name: str, inp: int, out: int) -> None:
+        norm(f"{name}.in_layers.0", inp)
+        conv(f"{name}.in_layers.2", out, inp)
+        linear(f"{name}.emb_layers.1", out, TIME)
+        norm(f"{name}.out_layers.0", out)
+        conv(f"{name}.out_layers.3", out, out)
+        if inp != out:
+            conv(f"{name}.skip_connection", out, inp, 1)
+
+    def transformer(name: str, width: int, depth: int) -> None:
+        norm(f"{name}.norm", width)
+        linear(f"{name}.proj_in", width, width)
+        for i in range(depth):
+            block = f"{name}.transformer_blocks.{i}"
+            for attention, context in (("attn1", width), ("attn2", CONTEXT)):
+                linear(f"{block}.{attention}.to_q", width, width, bias=False)
+                linear(f"{block}.{attention}.to_k", width, context, bias=False)
+                linear(f"{block}.{attention}.to_v", width, context, bias=False)
+                linear(f"{block}.{attention}.to_out.0", width, width)
+            linear(f"{block}.ff.net.0.proj", width * 8, width)
+            linear(f"{block}.ff.net.2", width, width * 4)
+            for n in (1, 2, 3):
+                norm(f"{block}.norm{n}", width)
+        linear(f"{name}.proj_out", width, width)
+
+    linear("time_embed.0", TIME, CHANNELS)
+    linear("time_embed.2", TIME, TIME)
+    linear("label_emb.0.0", TIME, ADM)
+    linear("label_emb.0.2", TIME, TIME)
+    conv("input_blocks.0.0", CHANNELS, 4)
+    skips, width, index = [CHANNELS], CHANNELS, 1
+    for level, (multiplier, depth) in enumerate(zip(MULTIPLIERS, DEPTH, strict=True)):
+        for _ in range(RES_BLOCKS):
+            resblock(f"input_blocks.{index}.0", width, CHANNELS * multiplier)
+            width = CHANNELS * multiplier
+            if depth:
+                transformer(f"input_blocks.{index}.1", width, depth)
+            skips.append(width)
+            index += 1
+        if level < len(MULTIPLIERS) - 1:
+            conv(f"input_blocks.{index}.0.op", width, width)
+            skips.append(width)
+            index += 1
+    resblock("middle_block.0", width, width)
+    transformer("middle_block.1", width, DEPTH[-1])
+    resblock("middle_block.2", width, width)
+    index = 0
+    for level, (multiplier, depth) in reversed(list(enumerate(zip(MULTIPLIERS, DEPTH, strict=True)))):
+        for block in range(RES_BLOCKS + 1):
+            resblock(f"output_blocks.{index}.0", width + skips.pop(), CHANNELS * multiplier)
+            width = CHANNELS * multiplier
+            if depth:
+                transformer(f"output_blocks.{index}.1", width, depth)
+            if level and block == RES_BLOCKS:
+                conv(f"output_blocks.{index}.{2 if depth else 1}.conv", width, width)
+            index += 1
+    norm("out.0", CHANNELS)
+    conv("out.2", 4, CHANNELS)
+    return tensors
