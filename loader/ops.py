@@ -57,7 +57,8 @@ class _HoldsFP8(_KeepsItsType):
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[misc]
         if is_quantized(self.weight):
-            destination[f"{prefix}weight"], destination[f"{prefix}scale"] = codes_and_scale(self.weight)
+            codes, scale = codes_and_scale(self.weight)
+            destination[f"{prefix}weight"], destination[f"{prefix}scale"] = codes, scale.reshape(-1)
 
 
 class HSWQOperations(comfy.ops.manual_cast):

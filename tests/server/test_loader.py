@@ -157,6 +157,22 @@ def test_a_lora_is_added_to_the_real_weights_and_leaves_no_trace(probing: ComfyS
     assert_as_in_file(load_file(probing.output / "without.probe"), probing.output / "checkpoints/v2.safetensors")
 
 
+def test_a_saved_v2_model_opens_again_as_v2(probing: ComfyServer) -> None:
+    flow = {"hswq": w.node("HSWQLoader", ckpt_name="v2.safetensors")}
+    flow["save"] = w.node(
+        "CheckpointSave", model=["hswq", 0], clip=["hswq", 1], vae=["hswq", 2], filename_prefix="checkpoints/saved"
+    )
+    probing.run(flow)
+    saved = next((probing.output / "checkpoints").glob("saved*.safetensors"))
+    before, after = unet_of(probing.output / "checkpoints/v2.safetensors"), unet_of(saved)
+    for key, tensor in before.items():
+        assert after[key].dtype == tensor.dtype, key
+        assert after[key].shape == tensor.shape and torch.equal(after[key].float(), tensor.float()), key
+    probing.get("/object_info")
+    held = probe(probing, "saved", w.node("HSWQLoader", ckpt_name=saved.name))
+    assert_as_in_file(held, saved)
+
+
 def test_no_hook_is_left_after_a_run_a_failure_or_a_cancel(probing: ComfyServer) -> None:
     def hooks(salt: int) -> int:
         flow = {"loader": w.node("HSWQLoader", ckpt_name=w.TINY)}

@@ -7,7 +7,7 @@ Data: Google's Noto Emoji (Apache-2.0), as packaged in the npm package ``emoji-d
 data set itself is redistributed with this project, only what the model learned of it.
 
 Method: eps-prediction on SDXL's own schedule (scaled-linear 0.00085 to 0.012, 1,000 steps), AdamW with
-a cosine, min-SNR loss weights (Hang et al. 2023) with a floor, the loss at several scales, an exponential
+a cosine, min-SNR loss weights (Hang et al. 2023) with a floor, more weight on low frequencies, an exponential
 moving average, 10 % caption dropout.
 """
 
@@ -73,15 +73,15 @@ def clip_layer_forward(self, x, mask=None, optimized_attention=None):  # type: i
     return x + self.mlp(self.layer_norm2(x))
 
 
-def multiscale(error: torch.Tensor, scales: list[int]) -> torch.Tensor:
-    """Squared error [B] of [B, C, H, W], as the mean over averages of several sizes.
+def multiscale(error: torch.Tensor, low_frequency: float) -> torch.Tensor:
+    """Squared error [B] of [B, C, H, W], with that of its averages over 4 x 4 and 32 x 32 pixels added.
 
     An error in the mean of the predicted noise is one number among a thousand, but at the first steps it is
     multiplied by sigma = 14.6 and becomes the picture's colour. Averaging k x k pixels of white noise divides
-    its variance by k^2, so each scale is multiplied by that to weigh alike.
+    its variance by k^2, so each scale is multiplied by that before it is weighed.
     """
-    parts = [torch.nn.functional.avg_pool2d(error, k).square().mean((1, 2, 3)) * k**2 for k in scales]
-    return torch.stack(parts).mean(0)
+    fine, *coarse = (torch.nn.functional.avg_pool2d(error, k).square().mean((1, 2, 3)) * k**2 for k in (1, 4, PICTURE))
+    return fine + low_frequency * sum(coarse)
 
 
 def main() -> None:
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=math.inf, help="the cosine follows the clock, and ends here")
     parser.add_argument("--resume", type=Path, help="begin with this checkpoint's weights")
-    parser.add_argument("--scales", type=int, nargs="+", default=[1, 4, 32], help="of the loss, in pixels")
+    parser.add_argument("--low-frequency", type=float, default=0.1, help="weight of the loss's coarse scales")
     parser.add_argument("--floor", type=float, default=0.25, help="least weight of any noise level")
     args = parser.parse_args()
 
@@ -174,7 +174,7 @@ def main() -> None:
             )
             vector = torch.cat([pooled, sizes.expand(args.batch, -1)], dim=1)
             predicted = unet(noisy, t.float(), context=context, y=vector)
-        loss = (multiscale(predicted.float() - noise, args.scales) * weights[t]).mean()
+        loss = (multiscale(predicted.float() - noise, args.low_frequency) * weights[t]).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
