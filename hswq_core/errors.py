@@ -34,7 +34,3 @@ class PlanError(HSWQError):
 
 class TargetError(HSWQError):
     """An output file that cannot or must not be written."""
-
-
-class CancelledError(Exception):
-    """Raised by a progress callback to stop a long job. Nothing is left at the target."""

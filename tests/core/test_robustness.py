@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import random
 import resource
-import signal
 import subprocess
 import sys
 import time
@@ -237,8 +236,7 @@ def test_kill_at_any_moment_leaves_the_old_file_or_the_new_one(larger: Path, tmp
             target.write_bytes(old)
         process = start()
         time.sleep(rng.uniform(0.0, duration))
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()  # SIGKILL; nothing happens if it was faster
         process.join(60)
         now = target.read_bytes() if target.exists() else b""
         assert now in (old, whole)
