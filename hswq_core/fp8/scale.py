@@ -18,7 +18,8 @@ from .grid import FP8_MAX, dequantize, quantize
 from .histogram import Histogram
 
 _STEPS = 48
-_FINE = 32
+_FINE = 17
+_ROUNDS = 2
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,17 @@ def search_amax(histogram: Histogram, *, scaled: bool) -> Search:
     best = int(errors.argmin())
     at_max, amax, error = float(errors[0]), float(candidates[best]), float(errors[best])
     if scaled:
-        reach = amax / _STEPS
-        fine = torch.linspace(amax - reach, amax + reach, _FINE + 1, dtype=torch.float64)
-        refined = weighted_errors(histogram, fine, scaled=True)
-        best = int(refined.argmin())
-        if float(refined[best]) < error:
-            amax, error = float(fine[best]), float(refined[best])
+        # Errors ripple with amax: refine around the two best dips, since the deeper one may lie beside a candidate.
+        second = int(torch.where((candidates / amax - 1).abs() > 1.5 / _STEPS, errors, torch.inf).argmin())
+        for start in (float(candidates[best]), float(candidates[second])):
+            centre, reach = start, start / _STEPS
+            for _ in range(_ROUNDS):
+                fine = torch.linspace(centre - reach, centre + reach, _FINE, dtype=torch.float64)
+                refined = weighted_errors(histogram, fine, scaled=True)
+                lowest = int(refined.argmin())
+                centre, reach = float(fine[lowest]), 2 * reach / (_FINE - 1)
+                if float(refined[lowest]) < error:
+                    amax, error = centre, float(refined[lowest])
     return Search(amax, error, at_max)
 
 
