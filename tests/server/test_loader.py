@@ -121,14 +121,6 @@ def test_the_stock_loader_damages_kept_layers_where_ours_keeps_them(probing: Com
         assert not damaged  # a CPU has no FP8 arithmetic, so here ComfyUI does not choose FP8 by itself
 
 
-def test_stock_loaders_open_the_comfy_format_where_they_know_it(probing: ComfyServer) -> None:
-    """ComfyUI's own loader gives the same weights, in versions that read the format."""
-    if "comfy_quant" not in (probing.comfyui / "comfy/ops.py").read_text(encoding="utf-8"):
-        pytest.skip("this ComfyUI reads only the header form of the format, which came before")
-    held = probe(probing, "stock_comfy", w.node("CheckpointLoaderSimple", ckpt_name="comfy.safetensors"))
-    assert_as_in_file(held, probing.output / "checkpoints/comfy.safetensors")
-
-
 def test_a_lora_is_added_to_the_real_weights_and_leaves_no_trace(probing: ComfyServer) -> None:
     file = unet_of(probing.output / "checkpoints/v2.safetensors")
     generator = torch.Generator().manual_seed(0)
