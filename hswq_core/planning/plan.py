@@ -175,6 +175,11 @@ def make_plan(
     elif budget or keep_ratio > 0:
         raise PlanError("choosing layers to keep needs statistics", do="Give statistics, or a keep ratio of 0")
 
+    # The same for every plan of this source, and read from the disk: once is enough.
+    source_unet_bytes = sum(info.nbytes for key, info in source.tensors.items() if key.startswith(prefix))
+    source_fingerprint = _fingerprint(source, prefix, weights).text
+    statistics_digest = statistics.digest() if statistics else ""
+
     def plan_keeping(kept: set[str], why: str) -> QuantizationPlan:
         layers = []
         for name, info in sorted(weights.items()):
@@ -194,9 +199,9 @@ def make_plan(
             layout=_layout(source, form, layers),
             source_metadata=source.metadata,
             source_bytes=source.nbytes,
-            source_unet_bytes=sum(info.nbytes for key, info in source.tensors.items() if key.startswith(prefix)),
-            source_fingerprint=_fingerprint(source, prefix, weights).text,
-            statistics_digest=statistics.digest() if statistics else "",
+            source_unet_bytes=source_unet_bytes,
+            source_fingerprint=source_fingerprint,
+            statistics_digest=statistics_digest,
         )
 
     if not budget:
