@@ -9,7 +9,7 @@ import torch
 from .errors import CheckpointError, PlanError, TargetError
 from .files.checkpoint import CheckpointReader, CheckpointWriter, FileLayout, dtype_name, tensor_bytes
 from .files.formats import COMFY, V2, Format
-from .files.layers import FP8_DTYPES, MARKERS, find_prefix, scale_key
+from .files.layers import FP8_DTYPES, MARKERS, checked_scale, find_prefix, scale_key
 from .fp8.grid import dequantize
 from .quantize import Progress
 
@@ -60,7 +60,7 @@ def convert_checkpoint(
             layout[key] = ("F16", info.shape)
             expanded.add(key)
         else:
-            side |= form.side_tensors(layer, scales[layer])
+            side |= form.side_tensors(layer, scales[layer].flatten())
     layout |= {name: (dtype_name(tensor.dtype), tuple(tensor.shape)) for name, tensor in side.items()}
 
     metadata = {k: v for k, v in source.metadata.items() if k != "_quantization_metadata"}
@@ -71,9 +71,7 @@ def convert_checkpoint(
             progress(number, len(keys))
             if key in expanded:
                 scale = scales[key.removesuffix(".weight")]
-                weight = source.tensor(key)
-                scale = scale.view(-1, *[1] * (weight.dim() - 1)) if scale.numel() > 1 else scale
-                writer.write(key, [tensor_bytes(dequantize(weight, scale).half())])
+                writer.write(key, [tensor_bytes(dequantize(source.tensor(key), scale).half())])
             else:
                 writer.write(key, source.chunks(key))
         for name, tensor in side.items():
@@ -83,20 +81,13 @@ def convert_checkpoint(
 
 
 def _scales(source: CheckpointReader, prefix: str) -> dict[str, torch.Tensor]:
-    """The scale of every FP8 layer by its name in the file: float32, [1] or [C_out]."""
+    """The scale of every FP8 layer by its name in the file: float32, [] or [C_out, 1, ...]."""
     scales: dict[str, torch.Tensor] = {}
     for key, info in source.tensors.items():
         if not (key.startswith(prefix) and key.endswith(".weight") and info.dtype in FP8_DTYPES):
             continue
         layer = key.removesuffix(".weight")
         found = scale_key(source.tensors, layer)
-        scale = source.tensor(found[0]).float().flatten() if found else torch.ones(1)
-        usable = scale.numel() in (1, info.shape[0] if info.shape else 1)
-        if not (usable and bool((scale.isfinite() & (scale > 0)).all())):
-            raise CheckpointError(
-                f"the scale of layer {layer} is no positive number for each weight or output channel",
-                where=source.path,
-                do="Quantize the original again",
-            )
-        scales[layer] = scale
+        one = torch.ones(())
+        scales[layer] = checked_scale(found[0], source.tensor(found[0]), info.shape, source.path) if found else one
     return scales

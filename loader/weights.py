@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from ..hswq_core.errors import CheckpointError
-from ..hswq_core.files.layers import MARKERS, scale_key
+from ..hswq_core.files.layers import MARKERS, checked_scale, scale_key
 from .compat import quantized_tensor
 
 _FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -66,19 +65,7 @@ def _pop_scale(state_dict: dict[str, Any], layer: str, weight: torch.Tensor, pat
     found = scale_key(state_dict, layer)
     if found is None:
         return torch.ones((), dtype=torch.float32)  # V1, or any plain FP8 file
-    scale: torch.Tensor = state_dict.pop(found[0])
-    remedy = "The file is damaged or of an unknown format; quantize the model again"
-    if not scale.is_floating_point() or scale.dtype in _FP8:
-        raise CheckpointError(f"the scale {found[0]} has the type {scale.dtype}", where=path, do=remedy)
-    scale = scale.detach().to(torch.float32)
-    if not bool((scale.isfinite() & (scale > 0)).all()):
-        raise CheckpointError(f"the scale {found[0]} is not a positive number", where=path, do=remedy)
-    if scale.numel() == 1:
-        return scale.reshape(())
-    if scale.numel() == weight.shape[0] and scale.shape[0] == weight.shape[0]:
-        return scale.reshape(-1, *[1] * (weight.dim() - 1))
-    shapes = f"{list(scale.shape)} for a weight of {list(weight.shape)}"
-    raise CheckpointError(f"the scale {found[0]} has the shape {shapes}", where=path, do=remedy)
+    return checked_scale(found[0], state_dict.pop(found[0]), tuple(weight.shape), path)
 
 
 def _majority_float(state_dict: Mapping[str, Any], keys: list[str]) -> torch.dtype:

@@ -9,6 +9,7 @@ from typing import Any
 import comfy.model_management
 import comfy.utils
 import folder_paths
+import torch
 from comfy_api.latest import io
 
 from ..hswq_core.errors import CheckpointError
@@ -84,6 +85,18 @@ class HSWQQuantize(io.ComfyNode):
                     optional=True,
                     tooltip="The size the file may have: 3.2GB, or 57% of the source. Empty: the keep ratio decides.",
                 ),
+                io.String.Input(
+                    "force_keep",
+                    default="",
+                    optional=True,
+                    tooltip="Layers to keep in any case: names with * and ?, separated by commas, as in *.attn2.to_v",
+                ),
+                io.String.Input(
+                    "force_quantize",
+                    default="",
+                    optional=True,
+                    tooltip="Layers to quantize in any case, written as above. HSWQ Report lists the names.",
+                ),
                 io.Boolean.Input("overwrite", default=False, optional=True, tooltip="Replace a file of the same name."),
             ],
             outputs=[
@@ -107,6 +120,8 @@ class HSWQQuantize(io.ComfyNode):
         filename: str,
         after: Any = None,
         budget: str = "",
+        force_keep: str = "",
+        force_quantize: str = "",
         overwrite: bool = False,
     ) -> io.NodeOutput:
         statistics = statistics_of(stats)
@@ -128,11 +143,25 @@ class HSWQQuantize(io.ComfyNode):
                 budget=budget.strip(),
                 selection=selection,
                 rounding=rounding,
+                force_keep=_patterns(force_keep),
+                force_quantize=_patterns(force_quantize),
                 progress=progress,
             )
             target.parent.mkdir(parents=True, exist_ok=True)
-            report = quantize_checkpoint(reader, plan, statistics, target, overwrite=overwrite, progress=progress)
+            report = quantize_checkpoint(
+                reader, plan, statistics, target, overwrite=overwrite, device=_device(), progress=progress
+            )
         return io.NodeOutput(str(target), json.dumps(report.as_dict(), indent=2), ui={"text": [str(report)]})
+
+
+def _patterns(text: str) -> list[str]:
+    return [pattern for part in text.replace("\n", ",").split(",") if (pattern := part.strip())]
+
+
+def _device() -> torch.device:
+    """Where weights are rounded: CUDA where ComfyUI uses it, otherwise the CPU, whose cores work side by side."""
+    device = comfy.model_management.get_torch_device()
+    return device if device.type == "cuda" else torch.device("cpu")
 
 
 def _find_source(name: str) -> tuple[str, Path]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
+from pathlib import Path
+
+import torch
 
 from ..errors import CheckpointError
 from .checkpoint import CheckpointReader
@@ -25,6 +28,26 @@ def scale_key(keys: Container[str], layer: str) -> tuple[str, str] | None:
     Ask only for layers whose weight is FP8: a norm's own ``.scale`` parameter is no quantization scale.
     """
     return next(((layer + suffix, suffix) for suffix in _SCALE_SUFFIXES if layer + suffix in keys), None)
+
+
+def checked_scale(name: str, scale: torch.Tensor, shape: tuple[int, ...], where: Path) -> torch.Tensor:
+    """A scale as float32, ready to be multiplied with a weight of that shape: [] or [C_out, 1, ...].
+
+    Errors: CheckpointError when it is no float of 16 bits or more, not positive and finite throughout, or neither
+    one number nor one for each output channel.
+    """
+    remedy = "The file is damaged or of an unknown format; quantize the model again"
+    if not scale.is_floating_point() or scale.element_size() < 2:
+        raise CheckpointError(f"the scale {name} has the type {scale.dtype}", where=where, do=remedy)
+    scale = scale.detach().to(torch.float32)
+    if not bool((scale.isfinite() & (scale > 0)).all()):
+        raise CheckpointError(f"the scale {name} is not a positive number", where=where, do=remedy)
+    if scale.numel() == 1:
+        return scale.reshape(())
+    if shape and scale.numel() == scale.shape[0] == shape[0]:
+        return scale.reshape(-1, *[1] * (len(shape) - 1))
+    shapes = f"{list(scale.shape)} for a weight of {list(shape)}"
+    raise CheckpointError(f"the scale {name} has the shape {shapes}", where=where, do=remedy)
 
 
 def find_prefix(source: CheckpointReader, layers: Iterable[str] | None = None) -> str:

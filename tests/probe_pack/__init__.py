@@ -32,7 +32,9 @@ class ProbeWeights(io.ComfyNode):
             if not isinstance(getattr(module, "weight", None), torch.Tensor):
                 continue
             computed, bias = comfy.ops.cast_bias_weight(module, dtype=torch.float32, device=torch.device("cpu"))
-            tensors[f"{layer}.computed"] = computed.clone()
+            # Newer versions hand FP8 weights of their own formats on as they are, to FP8 kernels.
+            computed = computed.dequantize() if hasattr(computed, "_qdata") else computed
+            tensors[f"{layer}.computed"] = computed.float().clone()
             held = getattr(module.weight, "_qdata", module.weight)
             tensors[f"{layer}.weight"] = held.detach().clone()
             if bias is not None:

@@ -10,6 +10,8 @@ from hswq_core.calibration import Statistics
 from tests.support import workflows as w
 from tests.support.server import TINY_CHECKPOINT, ComfyServer, ExecutionError
 
+UNET = "model.diffusion_model."
+
 
 @pytest.fixture(scope="module", autouse=True)
 def session(server: ComfyServer) -> str:
@@ -68,6 +70,34 @@ def test_an_existing_target(server: ComfyServer) -> None:
 def test_names_that_lead_elsewhere(server: ComfyServer, name: str) -> None:
     assert_refused(server, stored(server, filename=name), "no usable file name")
     assert_refused(server, w.calibrated("cal", session=name), "no usable session name")
+
+
+def test_a_pattern_that_matches_nothing(server: ComfyServer) -> None:
+    assert_refused(server, stored(server, force_keep="*.to_q, nothing.like.this"), "no layer matches the pattern")
+
+
+def test_patterns_decide_beforehand(server: ComfyServer) -> None:
+    options = {"force_keep": "*.attn1.to_q\n*.attn1.to_k", "force_quantize": "out.2", "keep_ratio": 0.0}
+    flow = stored(server, filename="patterns", **options)
+    flow["show"] = w.node("PreviewAny", source=["quantize", 0])
+    written = load_file(server.run(flow)["show"]["text"][0])
+    kept = {k for k, t in written.items() if k.startswith(UNET) and k.endswith(".weight") and t.dtype == torch.float16}
+    linear = {k for k in kept if written[k].dim() == 2}
+    assert linear and all(k.endswith(("attn1.to_q.weight", "attn1.to_k.weight")) for k in linear)
+    assert written[f"{UNET}out.2.weight"].dtype == torch.float8_e4m3fn
+
+
+def test_a_cancelled_quantization_leaves_nothing(server: ComfyServer) -> None:
+    tensors = load_file(TINY_CHECKPOINT)
+    ballast = {f"first_stage_model.ballast.{i}": torch.ones(1 << 21) for i in range(96)}
+    path = server.checkpoints / "large.safetensors"
+    save_file(tensors | ballast, path)
+    server.get("/object_info")
+    before = written(server)
+    with pytest.raises(ExecutionError, match="interrupted"):
+        server.run(stored(server, source=path.name, filename="cancelled"), interrupt_at_step=1)
+    path.unlink()
+    assert written(server) == before
 
 
 @pytest.mark.parametrize("kind", ["truncated", "text", "missing"])

@@ -121,6 +121,17 @@ def test_the_stock_loader_damages_kept_layers_where_ours_keeps_them(probing: Com
         assert not damaged  # a CPU has no FP8 arithmetic, so here ComfyUI does not choose FP8 by itself
 
 
+def test_the_stock_loader_opens_the_comfy_format_where_it_knows_it(probing: ComfyServer) -> None:
+    held = probe(probing, "stock_comfy", w.node("CheckpointLoaderSimple", ckpt_name="comfy.safetensors"))
+    file = unet_of(probing.output / "checkpoints/comfy.safetensors")
+    knows = "comfy_quant" in (probing.comfyui / "comfy/ops.py").read_text(encoding="utf-8")
+    for key in [k for k, t in file.items() if k.endswith(".weight") and t.dtype == FP8]:
+        layer = key.removesuffix(".weight")
+        exact = file[key].float() * file[f"{layer}.weight_scale"]
+        computed = held[f"{layer}.computed"]
+        assert knows == bool((computed - exact).norm() <= 1e-3 * exact.norm()), layer
+
+
 def test_a_lora_is_added_to_the_real_weights_and_leaves_no_trace(probing: ComfyServer) -> None:
     file = unet_of(probing.output / "checkpoints/v2.safetensors")
     generator = torch.Generator().manual_seed(0)
