@@ -15,13 +15,15 @@ from typing import NoReturn
 import torch
 
 from . import __version__
+from .calibration.coverage import coverage_warnings
 from .calibration.statistics import Statistics, merge
 from .convert import TARGETS, convert_checkpoint
 from .errors import HSWQError, PlanError
 from .files.checkpoint import CheckpointReader, check_target
 from .files.formats import FORMATS
 from .files.inspect import inspect_checkpoint
-from .planning.plan import ROUNDINGS, make_plan
+from .fp8.rounding import ROUNDINGS
+from .planning.plan import make_plan
 from .planning.selection import SELECTIONS
 from .quantize import quantize_checkpoint
 
@@ -147,6 +149,8 @@ def _merge(args: argparse.Namespace) -> None:
     total = merge(Statistics.load(part) for part in args.parts)
     total.save(args.target)
     print(f"{args.target}: {len(total.layers)} layers, {total.runs} runs, {total.samples} samples")
+    for warning in coverage_warnings(total):
+        print(f"warning: {warning}")
 
 
 def _progress_bar(done: int, total: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from .calibration.coverage import coverage_warnings
 from .calibration.statistics import Statistics
 from .errors import CheckpointError, TargetError
 from .files.checkpoint import CheckpointReader, CheckpointWriter, FileLayout, tensor_bytes
@@ -24,7 +25,8 @@ class Report:
     """What was done, for people and for JSON. Sizes in bytes; ``unet`` is all tensors of the diffusion model.
 
     ``weighted_error`` is the importance-weighted squared error of all quantized weights, beside that of a
-    plain cast of the same layers.
+    plain cast of the same layers. ``calibrated_gain`` is the squared output error of the layers whose rounding was
+    calibrated over that of nearest rounding, on average.
     """
 
     file: str
@@ -41,7 +43,10 @@ class Report:
     quantized_layers: int
     weighted_error: float
     weighted_error_plain_cast: float
+    calibrated_layers: int
+    calibrated_gain: float | None
     kept: dict[str, str]
+    warnings: list[str]
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -50,11 +55,14 @@ class Report:
         gain = self.weighted_error / self.weighted_error_plain_cast if self.weighted_error_plain_cast else 1.0
         reasons = sorted(set(self.kept.values()))
         kept = ", ".join(f"{list(self.kept.values()).count(why)} {why}" for why in reasons)
+        error = f"weighted error {gain:.2f} of a plain cast's"
+        if self.calibrated_gain is not None:
+            error = f"output error of {self.calibrated_layers} calibrated layers {self.calibrated_gain:.2f} of nearest"
         return (
             f"{self.file}: {self.bytes / 1e6:,.1f} MB of {self.source_bytes / 1e6:,.1f} MB "
             f"({self.bytes / self.source_bytes:.1%}); diffusion model {self.unet_bytes / self.source_unet_bytes:.1%}; "
             f"{self.quantized_layers} layers in FP8, {self.kept_layers} kept{f' ({kept})' if kept else ''}; "
-            f"weighted error {gain:.2f} of a plain cast's"
+            f"{error}" + "".join(f"\nwarning: {warning}" for warning in self.warnings)
         )
 
 
@@ -86,14 +94,16 @@ def quantize_checkpoint(
         if key not in quantized:
             return None
         layer = quantized[key].layer
-        importance = statistics.layers[layer].importance if statistics and layer in statistics.layers else None
+        measured = statistics.layers.get(layer) if statistics else None
+        weight = source.tensor(key).to(device)
         try:
-            return quantize_weight(source.tensor(key).to(device), importance, scaled=plan.format.scaled)
+            return quantize_weight(weight, measured, scaled=plan.format.scaled, rounding=plan.rounding)
         except ValueError as problem:
             raise CheckpointError(f"layer {layer}: {problem}", where=source.path, do="Repair the checkpoint") from None
 
     total = sum(info.nbytes for info in source.tensors.values())
     done, error, plain_error = 0, 0.0, 0.0
+    gains: list[float] = []
     layout = FileLayout(plan.layout, plan.metadata())
     with CheckpointWriter(target, layout, overwrite=overwrite) as writer:
         for key, result in zip(keys, ordered_map(convert, keys), strict=True):
@@ -106,6 +116,7 @@ def quantize_checkpoint(
                     writer.write(name, [tensor_bytes(tensor)])
                 error += result.error
                 plain_error += result.plain_error
+                gains += [] if result.gain is None else [result.gain]
             done += source.tensors[key].nbytes
     progress(total, total)
     return Report(
@@ -123,5 +134,8 @@ def quantize_checkpoint(
         quantized_layers=len(plan.quantized),
         weighted_error=error,
         weighted_error_plain_cast=plain_error,
+        calibrated_layers=len(gains),
+        calibrated_gain=sum(gains) / len(gains) if gains else None,
         kept={layer.layer: layer.reason for layer in plan.kept},
+        warnings=coverage_warnings(statistics) if statistics else [],
     )

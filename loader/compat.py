@@ -58,3 +58,12 @@ def codes_and_scale(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def is_quantized(weight: object) -> bool:
     return isinstance(weight, QuantizedTensor)
+
+
+def ready_weight(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
+    """A weight in the type that ``x`` is computed with, or ``None`` if it is on another device."""
+    if isinstance(weight, QuantizedTensor):
+        codes, scale = codes_and_scale(weight)
+        # An in-place product is computed in the wider of both types, float32, and rounded into the narrower.
+        return codes.to(x.dtype).mul_(scale) if codes.device == x.device else None
+    return weight.to(x.dtype) if weight.device == x.device else None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import torch
 from comfy.patcher_extension import WrappersMP
 
 from ..hswq_core.calibration import DualMonitor, quantizable_layers
 from ..hswq_core.calibration.session import CalibrationSession
+from ..hswq_core.calibration.statistics import NOISE_BINS
 from ..hswq_core.errors import StatisticsError
 from ..hswq_core.fingerprint import Fingerprint
 from .compat import is_quantized
@@ -28,8 +31,9 @@ def calibrated_clone(model: Any, session: CalibrationSession, rows_per_layer: in
     ) -> Any:
         unet = executor.class_obj.model_patcher.model.diffusion_model
         runs = session.statistics.runs
-        with DualMonitor(unet, rows_per_layer, seed=runs) as monitor:
+        with DualMonitor(unet, rows_per_layer, seed=runs, expected_calls=len(sigmas) - 1) as monitor:
             result = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        sampling = executor.class_obj.model_patcher.model.model_sampling
         name = getattr(getattr(sampler, "sampler_function", None), "__name__", type(sampler).__name__)
         session.add_run(
             replace(
@@ -38,6 +42,7 @@ def calibrated_clone(model: Any, session: CalibrationSession, rows_per_layer: in
                 samples=int(noise.shape[0]),
                 steps=max(0, len(sigmas) - 1),
                 samplers=frozenset({name}),
+                noise_levels=_noise_levels(sampling, sigmas),
                 fingerprint=session.statistics.fingerprint,
             )
         )
@@ -49,18 +54,22 @@ def calibrated_clone(model: Any, session: CalibrationSession, rows_per_layer: in
     return clone
 
 
+def _noise_levels(sampling: Any, sigmas: torch.Tensor) -> tuple[int, ...]:
+    """How many steps of a run began in each tenth of the model's schedule, from clean to pure noise."""
+    lowest, highest = float(sampling.sigma_min), float(sampling.sigma_max)
+    begins = [lowest, highest, *sigmas[:-1].float().clamp(lowest, highest).tolist()]
+    clean, noise, *times = (float(sampling.timestep(torch.tensor(sigma))) for sigma in begins)
+    bins = [min(NOISE_BINS - 1, int((time - clean) / (noise - clean) * NOISE_BINS)) for time in times]
+    return tuple(bins.count(number) for number in range(NOISE_BINS))
+
+
 def model_fingerprint(model: Any) -> Fingerprint:
     """The fingerprint of the weights a MODEL was loaded with, without LoRA or other patches.
 
     Errors: StatisticsError for a model held in FP8: what it computes is not what the checkpoint holds.
     """
-    layers = dict(quantizable_layers(model.model.diffusion_model))
-
-    def weight_of(layer: str) -> Any:
-        # While a patched clone is loaded, the original weight is in the patcher's backup.
-        backup = model.backup.get(f"diffusion_model.{layer}.weight")
-        return layers[layer].weight if backup is None else backup.weight
-
+    layers = [name for name, _ in quantizable_layers(model.model.diffusion_model)]
+    weight_of = unpatched_weights(model)
     if any(is_quantized(weight := weight_of(layer)) or weight.dtype.itemsize == 1 for layer in layers):
         raise StatisticsError(
             "the model to calibrate is held in FP8 already",
@@ -69,6 +78,18 @@ def model_fingerprint(model: Any) -> Fingerprint:
 
     def middle(layer: str) -> float:
         weight = weight_of(layer)
-        return float(weight.flatten()[weight.numel() // 2])
+        return float(weight.detach().flatten()[weight.numel() // 2])
 
-    return Fingerprint.of(list(layers), middle)
+    return Fingerprint.of(layers, middle)
+
+
+def unpatched_weights(model: Any) -> Callable[[str], torch.Tensor]:
+    """The weight of a layer as it was loaded, by the layer's name."""
+    modules = dict(quantizable_layers(model.model.diffusion_model))
+
+    def weight_of(layer: str) -> Any:
+        # While a patched clone is loaded, the original weight is in the patcher's backup.
+        backup = model.backup.get(f"diffusion_model.{layer}.weight")
+        return modules[layer].weight if backup is None else backup.weight
+
+    return weight_of

@@ -5,9 +5,12 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .calibrate import HSWQCalibrate
+from .calibrate_run import HSWQCalibrateRun
 from .compare import HSWQCompare
 from .load import HSWQDiffusionModelLoader, HSWQLoader
+from .measure import HSWQMeasureSensitivity
 from .quantize import HSWQQuantize
+from .report import HSWQReport
 from .statistics import HSWQLoadStatistics, HSWQMergeStatistics
 
 
@@ -15,12 +18,15 @@ class HSWQExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             HSWQCalibrate,
+            HSWQCalibrateRun,
             HSWQCompare,
             HSWQDiffusionModelLoader,
             HSWQLoader,
             HSWQLoadStatistics,
+            HSWQMeasureSensitivity,
             HSWQMergeStatistics,
             HSWQQuantize,
+            HSWQReport,
         ]
 
 

@@ -16,8 +16,8 @@ from ..hswq_core.errors import CheckpointError
 from ..hswq_core.files.checkpoint import CheckpointReader
 from ..hswq_core.files.formats import FORMATS
 from ..hswq_core.files.names import default_name, safe_file_name
+from ..hswq_core.fp8.rounding import ROUNDINGS
 from ..hswq_core.planning import make_plan
-from ..hswq_core.planning.plan import ROUNDINGS
 from ..hswq_core.planning.selection import SELECTIONS
 from ..hswq_core.quantize import quantize_checkpoint
 from .common import CATEGORY, HSWQStats, model_path, statistics_of

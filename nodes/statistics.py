@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..hswq_core.calibration.statistics import Statistics
+from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.files.names import safe_file_name
 from .common import CATEGORY, HSWQStats, statistics_files, statistics_folder, statistics_of
 
@@ -25,7 +25,7 @@ class HSWQLoadStatistics(io.ComfyNode):
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        return io.NodeOutput(Statistics.load(statistics_folder() / safe_file_name(file)))
+        return io.NodeOutput(CalibrationSession.load(statistics_folder() / safe_file_name(file)))
 
     @classmethod
     def fingerprint_inputs(cls, file: str) -> float:

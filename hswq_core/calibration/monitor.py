@@ -13,7 +13,10 @@ from typing import Any
 
 import torch
 
+from .inputs import InputRecorder
+from .rows import Positions, Reservoir, Window
 from .statistics import LayerStatistics, Statistics
+from .sums import SumBank
 
 
 def quantizable_layers(root: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
@@ -39,22 +42,26 @@ class DualMonitor:
         root: the diffusion model; layers are named by their path in it.
         rows_per_layer: how many input rows to keep of each layer, drawn uniformly from all that pass; 0 for none.
         seed: of that draw.
+        expected_calls: how often the model will be called. With another number the samples end smaller than
+            ``rows_per_layer``, at worst by half.
     """
 
-    def __init__(self, root: torch.nn.Module, rows_per_layer: int = 0, seed: int = 0) -> None:
+    def __init__(self, root: torch.nn.Module, rows_per_layer: int = 0, seed: int = 0, expected_calls: int = 1) -> None:
         self._root = root
-        self._rows_per_layer = rows_per_layer
-        self._generator = torch.Generator().manual_seed(seed)
-        self._layers: dict[str, _LayerSums] = {}
+        self._rows_per_layer, self._expected_calls = rows_per_layer, max(1, expected_calls)
+        self._positions = Positions(seed)
+        self._inputs = InputRecorder()
+        self._layers: dict[str, _Layer] = {}
+        self._banks: dict[torch.device, SumBank] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        self._previous: _SharedInput | None = None
+        self._previous: tuple[weakref.ref[torch.Tensor], _Layer] | None = None
 
     def __enter__(self) -> DualMonitor:
         for name, module in quantizable_layers(self._root):
-            weight: Any = module.weight
-            sums = _LayerSums(is_conv=weight.dim() == 4, rows=self._rows_per_layer)
-            self._layers[name] = sums
-            self._handles.append(module.register_forward_hook(self._hook(sums)))
+            self._layers[name] = layer = _Layer(name, module)
+            self._handles.append(module.register_forward_hook(self._hook(layer)))
+        self._handles.append(self._root.register_forward_pre_hook(self._begin_call, with_kwargs=True))
+        self._handles.append(self._root.register_forward_hook(lambda *_: self._fold()))
         return self
 
     def __exit__(
@@ -67,128 +74,105 @@ class DualMonitor:
 
     def statistics(self) -> Statistics:
         """What the run measured, on the CPU: the only moment at which the device is read."""
-        layers = {name: sums.finish() for name, sums in self._layers.items() if sums.input_rows}
-        return Statistics(layers=layers)
+        self._fold()
+        inputs: dict[str, torch.Tensor] = {}
+        outputs: dict[str, torch.Tensor] = {}
+        for device, bank in self._banks.items():
+            here = {name for name, layer in self._layers.items() if layer.device == device}
+            some_inputs, some_outputs = bank.totals()
+            inputs |= {name: value for name, value in some_inputs.items() if name in here}
+            outputs |= {name: value for name, value in some_outputs.items() if name in here}
+        layers = {
+            name: LayerStatistics(
+                input_rows=layer.input_rows,
+                input_sums=inputs[layer.leader.name],
+                output_sums=torch.cat([torch.tensor([layer.outputs], dtype=torch.float64), outputs[name]]),
+                rows=layer.reservoir.rows() if layer.reservoir else None,
+                shape=layer.shape,
+            )
+            for name, layer in self._layers.items()
+            if layer.input_rows
+        }
+        return Statistics(layers=layers, inputs=self._inputs.inputs())
 
-    def _hook(self, sums: _LayerSums) -> Any:
+    def _begin_call(self, _root: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._positions.renew()
+        self._inputs.see(args, kwargs)
+
+    def _hook(self, layer: _Layer) -> Any:
         def measure(_module: torch.nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
-            x = args[0]
-            previous = self._previous
-            # to_q, to_k and to_v receive the very same tensor one after the other: measure it once.
-            if previous is None or not previous.is_of(x, sums.is_conv):
-                previous = self._previous = _SharedInput(x, sums.is_conv)
-            sums.add(x, previous, output.detach(), self._generator)
+            if layer.called:  # twice in one call of the model
+                self._fold()
+            self._see(layer, args[0].detach(), args[0], output.detach())
 
         return measure
 
+    def _see(self, layer: _Layer, x: torch.Tensor, identity: torch.Tensor, y: torch.Tensor) -> None:
+        bank = self._bank(layer, x.device)
+        channel = x.dim() - 3 if layer.is_conv else x.dim() - 1
+        shape = y.shape[:channel] + y.shape[channel + 1 :]
+        # to_q, to_k and to_v receive the very same tensor one after the other: measure it once, for the first of them.
+        leader = self._previous[1] if self._previous and self._previous[0]() is identity else layer
+        if leader.window != layer.window or leader.is_conv != layer.is_conv or leader.device != layer.device:
+            leader = layer
+        if not layer.input_rows:
+            layer.leader = leader
+            own = self._rows_per_layer and (layer.window or not layer.is_conv)
+            if leader is not layer:
+                layer.reservoir = leader.reservoir
+            elif own:
+                layer.reservoir = Reservoir(self._rows_per_layer, layer.window, self._positions, self._expected_calls)
+        elif layer.leader is not leader:
+            self._leave(layer)
+        if layer.leader is layer:
+            bank.add_input(layer.name, x, channel)
+            if layer.reservoir is not None:
+                layer.reservoir.add(x, shape)
+            self._previous = (weakref.ref(identity), layer)
+        bank.add_output(layer.name, y)
+        layer.called = True
+        layer.input_rows += x.numel() // x.shape[channel] if x.numel() else 0
+        layer.outputs += y.numel()
 
-class _SharedInput:
-    """Per-channel sums of one input tensor: float32 [3, C_in] = sum |x|, sum x, sum x^2."""
+    def _bank(self, layer: _Layer, device: torch.device) -> SumBank:
+        layer.device = device if layer.device is None else layer.device
+        if layer.device not in self._banks:
+            self._banks[layer.device] = SumBank({e.name: e.channels for e in self._layers.values()}, layer.device)
+        return self._banks[layer.device]
 
-    def __init__(self, x: torch.Tensor, is_conv: bool) -> None:
-        self._tensor = weakref.ref(x)
-        self._is_conv = is_conv
-        self.reservoir: _Reservoir | None = None
-        x = x.detach()
-        channel = x.dim() - 3 if is_conv else x.dim() - 1
-        self.rows = x.numel() // x.shape[channel] if x.numel() else 0
-        over = [d for d in range(x.dim()) if d != channel]
-        if not over:  # a single vector: every channel was seen once
-            wide = x.float()
-            self.sums = torch.stack([wide.abs(), wide, wide.square()])
+    def _fold(self) -> None:
+        """End a call of the model: every layer was called once since the last time, or not at all."""
+        for layer in self._layers.values():
+            if layer.leader is not layer and layer.called != layer.leader.called:
+                self._leave(layer)
+        for layer in self._layers.values():
+            layer.called = False
+        for bank in self._banks.values():
+            bank.fold()
+
+    def _leave(self, layer: _Layer) -> None:
+        """From now on a layer has another input than its leader: what they had in common becomes its own."""
+        if layer.leader is layer:
             return
-        # The norms reduce in float32 without writing |x| or x^2 to memory first.
-        absolute = torch.linalg.vector_norm(x, ord=1, dim=over, dtype=torch.float32)
-        norm = torch.linalg.vector_norm(x, ord=2, dim=over, dtype=torch.float32)
-        self.sums = torch.stack([absolute, x.sum(dim=over, dtype=torch.float32), norm.square_()])
-
-    def is_of(self, x: torch.Tensor, is_conv: bool) -> bool:
-        return self._tensor() is x and self._is_conv == is_conv
+        self._bank(layer, layer.device or torch.device("cpu")).copy_history(layer.leader.name, layer.name)
+        # The leader may have been called already in this call of the model, with what is not this layer's input.
+        layer.reservoir = layer.reservoir.fork(without_last=layer.leader.called) if layer.reservoir else None
+        layer.leader = layer
 
 
-class _LayerSums:
-    """The running sums of one layer, on its device."""
+class _Layer:
+    """What the monitor knows of one layer. ``leader`` is the layer that measures the input for it, often itself."""
 
-    def __init__(self, is_conv: bool, rows: int) -> None:
-        self.is_conv = is_conv
+    def __init__(self, name: str, module: torch.nn.Module) -> None:
+        weight: Any = module.weight
+        self.name = name
+        self.is_conv = weight.dim() == 4
+        self.shape = tuple(weight.shape)
+        self.channels = self.shape[1]
+        self.window = Window.of(module) if self.is_conv else None
+        self.device: torch.device | None = None
+        self.leader = self
+        self.reservoir: Reservoir | None = None
+        self.called = False
         self.input_rows = 0
-        self._outputs = 0
-        self._reservoir = _Reservoir(rows) if rows else None
-        self._input: torch.Tensor | None = None
-        self._output: torch.Tensor | None = None
-
-    def add(self, x: torch.Tensor, shared: _SharedInput, y: torch.Tensor, generator: torch.Generator) -> None:
-        norm = torch.linalg.vector_norm(y, ord=2, dtype=torch.float32)
-        output = torch.stack([y.sum(dtype=torch.float32), norm.square_()])
-        if self._input is None or self._output is None:
-            # Float32 is exact enough for one call; calls are folded in float64, where the device has it.
-            wide = torch.float32 if x.device.type == "mps" else torch.float64
-            self._input, self._output = shared.sums.to(wide), output.to(wide)
-        else:
-            self._input += shared.sums
-            self._output += output
-        if self._reservoir is not None:
-            self._sample(x.detach(), shared, generator)
-        self.input_rows += shared.rows
-        self._outputs += y.numel()
-
-    def _sample(self, x: torch.Tensor, shared: _SharedInput, generator: torch.Generator) -> None:
-        assert self._reservoir is not None
-        if shared.reservoir is None:
-            shared.reservoir = self._reservoir
-            self._reservoir.add(x, self.is_conv, shared.rows, generator)
-        elif self.input_rows == 0:
-            self._reservoir = shared.reservoir  # they share their input, so one sample serves both
-        elif self._reservoir is not shared.reservoir:
-            self._reservoir.add(x, self.is_conv, shared.rows, generator)
-
-    def finish(self) -> LayerStatistics:
-        assert self._input is not None and self._output is not None
-        total, squares = self._output.double().cpu().tolist()
-        return LayerStatistics(
-            input_rows=self.input_rows,
-            input_sums=self._input.double().cpu(),
-            output_sums=torch.tensor([self._outputs, total, squares], dtype=torch.float64),
-            rows=None if self._reservoir is None else self._reservoir.rows(),
-        )
-
-
-class _Reservoir:
-    """A uniform sample of rows: every row seen gets a random key, and the rows with the smallest keys stay.
-
-    Keys are drawn and compared on the CPU, so nothing is copied from the device and, once the reservoir
-    has filled, most calls touch no data at all.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._keys = torch.full((size,), 2.0)
-        self._rows: torch.Tensor | None = None
-        self._sample: torch.Tensor | None = None
-
-    def add(self, x: torch.Tensor, is_conv: bool, count: int, generator: torch.Generator) -> None:
-        keys = torch.rand(count, generator=generator)
-        candidates = (keys < self._keys.max()).nonzero().flatten()
-        if candidates.numel() == 0:
-            return
-        if candidates.numel() > self._size:
-            candidates = candidates[keys[candidates].topk(self._size, largest=False).indices]
-        merged = torch.cat([self._keys, keys[candidates]])
-        kept = torch.zeros(merged.numel(), dtype=torch.bool)
-        kept[merged.topk(self._size, largest=False).indices] = True
-        entering = candidates[kept[self._size :]]
-        slots = (~kept[: self._size]).nonzero().flatten()[: entering.numel()]
-        self._keys[slots] = keys[entering]
-        rows = x.movedim(-3, -1) if is_conv else torch.atleast_2d(x)
-        if self._rows is None:
-            self._rows = torch.zeros(self._size, rows.shape[-1], dtype=torch.float16, device=x.device)
-        where = torch.unravel_index(entering, rows.shape[:-1])
-        chosen = rows[tuple(index.to(x.device, non_blocking=True) for index in where)]
-        limit = torch.finfo(torch.float16).max
-        self._rows[slots.to(x.device, non_blocking=True)] = chosen.clamp(-limit, limit).to(torch.float16)
-
-    def rows(self) -> torch.Tensor | None:
-        """The sample, float16 [up to size, C_in] on the CPU; the same tensor for all layers that share it."""
-        if self._sample is None and self._rows is not None:
-            self._sample = self._rows[(self._keys < 2.0).to(self._rows.device)].cpu()
-        return self._sample
+        self.outputs = 0

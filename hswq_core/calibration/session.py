@@ -52,10 +52,26 @@ class CalibrationSession:
             session.statistics = stored
         return session
 
+    @classmethod
+    def load(cls, path: Path) -> CalibrationSession:
+        """The session in an existing file. Errors: StatisticsError when it is missing, damaged or of no known model."""
+        fingerprint = Statistics.load(path).fingerprint
+        if fingerprint is None:
+            raise StatisticsError("the statistics do not say of which model they are", where=path, do="Calibrate again")
+        return cls.open(path, fingerprint)
+
+    def replace(self, statistics: Statistics) -> None:
+        """Take statistics that were worked on further, and write the file as after a run."""
+        self.statistics = statistics
+        self._flush()
+
     def add_run(self, run: Statistics) -> None:
         """Add a finished sampling run and write the file. A failed write is logged: sampling must not die of it."""
         self.statistics = self.statistics + run
+        self._flush()
+
+    def _flush(self) -> None:
         try:
             self.statistics.save(self.path)
         except StatisticsError as error:
-            logger.warning("HSWQ: %s The run is kept in memory and written with the next one.", error)
+            logger.warning("HSWQ: %s It is kept in memory and written with the next run.", error)

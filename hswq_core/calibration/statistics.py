@@ -3,8 +3,13 @@
 File format, one group per layer named by its module path in the diffusion model:
 ``<layer>.importance`` [C_in] = E|x|, ``<layer>.second_moment`` [C_in] = E[x^2], ``<layer>.mean`` [C_in] = E[x],
 ``<layer>.output`` [3] float64 = count, E[y], E[y^2], ``<layer>.count`` [1] float64 = input rows seen, and
-optionally ``<layer>.rows`` [R, C_in] float16, a uniform sample of them. Layers whose rows are the same
-(to_q, to_k, to_v) store them once; ``hswq.shared_rows`` names the layer that has them.
+optionally ``<layer>.rows`` [R, C_in] float16, a uniform sample of them. Convolutions with a kernel larger than
+one have ``<layer>.patches`` [R, C_in * kH * kW] beside it, of which ``rows`` is the centre. Layers whose rows are the
+same (to_q, to_k, to_v) store them once; ``hswq.shared_rows`` names the layer that has them.
+
+``<layer>.impact`` [1] float64 is the measured sensitivity, where it was measured (``hswq.impact_of`` says for which
+format and rounding). The model's own inputs, kept to measure on, are ``inputs.<n>``; ``hswq.inputs`` lists each
+input's tensors by argument.
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -23,19 +28,28 @@ from safetensors.torch import save_file
 
 from ..errors import StatisticsError
 from ..fingerprint import Fingerprint
+from .inputs import ModelInput, join_inputs, spread
 
 FORMAT_VERSION = "1"
+NOISE_BINS = 10
 _PARTS = ("importance", "second_moment", "mean", "output", "count")
 
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """The sums of one layer: ``input_sums`` [3, C_in] = sum |x|, x, x^2; ``output_sums`` [3] = count, sum y, y^2."""
+    """The sums of one layer: ``input_sums`` [3, C_in] = sum |x|, x, x^2; ``output_sums`` [3] = count, sum y, y^2.
+
+    ``rows`` [R, K] is a uniform sample of what the flattened weight [C_out, K] is multiplied with; ``impact`` the
+    relative error of the model's output when this layer alone is quantized, where it was measured; ``shape`` that of
+    the weight, where it is known.
+    """
 
     input_rows: int
     input_sums: torch.Tensor
     output_sums: torch.Tensor
     rows: torch.Tensor | None = None
+    impact: float | None = None
+    shape: tuple[int, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -65,7 +79,11 @@ class LayerStatistics:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What calibration measured of one model. A value: adding two gives a third."""
+    """What calibration measured of one model. A value: adding two gives a third.
+
+    ``noise_levels`` counts steps by tenths of the schedule, from clean to pure noise; ``inputs`` are some of the
+    model's own; ``impact_of`` says what the layers' impacts were measured for, as in "v2 calibrated".
+    """
 
     layers: Mapping[str, LayerStatistics]
     runs: int = 0
@@ -73,6 +91,9 @@ class Statistics:
     steps: int = 0
     fingerprint: Fingerprint | None = None
     samplers: frozenset[str] = field(default_factory=frozenset)
+    noise_levels: tuple[int, ...] = (0,) * NOISE_BINS
+    inputs: tuple[ModelInput, ...] = ()
+    impact_of: str = ""
 
     def __add__(self, other: Statistics) -> Statistics:
         """The exact statistics of both together. Errors: StatisticsError when they are of different models."""
@@ -92,7 +113,22 @@ class Statistics:
             steps=self.steps + other.steps,
             fingerprint=self.fingerprint or other.fingerprint,
             samplers=self.samplers | other.samplers,
+            noise_levels=tuple(a + b for a, b in zip(self.noise_levels, other.noise_levels, strict=True)),
+            inputs=join_inputs(self.inputs, other.inputs),
+            impact_of=self.impact_of or other.impact_of,
         )
+
+    def probes(self, count: int) -> list[ModelInput]:
+        """Up to ``count`` of the kept inputs, spread over the noise levels."""
+        return spread(self.inputs, count)
+
+    def with_impacts(self, impacts: Mapping[str, float], impact_of: str) -> Statistics:
+        """The same statistics with some layers' measured impacts, replacing those measured for something else."""
+        known = {} if self.impact_of != impact_of else {n: e.impact for n, e in self.layers.items()}
+        layers = {
+            name: replace(layer, impact=impacts.get(name, known.get(name))) for name, layer in self.layers.items()
+        }
+        return replace(self, layers=layers, impact_of=impact_of)
 
     def digest(self) -> str:
         """A short hash of the sums, for the metadata of files made from them."""
@@ -118,10 +154,21 @@ class Statistics:
             tensors[f"{name}.count"] = torch.tensor([layer.input_rows], dtype=torch.float64)
             if layer.rows is not None:
                 owner = owners.setdefault(id(layer.rows), name)
-                if owner == name:
-                    tensors[f"{name}.rows"] = layer.rows.contiguous()
-                else:
+                if owner != name:
                     shared_rows[name] = owner
+                elif (taps := layer.rows.shape[1] // layer.channels) > 1:
+                    tensors[f"{name}.patches"] = layer.rows.contiguous()
+                    centre = layer.rows.view(len(layer.rows), -1, taps)[:, :, taps // 2]
+                    tensors[f"{name}.rows"] = centre.contiguous()
+                else:
+                    tensors[f"{name}.rows"] = layer.rows.contiguous()
+            if layer.impact is not None:
+                tensors[f"{name}.impact"] = torch.tensor([layer.impact], dtype=torch.float64)
+        inputs, named_inputs = [], {}
+        for entry in self.inputs:
+            keys = {k: named_inputs.setdefault(id(t), (f"inputs.{len(named_inputs)}", t))[0] for k, t in entry.items()}
+            inputs.append(keys)
+        tensors |= {key: tensor.contiguous() for key, tensor in named_inputs.values()}
         metadata = {
             "hswq.kind": "statistics",
             "hswq.format_version": FORMAT_VERSION,
@@ -129,6 +176,10 @@ class Statistics:
             "hswq.samples": str(self.samples),
             "hswq.steps": str(self.steps),
             "hswq.samplers": json.dumps(sorted(self.samplers)),
+            "hswq.noise_levels": json.dumps(self.noise_levels),
+            "hswq.inputs": json.dumps(inputs),
+            "hswq.impact_of": self.impact_of,
+            "hswq.shapes": json.dumps({name: layer.shape for name, layer in self.layers.items()}),
             "hswq.model_fingerprint": self.fingerprint.text if self.fingerprint else "",
             "hswq.shared_rows": json.dumps(shared_rows),
         }
@@ -185,6 +236,7 @@ def check_same_model(a: Statistics, b: Statistics) -> None:
 
 def _parse(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> Statistics:
     shared_rows = json.loads(metadata.get("hswq.shared_rows", "{}"))
+    shapes = json.loads(metadata.get("hswq.shapes", "{}"))
     layers: dict[str, LayerStatistics] = {}
     for key in tensors:
         name, _, part = key.rpartition(".")
@@ -192,6 +244,7 @@ def _parse(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> Sta
             continue
         group = {p: tensors[f"{name}.{p}"].double() for p in _PARTS}
         rows = int(group["count"].item())
+        owner = shared_rows.get(name, name)
         means = torch.stack([group["importance"], group["mean"], group["second_moment"]])
         count, mean, square = group["output"].tolist()
         if rows <= 0 or count <= 0 or not means.isfinite().all():
@@ -200,7 +253,9 @@ def _parse(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> Sta
             input_rows=rows,
             input_sums=means * rows,
             output_sums=torch.tensor([count, mean * count, square * count], dtype=torch.float64),
-            rows=tensors.get(f"{shared_rows.get(name, name)}.rows"),
+            rows=tensors.get(f"{owner}.patches", tensors.get(f"{owner}.rows")),
+            impact=float(tensors[f"{name}.impact"]) if f"{name}.impact" in tensors else None,
+            shape=tuple(shapes.get(name, ())),
         )
     if not layers:
         raise ValueError("no layers")
@@ -211,6 +266,11 @@ def _parse(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> Sta
         steps=int(metadata["hswq.steps"]),
         fingerprint=Fingerprint.parse(metadata.get("hswq.model_fingerprint", "")),
         samplers=frozenset(json.loads(metadata.get("hswq.samplers", "[]"))),
+        noise_levels=tuple(json.loads(metadata.get("hswq.noise_levels", json.dumps([0] * NOISE_BINS)))),
+        inputs=tuple(
+            {k: tensors[key] for k, key in entry.items()} for entry in json.loads(metadata.get("hswq.inputs", "[]"))
+        ),
+        impact_of=metadata.get("hswq.impact_of", ""),
     )
 
 
@@ -223,12 +283,19 @@ def _add(a: LayerStatistics, b: LayerStatistics, merged_rows: dict[tuple[int, in
             merged_rows[pair] = _merge_rows(a.rows, b.rows, a.input_rows, b.input_rows)
         rows = merged_rows[pair]
     return LayerStatistics(
-        a.input_rows + b.input_rows, a.input_sums + b.input_sums, a.output_sums + b.output_sums, rows
+        a.input_rows + b.input_rows,
+        a.input_sums + b.input_sums,
+        a.output_sums + b.output_sums,
+        rows,
+        b.impact if a.impact is None else a.impact,
+        a.shape or b.shape,
     )
 
 
 def _merge_rows(a: torch.Tensor, b: torch.Tensor, seen_a: int, seen_b: int) -> torch.Tensor:
     """A uniform sample of the union: each part gives rows in proportion to the rows it stands for."""
+    if a.shape[1] != b.shape[1]:  # a session begun before patches were sampled
+        return a if a.shape[1] > b.shape[1] else b
     size = min(max(len(a), len(b)), seen_a + seen_b)
     # Drawing without replacement from the union takes a hypergeometric number of rows from each part; for
     # a thousand rows of millions that is binomial. Seeded by the counts: merging is deterministic.

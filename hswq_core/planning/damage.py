@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..calibration.statistics import Statistics
-from ..errors import CheckpointError
+from ..errors import CheckpointError, StatisticsError
 from ..files.checkpoint import CheckpointReader
 from ..files.formats import Format
 from ..fp8.weight import relative_output_error
@@ -24,18 +24,20 @@ def damage_of(
     """Damage by layer; larger is worse.
 
     ``variance`` is the model card's: the variance of the layer's output. ``error`` is the relative error of
-    the layer's output under the rounding that will be used, and reads every weight once.
+    the layer's output under nearest rounding, and reads every weight once. ``measured`` is the error of the
+    model's own output, as HSWQ Measure Sensitivity found it.
 
-    Errors: CheckpointError for weights that are not finite.
+    Errors: CheckpointError for weights that are not finite, StatisticsError for layers that were not measured.
     """
     if selection == "variance":
         return {name: statistics.layers[name].sensitivity for name in layers}
+    if selection == "measured":
+        return _impacts(layers, statistics)
 
     def error(name: str) -> float:
-        measured = statistics.layers[name]
         weight = source.tensor(key_of(name))
         try:
-            return relative_output_error(weight, measured.importance, measured.second_moment, scaled=form.scaled)
+            return relative_output_error(weight, statistics.layers[name], scaled=form.scaled)
         except ValueError as problem:
             raise CheckpointError(f"layer {name}: {problem}", where=source.path, do="Repair the checkpoint") from None
 
@@ -44,3 +46,14 @@ def damage_of(
         progress(len(damage), len(layers))
         damage[name] = value
     return damage
+
+
+def _impacts(layers: Sequence[str], statistics: Statistics) -> dict[str, float]:
+    impacts = {name: impact for name in layers if (impact := statistics.layers[name].impact) is not None}
+    if missing := sorted(set(layers) - impacts.keys()):
+        raise StatisticsError(
+            f"the effect of {len(missing)} of {len(layers)} layers was never measured",
+            where=missing[0],
+            do="Run HSWQ Measure Sensitivity to its end, or choose another selection",
+        )
+    return impacts

@@ -17,10 +17,11 @@ from ..files.checkpoint import CheckpointReader, FileLayout, TensorInfo, dtype_n
 from ..files.formats import FORMATS, Format
 from ..files.layers import FP8_DTYPES, find_prefix
 from ..fingerprint import Fingerprint
+from ..fp8.rounding import ROUNDINGS
+from ..fp8.weight import can_calibrate
 from .damage import damage_of
 from .selection import SELECTIONS, check_keep_ratio, cut_by_bytes, cut_by_ratio, parse_budget
 
-ROUNDINGS = ("nearest",)
 _WEIGHT = ".weight"
 
 
@@ -164,6 +165,9 @@ def make_plan(
     if statistics is not None:
         _check_model(source, prefix, weights, statistics)
 
+    if rounding == "calibrated":
+        _check_rows(weights, statistics)
+
     # Reasons to keep, by layer; what is left is quantized.
     reasons = {name: why for name, info in weights.items() if (why := _why_not(name, info, form, statistics))}
     forced = {name for name in _matching(force_quantize, weights) if name not in reasons}
@@ -291,6 +295,15 @@ def _check_model(source: CheckpointReader, prefix: str, weights: dict[str, Tenso
             )
     if statistics.fingerprint and not statistics.fingerprint.matches(_fingerprint(source, prefix, statistics.layers)):
         raise StatisticsError("the statistics are of another model: the weights differ", where=source.path, do=remedy)
+
+
+def _check_rows(weights: Mapping[str, TensorInfo], statistics: Statistics | None) -> None:
+    layers = statistics.layers if statistics else {}
+    if not any(name in layers and can_calibrate(info.shape, layers[name]) for name, info in weights.items()):
+        raise StatisticsError(
+            "calibrated rounding needs samples of the layers' inputs, and the statistics hold none",
+            do="Calibrate with rows_per_layer above 0, or round to nearest",
+        )
 
 
 def _fingerprint(source: CheckpointReader, prefix: str, layers: Iterable[str]) -> Fingerprint:

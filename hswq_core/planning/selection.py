@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from ..errors import PlanError
 
-SELECTIONS = ("variance", "error")
+SELECTIONS = ("variance", "error", "measured")
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?)\s*(%|[kmgt]?i?b?)\s*", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
 _BINARY_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}

@@ -42,7 +42,7 @@ class Unet(torch.nn.Module):
 def make_example(folder: Path, seed: int = 0) -> Example:
     torch.manual_seed(seed)
     unet = Unet()
-    with torch.no_grad(), DualMonitor(unet) as monitor:
+    with torch.no_grad(), DualMonitor(unet, 128, expected_calls=3) as monitor:
         for _ in range(3):
             unet(torch.randn(64, WIDTH).half())
     layers = dict(quantizable_layers(unet))

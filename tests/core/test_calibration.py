@@ -116,20 +116,65 @@ def test_half_precision_activations_keep_their_statistics_exact() -> None:
     assert found.sensitivity == pytest.approx(float(y.var(unbiased=False)), rel=1e-4)
 
 
-def test_rows_are_a_uniform_sample_of_everything_seen() -> None:
+@pytest.mark.parametrize(("expected_calls", "fewest"), [(20, 200), (7, 100), (1, 100)])
+def test_rows_are_a_uniform_sample_of_everything_seen(expected_calls: int, fewest: int) -> None:
     layer = torch.nn.Sequential(torch.nn.Linear(1, 1))
     calls = [torch.arange(100.0).view(-1, 1) + 100 * call for call in range(20)]
     counts = torch.zeros(20)
     for seed in range(40):
-        with torch.no_grad(), DualMonitor(layer, 200, seed=seed) as monitor:
+        with torch.no_grad(), DualMonitor(layer, 200, seed=seed, expected_calls=expected_calls) as monitor:
             for x in calls:
                 layer(x)
         rows = monitor.statistics().layers["0"].rows
-        assert rows is not None and rows.shape == (200, 1) and rows.unique().numel() == 200
+        assert rows is not None and fewest <= len(rows) <= 200 and rows.unique().numel() == len(rows)
         counts += torch.bincount((rows.flatten() / 100).long(), minlength=20)
-    expected = 40 * 200 / 20
+    expected = counts.sum() / 20
     chi_square = float(((counts - expected) ** 2 / expected).sum())
     assert chi_square < 43.8  # 19 degrees of freedom, one in a thousand
+
+
+class Wandering(torch.nn.Module):
+    """Two layers that share their input, except in some calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(6, 4), torch.nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor, how: str) -> torch.Tensor:
+        y = self.first(x) if how != "second alone" else 0
+        other = x * 2 if how == "apart" else x
+        return y if how == "first alone" else y + self.second(other)
+
+
+@pytest.mark.parametrize("odd", ["apart", "first alone", "second alone"])
+def test_layers_that_stop_sharing_their_input_keep_exact_sums(odd: str) -> None:
+    net, generator = Wandering(), torch.Generator().manual_seed(0)
+    seen: dict[str, list[torch.Tensor]] = {"first": [], "second": []}
+    with torch.no_grad(), DualMonitor(net, 50) as monitor:
+        for name, rows in seen.items():
+            getattr(net, name).register_forward_pre_hook(lambda _m, args, rows=rows: rows.append(args[0].double()))
+        for how in ("together", "together", odd, "together", odd):
+            net(torch.randn(10, 6, generator=generator), how)
+    found = monitor.statistics()
+    for name, rows in seen.items():
+        x, layer = torch.cat(rows), found.layers[name]
+        assert layer.input_rows == len(x)
+        assert torch.allclose(layer.importance, x.abs().mean(0), rtol=1e-6)
+        assert torch.allclose(layer.second_moment, x.square().mean(0), rtol=1e-6)
+        assert layer.rows is not None and (layer.rows[:, None] == x.half()[None]).all(-1).any(1).all()
+
+
+def test_a_convolutions_patches_are_what_its_weight_is_multiplied_with() -> None:
+    conv = torch.nn.Conv2d(3, 5, (3, 2), stride=(2, 1), padding=(1, 1), dilation=(1, 2), bias=False)
+    x = torch.randn(2, 3, 7, 6).half().float()
+    with torch.no_grad(), DualMonitor(torch.nn.Sequential(conv), 1000) as monitor:
+        y = conv(x)
+    rows = monitor.statistics().layers["0"].rows
+    assert rows is not None and rows.shape == (y.numel() // 5, 18)
+    products = rows.float() @ conv.weight.detach().flatten(1).t()
+    expected = y.movedim(1, -1).reshape(-1, 5)
+    distance = torch.cdist(products.double(), expected.double())
+    assert distance.min(0).values.max() < 1e-4 and distance.min(1).values.max() < 1e-4
 
 
 def test_few_rows_are_all_kept_and_shared_inputs_are_stored_once(tmp_path: Path) -> None:

@@ -1,0 +1,206 @@
+"""How far quantized models drift from the original, at which size: the reference's way, ours, and peers'.
+
+    python -m benchmarks.fidelity --comfyui DIR [--images 64] [--output DIR] [--peers DIR]
+
+On the bundled tiny model: 31 prompts to calibrate with, 64 others to judge by. Two measures, both against the
+FP16 model: *UNet error*, |y_q - y|^2 / |y|^2 of the UNet's output on the FP16 model's own trajectories, all
+steps (teacher-forced); and *latent MSE* of the final latents, each model on its own trajectory. ``--peers`` is
+a folder of checkpoints made by ``benchmarks.peers``. Writes fidelity.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import studio
+from .prompts import CALIBRATION, HELD_OUT
+
+CURVE = (0.1, 0.25, 0.0, 0.5, 0.05)
+ABLATED = (0.1, 0.25)
+BATCH = 32
+PROBES = 16
+ROWS = 2048
+
+
+class Judge:
+    """Compares a checkpoint with the original on held-out prompts."""
+
+    def __init__(self, original: Path, images: int) -> None:
+        self._batches = [HELD_OUT[:images][i : i + BATCH] for i in range(0, images, BATCH)]
+        model = studio.Studio(original)
+        calls: list[tuple[tuple[Any, ...], dict[str, Any], torch.Tensor]] = []
+
+        def record(_unet: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor) -> None:
+            kept = {k: v.cpu() for k, v in kwargs.items() if isinstance(v, torch.Tensor)}
+            calls.append((tuple(a.cpu() for a in args if isinstance(a, torch.Tensor)), kept, output.float().cpu()))
+
+        hook = model.unet.register_forward_hook(record, with_kwargs=True)
+        self._latents = self._sample(model)
+        hook.remove()
+        self._pictures, self._calls = model.pictures(self._latents), calls
+
+    def figures(self, checkpoint: Path) -> dict[str, Any]:
+        from hswq.hswq_core.metrics import compare_images  # type: ignore[import-not-found]
+
+        model = studio.Studio(checkpoint)
+        latents = self._sample(model)
+        each = (latents - self._latents).double().square().mean((1, 2, 3))
+        compared = compare_images(self._pictures, model.pictures(latents))
+        return {
+            "bytes": checkpoint.stat().st_size,
+            "unet_error": self._unet_error(model),
+            "latent_mse": float(each.mean()),
+            "latent_mse_each": each.tolist(),
+            "ssim": compared.ssim,
+            "psnr": compared.psnr,
+        }
+
+    def _sample(self, model: studio.Studio) -> torch.Tensor:
+        return torch.cat([model.latents(batch, 1000 + i) for i, batch in enumerate(self._batches)]).float().cpu()
+
+    def _unet_error(self, model: studio.Studio) -> float:
+        """|y_q - y|^2 / |y|^2 over all recorded calls, each call weighing the same."""
+        device, total = model.model.load_device, 0.0
+        with torch.inference_mode():
+            for args, kwargs, expected in self._calls:
+                moved = {k: v.to(device) for k, v in kwargs.items()}
+                output = model.unet(*(a.to(device) for a in args), transformer_options={}, **moved).float().cpu()
+                total += float((output - expected).square().sum() / expected.square().sum())
+        return total / len(self._calls)
+
+
+def calibrate(original: Path, path: Path) -> Any:
+    """Statistics of the calibration prompts, by the hooks that HSWQ Calibrate uses, on disk and in memory."""
+    from hswq.hswq_core.calibration.session import CalibrationSession  # type: ignore[import-not-found]
+    from hswq.loader.sampling import calibrated_clone, model_fingerprint  # type: ignore[import-not-found]
+
+    model = studio.Studio(original)
+    session = CalibrationSession.open(path, model_fingerprint(model.model), reset=True)
+    measured = calibrated_clone(model.model, session, ROWS)
+    for start in range(0, len(CALIBRATION), 8):
+        model.latents(CALIBRATION[start : start + 8], start, measured)
+    return model, session.statistics
+
+
+def measure(model: Any, statistics: Any, mode: str, rounding: str) -> Any:
+    """The statistics with every layer's effect on the UNet's output."""
+    from hswq.loader.measure import measure_impacts  # type: ignore[import-not-found]
+
+    impacts = dict(
+        measure_impacts(
+            model.model, statistics, sorted(statistics.layers), scaled=mode == "v2", rounding=rounding, probes=PROBES,
+            progress=lambda _done, _total: None,
+        )
+    )  # fmt: skip
+    return statistics.with_impacts(impacts, f"{mode} {rounding}")
+
+
+def write(original: Path, target: Path, statistics: Any, **options: Any) -> Path:
+    from hswq.hswq_core.files.checkpoint import CheckpointReader  # type: ignore[import-not-found]
+    from hswq.hswq_core.planning import make_plan  # type: ignore[import-not-found]
+    from hswq.hswq_core.quantize import quantize_checkpoint  # type: ignore[import-not-found]
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with CheckpointReader(original) as source:
+        plan = make_plan(source, statistics, **options)
+        quantize_checkpoint(source, plan, statistics, target, overwrite=True, device=device)
+    return target
+
+
+def variants(
+    measured: dict[tuple[str, str], Any], size: Callable[[str, float], int]
+) -> Iterable[tuple[str, Any, dict[str, Any]]]:
+    """Name, statistics and options of every model that is judged; a budget is the size of the reference before it."""
+    plain = measured["v1", "nearest"]
+    for ratio in CURVE:
+        for mode in ("v1", "v2"):
+            yield f"reference {mode} {ratio:g}", plain, {"mode": mode, "keep_ratio": ratio}
+            if not ratio:
+                yield f"calibrated {mode} 0", plain, {"mode": mode, "keep_ratio": 0.0, "rounding": "calibrated"}
+                continue
+            for rounding in ("nearest", "calibrated") if ratio in ABLATED else ("calibrated",):
+                options = {
+                    "mode": mode,
+                    "budget": str(size(mode, ratio)),
+                    "rounding": rounding,
+                    "selection": "measured",
+                }
+                yield f"{rounding}+measured {mode} {ratio:g}", measured[mode, rounding], options
+    options = {"mode": "comfy", "keep_ratio": 0.1, "rounding": "calibrated", "selection": "measured"}
+    yield "calibrated+measured comfy 0.1", measured["v2", "calibrated"], options
+
+
+def confidence(ours: list[float], theirs: list[float]) -> tuple[float, float]:
+    """95 % interval of the ratio of means over paired images, by bootstrap."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.tensor(ours, dtype=torch.float64), torch.tensor(theirs, dtype=torch.float64)
+    drawn = torch.randint(len(a), (10_000, len(a)), generator=generator)
+    low, high = (
+        (a[drawn].mean(1) / b[drawn].mean(1)).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    )
+    return low, high
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    heads = f"{'model':<34}{'MB':>7}{'UNet error':>12}{'latent MSE':>12}{'SSIM':>8}{'PSNR':>7}"
+    lines = [f"{heads}   against the reference of its size"]
+    for name, r in results.items():
+        line = f"{name:<34}{r['bytes'] / 1e6:>7.3f}{r['unet_error']:>12.2e}{r['latent_mse']:>12.2e}"
+        line += f"{r['ssim']:>8.4f}{r['psnr']:>7.2f}"
+        how, mode, ratio = (*name.split(), "", "")[:3]
+        rival = results.get(f"reference {mode} {ratio}")
+        if rival is not None and how != "reference":
+            low, high = confidence(r["latent_mse_each"], rival["latent_mse_each"])
+            unet, latent = r["unet_error"] / rival["unet_error"], r["latent_mse"] / rival["latent_mse"]
+            line += f"   UNet {unet:.4f}, latent {latent:.3f} [{low:.3f}, {high:.3f}]"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--comfyui", type=Path, required=True, help="a ComfyUI checkout")
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--output", type=Path, default=studio.ROOT / "fidelity_output")
+    parser.add_argument("--peers", type=Path, help="a folder with checkpoints of peers")
+    args = parser.parse_args()
+    started = time.time()
+    studio.start(args.comfyui)
+    args.output.mkdir(parents=True, exist_ok=True)
+    original = studio.TINY_MODEL / "hswq_tiny.safetensors"
+    model, statistics = calibrate(original, args.output / "statistics.safetensors")
+    roundings = ("nearest", "calibrated")
+    measured = {(m, r): measure(model, statistics, m, r) for m in ("v1", "v2") for r in roundings}
+    print(f"calibrated and measured, {time.time() - started:.0f} s", flush=True)
+    judge = Judge(original, args.images)
+    results: dict[str, dict[str, Any]] = {}
+
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+
+    def keep(name: str, figures: dict[str, Any]) -> None:
+        results[name] = figures
+        report = {"machine": machine, "torch": torch.__version__, "images": args.images, "models": results}
+        (args.output / "fidelity.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        print(f"{name}  {figures['unet_error']:.2e}  {figures['latent_mse']:.2e}", flush=True)
+
+    for name, own, options in variants(measured, lambda mode, ratio: results[f"reference {mode} {ratio:g}"]["bytes"]):
+        keep(name, judge.figures(write(original, args.output / "candidate.safetensors", own, **options)))
+    for path in sorted(args.peers.glob("*.safetensors")) if args.peers else []:
+        # A peer's weights are stored as FP16 again; its size in its own format stands beside them.
+        size = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["bytes"]
+        keep(path.stem, judge.figures(path) | {"bytes": size})
+    (args.output / "candidate.safetensors").unlink()
+    print(f"{args.images} images, {machine}, torch {torch.__version__}, {time.time() - started:.0f} s")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

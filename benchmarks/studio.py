@@ -1,0 +1,68 @@
+"""A ComfyUI inside this process, for measurements that need the model itself and not only its pictures."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# ComfyUI runs every node in inference mode, and tensors of its quantized types convert differently outside of it.
+_inference = torch.inference_mode()
+_inference.__enter__()
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY_MODEL = ROOT / "tests" / "tiny_model"
+
+
+def start(comfyui: Path) -> Any:
+    """Make ComfyUI importable, load this pack as ComfyUI would, and give the package ``hswq``."""
+    sys.argv = sys.argv[:1]
+    sys.path[:0] = [str(comfyui), str(TINY_MODEL)]
+    from comfy.cli_args import args
+
+    args.cpu = not torch.cuda.is_available()
+    import architecture
+
+    architecture.register()
+    # The nodes are not needed, only the loader and the core, under the name of one package.
+    spec = importlib.util.spec_from_file_location(
+        "hswq", ROOT / "hswq_core/__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    assert spec is not None and spec.loader is not None
+    package = importlib.util.module_from_spec(spec)
+    sys.modules["hswq"] = package
+    return package
+
+
+class Studio:
+    """One loaded checkpoint that draws pictures and lets its UNet be called."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        from hswq.loader.load import load_checkpoint  # type: ignore[import-not-found]
+
+        self.model, self.clip, self.vae = load_checkpoint(checkpoint)
+
+    @property
+    def unet(self) -> torch.nn.Module:
+        return self.model.model.diffusion_model
+
+    def latents(
+        self, prompts: Sequence[str], seed: int, model: Any = None, size: int = 256, **settings: Any
+    ) -> torch.Tensor:
+        """Final latents [N, C, H, W], one for each prompt."""
+        from hswq.loader.run import encode, sample  # type: ignore[import-not-found]
+
+        options = {"steps": 25, "cfg": 2.0, "sampler": "euler", "scheduler": "normal", **settings}
+        negative = encode(self.clip, [""] * len(prompts))
+        return sample(
+            model or self.model, encode(self.clip, prompts), negative,
+            pictures=len(prompts), width=size, height=size, seed=seed, **options,
+        )  # fmt: skip
+
+    def pictures(self, latents: torch.Tensor) -> torch.Tensor:
+        """Pictures [N, H, W, 3] in [0, 1]."""
+        return self.vae.decode(latents)

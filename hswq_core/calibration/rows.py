@@ -1,0 +1,162 @@
+"""A uniform sample of what a layer multiplies its weights with: input rows, or unfolded patches of a convolution."""
+
+from __future__ import annotations
+
+import math
+import random
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+_LARGEST = torch.finfo(torch.float16).max
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a convolution with zero padding walks over its input: (height, width) pairs."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+    @staticmethod
+    def of(module: Any) -> Window | None:
+        """The window of a Conv2d; ``None`` where its padding is not of zeros, so that patches cannot be told."""
+        if isinstance(module.padding, str) or getattr(module, "padding_mode", "zeros") != "zeros":
+            return None
+        return Window(tuple(module.kernel_size), tuple(module.stride), tuple(module.padding), tuple(module.dilation))
+
+
+class Positions:
+    """Which positions of a call are sampled. All layers with as many positions look at the same ones.
+
+    Each layer's sample is uniform all the same, and a step draws a handful of permutations instead of hundreds.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._host = random.Random(seed)
+        self._generators: dict[torch.device, torch.Generator] = {}
+        self._drawn: dict[tuple[torch.device, int], torch.Tensor] = {}
+
+    def renew(self) -> None:
+        """Forget the positions drawn: a new call of the model begins."""
+        self._drawn.clear()
+
+    def uniform(self) -> float:
+        """A number in [0, 1)."""
+        return self._host.random()
+
+    def pick(self, count: int, of: int, device: torch.device) -> torch.Tensor:
+        """``count`` different positions out of ``of``, int64 on the device."""
+        if (device, of) not in self._drawn:
+            if device not in self._generators:
+                self._generators[device] = torch.Generator(device).manual_seed(self._seed)
+            self._drawn[device, of] = torch.randperm(of, device=device, generator=self._generators[device])
+        return self._drawn[device, of][:count]
+
+
+class Reservoir:
+    """A uniform sample of the rows of all calls, on the device and without ever waiting for it.
+
+    Every call gives rows in proportion to how many it has, so every row seen is as likely to be in the sample as
+    any other. When the sample would outgrow its size, half of it is dropped at random and later calls give
+    half as much.
+
+    Args:
+        size: how many rows to keep, at most.
+        window: of a convolution whose patches are kept; ``None`` for the rows of a Linear.
+        calls: how many calls are expected; if there are as many, the sample ends with ``size`` rows exactly.
+    """
+
+    def __init__(self, size: int, window: Window | None, positions: Positions, calls: int = 1) -> None:
+        self.window = window
+        self._size, self._positions, self._calls = size, positions, calls
+        # A random phase instead of rounding: over the calls, fractions of rows come out right on average.
+        self._rate, self._due = 0.0, positions.uniform()
+        self._rows: torch.Tensor | None = None
+        self._begin = self._taken = 0
+        self._sample: torch.Tensor | None = None
+
+    def add(self, x: torch.Tensor, shape: tuple[int, ...]) -> None:
+        """See all rows of one call.
+
+        Args:
+            x: the layer's input, [..., C_in] or [B, C_in, H, W].
+            shape: of the output without its channels; each position multiplies one row.
+        """
+        seen = math.prod(shape)
+        if not seen:
+            return
+        if not self._rate:
+            self._rate = min(1.0, self._size / (seen * self._calls))
+        count = self._count(seen)
+        while self._taken + count > self._size and self._taken:
+            self._drop_half()
+            count = self._count(seen)
+        count = min(count, self._size, seen)
+        self._due += self._rate * seen - count
+        if not count:
+            return
+        chosen = self._positions.pick(count, seen, x.device)
+        rows = _linear_rows(x, chosen) if self.window is None else _patches(x, chosen, shape, self.window)
+        if rows.dtype != torch.float16:
+            rows = rows.clamp(-_LARGEST, _LARGEST)
+        if self._rows is None:
+            self._rows = torch.empty(self._size, rows.shape[1], dtype=torch.float16, device=x.device)
+        self._begin = self._taken
+        self._rows[self._taken : self._taken + count].copy_(rows)
+        self._taken += count
+
+    def fork(self, without_last: bool) -> Reservoir:
+        """Another sample of what was seen so far, with or without the last call, that goes its own way from here."""
+        other = copy(self)
+        other._taken = self._begin if without_last else self._taken
+        other._rows = None if self._rows is None else self._rows.clone()
+        return other
+
+    def rows(self) -> torch.Tensor | None:
+        """The sample, float16 [up to size, K] on the CPU; the same tensor for all layers that share it."""
+        if self._sample is None and self._rows is not None:
+            self._sample = self._rows[: self._taken].cpu()
+        return self._sample
+
+    def _count(self, seen: int) -> int:
+        return int(self._due + self._rate * seen)
+
+    def _drop_half(self) -> None:
+        assert self._rows is not None
+        half = self._taken // 2
+        self._rows[:half] = self._rows[self._positions.pick(half, self._taken, self._rows.device)]
+        self._taken, self._rate = half, self._rate / 2
+
+
+def _linear_rows(x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    return x.reshape(-1, x.shape[-1]).index_select(0, chosen)
+
+
+def _patches(x: torch.Tensor, chosen: torch.Tensor, shape: tuple[int, ...], window: Window) -> torch.Tensor:
+    """The inputs of some output positions, [N, C_in * kH * kW], ordered as a flattened weight is."""
+    x = x if x.dim() == 4 else x[None]
+    height, width = shape[-2:]
+    batch = chosen // (height * width)
+    if window.kernel == (1, 1) and window.padding == (0, 0):
+        down, across = window.stride
+        return x[batch, :, chosen // width % height * down, chosen % width * across]
+    inside, index = None, []
+    for axis, corner in enumerate((chosen // width % height, chosen % width)):
+        taps = torch.arange(window.kernel[axis], device=x.device) * window.dilation[axis]
+        at = (corner * window.stride[axis] - window.padding[axis])[:, None] + taps
+        at = at[:, :, None] if axis == 0 else at[:, None, :]
+        size = x.shape[2 + axis]
+        clamped = at.clamp(0, size - 1)
+        within = at == clamped
+        inside = within if inside is None else inside & within
+        index.append(clamped)
+    assert inside is not None
+    # [N, kH, kW, C_in], zero where the window reaches beyond the picture.
+    found = x.movedim(1, -1)[batch[:, None, None], index[0], index[1]] * inside[..., None]
+    return found.movedim(-1, 1).flatten(1)

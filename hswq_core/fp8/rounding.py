@@ -1,0 +1,134 @@
+"""Calibrated rounding: each column's rounding error is made good by the columns that are still to be rounded.
+
+The error that counts is that of the layer's output, |X (W - Q)^T|^2 over sampled input rows X. Rounding columns one
+after the other, the rest of the weights can move, before they are rounded themselves, to where they cancel
+what has gone wrong so far (optimal brain quantization, Frantar et al., GPTQ, 2022), here onto the FP8 grid.
+
+GPTQ keeps the K x K second moments of the inputs, which a convolution with K = 23,040 taps cannot afford. Rows are
+few (R of them), so the same answer is computed from R x R matrices: with H = X^T X + d I, what the remaining columns
+U should become is W_U + X_U^T (d I + X_U X_U^T)^-1 E, where E [R, C_out] is the output error so far.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .grid import FP8_MAX, dequantize, quantize
+
+ROUNDINGS = ("nearest", "calibrated")
+DAMPING = 0.05
+"""Added to the diagonal of H, as a share of its mean: how little the sample is trusted between its rows."""
+_BLOCK = 512
+_INNER = 32
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """FP8 codes, and the squared error of the layer's output for them and for nearest rounding."""
+
+    codes: torch.Tensor
+    error: float
+    nearest_error: float
+
+
+def round_calibrated(
+    weight: torch.Tensor, scale: torch.Tensor, rows: torch.Tensor, second_moment: torch.Tensor, damping: float = DAMPING
+) -> Rounded:
+    """FP8 codes whose layer output is closer to the original's than nearest rounding's, or nearest rounding's.
+
+    Args:
+        weight: [C_out, C_in] or [C_out, C_in, kH, kW], finite.
+        scale: float32 [1].
+        rows: [R, K] sampled inputs, K = C_in * kH * kW.
+        second_moment: [C_in], the exact E[x^2]; the sample's columns are scaled to it.
+        damping: as DAMPING.
+
+    Returns:
+        ``float8_e4m3fn``, the shape of ``weight``, and the errors measured by the same rows and damping.
+    """
+    device = weight.device
+    columns = weight.flatten(1).t().float()  # [K, C_out]: one column of the layer is one contiguous row here
+    exact = second_moment.to(device, torch.float32).repeat_interleave(len(columns) // len(second_moment))
+    x = _scaled_rows(rows.to(device).float(), exact)
+    # The columns that matter most go first, while the most others can still make good.
+    order = exact.argsort(descending=True, stable=True)
+    columns, x = columns[order], x[:, order]
+    damp, unit = damping * float(exact.mean()), scale.to(device)
+    if not damp > 0:  # no input was ever anything but zero
+        return Rounded(quantize(weight, unit), 0.0, 0.0)
+    codes, residual = _round_columns(columns, x, unit, damp)
+    nearest = quantize(columns, unit)
+    change, plain = (columns - dequantize(c, unit) for c in (codes, nearest))
+    error = float(residual.square().sum() + damp * change.square().sum())
+    nearest_error = float((x @ plain).square().sum() + damp * plain.square().sum())
+    if not error < nearest_error:
+        codes, error = nearest, nearest_error
+    # Back from columns in the order of importance to the weight's own.
+    restored = torch.empty_like(codes, dtype=torch.uint8)
+    restored[order] = codes.view(torch.uint8)
+    return Rounded(restored.t().contiguous().view(codes.dtype).view(weight.shape), error, nearest_error)
+
+
+def _scaled_rows(rows: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:
+    """X with X^T X = E[x x^T], as far as the sample knows, and its diagonal as all inputs together have it."""
+    sampled = rows.square().mean(0)
+    gain = torch.where(sampled > 0, exact / sampled, 0).sqrt_()
+    x = rows * (gain / len(rows) ** 0.5)
+    if len(x) <= x.shape[1]:
+        return x
+    # More rows than columns: the triangular factor has the same second moments in K rows.
+    return torch.linalg.qr(x, mode="r").R
+
+
+def _round_columns(
+    columns: torch.Tensor, x: torch.Tensor, scale: torch.Tensor, damp: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes [K, C_out] of columns [K, C_out], block by block, and the output error X (W - Q) [R, C_out]."""
+    blocks = list(range(0, len(columns), _BLOCK))
+    # Products of a block's rows are added and taken away in float64, so that nothing is left when all are gone.
+    gram = torch.zeros(len(x), len(x), dtype=torch.float64, device=x.device)
+    for start in blocks:
+        part = x[:, start : start + _BLOCK]
+        gram += part @ part.t()
+    factor = _cholesky(gram, damp)
+    residual = torch.zeros(len(x), columns.shape[1], device=x.device)
+    codes = []
+    for start in blocks:
+        part, original = x[:, start : start + _BLOCK], columns[start : start + _BLOCK]
+        target = original + part.t() @ torch.cholesky_solve(residual, factor)
+        gram -= part @ part.t()
+        factor = _cholesky(gram, damp)
+        # What the block's errors cost, given that the columns after it will make good what they can.
+        half = torch.linalg.solve_triangular(factor, part, upper=False)
+        cost = half.t() @ half
+        cost.diagonal().add_(1.0)
+        rounded = _round_block(target, cost, scale)
+        codes.append(rounded)
+        residual += part @ (original - dequantize(rounded, scale))
+    return torch.cat(codes), residual
+
+
+def _cholesky(gram: torch.Tensor, damp: float) -> torch.Tensor:
+    damped = gram.float()
+    damped.diagonal().add_(damp)
+    return torch.linalg.cholesky(damped)
+
+
+def _round_block(target: torch.Tensor, cost: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Codes of a block's columns [B, C_out], each one's error spread over the rest of the block as its cost says."""
+    spread = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(cost)), upper=True)
+    spread = spread / spread.diagonal()[:, None]
+    target = target / scale  # in units of the grid: a column then costs five small operations
+    codes = torch.empty_like(target, dtype=torch.float8_e4m3fn)
+    for start in range(0, len(target), _INNER):
+        end = min(start + _INNER, len(target))
+        errors = torch.empty_like(target[start:end])
+        for j in range(start, end):
+            wanted, error = target[j], errors[j - start]
+            codes[j].copy_(torch.clamp(wanted, -FP8_MAX, FP8_MAX, out=error))
+            torch.sub(wanted, codes[j].float(), out=error)
+            target[j + 1 : end].addr_(spread[j, j + 1 : end], error, alpha=-1)
+        target[end:].addmm_(spread[start:end, end:].t(), errors, alpha=-1)
+    return codes

@@ -1,0 +1,67 @@
+"""Sampling as ComfyUI's own KSampler does it, called from a node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import latent_preview
+import torch
+
+# Latent pixels are 8 picture pixels wide in every family that EmptyLatentImage serves.
+_PIXELS = 8
+
+
+def encode(clip: Any, texts: Sequence[str]) -> list[Any]:
+    """The conditioning of a batch of texts, one for each picture."""
+    each = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts]
+    (first, extras), *_ = each[0]
+    joined: dict[str, Any] = dict(extras)
+    if len(each) > 1:
+        length = max(entry[0][0].shape[1] for entry in each)
+        first = torch.cat([_padded(entry[0][0], length) for entry in each])
+        if extras.get("pooled_output") is not None:
+            joined["pooled_output"] = torch.cat([entry[0][1]["pooled_output"] for entry in each])
+    return [[first, joined]]
+
+
+def sample(
+    model: Any,
+    positive: list[Any],
+    negative: list[Any],
+    *,
+    pictures: int,
+    width: int,
+    height: int,
+    steps: int,
+    cfg: float,
+    sampler: str,
+    scheduler: str,
+    seed: int,
+    callback: Callable[..., None] | None = None,
+) -> torch.Tensor:
+    """Latents of ``pictures`` pictures from noise.
+
+    Args:
+        callback: called after each step as ComfyUI calls it, with step, denoised, noisy, steps in all.
+    """
+    shape = (pictures, 4, height // _PIXELS, width // _PIXELS)
+    empty = torch.zeros(shape, device=comfy.model_management.intermediate_device())
+    empty = comfy.sample.fix_empty_latent_channels(model, empty)
+    noise = comfy.sample.prepare_noise(empty, seed)
+    return comfy.sample.sample(
+        model, noise, steps, cfg, sampler, scheduler, positive, negative, empty,
+        callback=callback, disable_pbar=True, seed=seed,
+    )  # fmt: skip
+
+
+def _padded(text: torch.Tensor, length: int) -> torch.Tensor:
+    return torch.nn.functional.pad(text, (0, 0, 0, length - text.shape[1]))
+
+
+def previewer(model: Any) -> Callable[[torch.Tensor], Any]:
+    """Turns a latent into what a progress bar shows, as the preview settings say; into nothing if they say so."""
+    found = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+    return lambda latent: found.decode_latent_to_preview_image("JPEG", latent) if found else None

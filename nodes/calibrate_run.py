@@ -1,0 +1,112 @@
+"""HSWQCalibrateRun: the whole recipe, 32 pictures of 25 steps, in one node."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import comfy.samplers
+import comfy.utils
+from comfy_api.latest import io
+
+from ..hswq_core.calibration.session import CalibrationSession
+from ..hswq_core.files.names import safe_file_name
+from ..loader.run import encode, previewer, sample
+from ..loader.sampling import calibrated_clone, model_fingerprint
+from .common import CATEGORY, HSWQStats, statistics_folder
+from .prompts import choose_prompts
+
+logger = logging.getLogger(__name__)
+
+
+class HSWQCalibrateRun(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HSWQCalibrateRun",
+            display_name="HSWQ Calibrate Run",
+            category=CATEGORY,
+            description=(
+                "Draws the calibration pictures itself and measures the model meanwhile. Cancel keeps the finished "
+                "pictures; queueing the same session again continues."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="The full-precision model to calibrate."),
+                io.Clip.Input("clip", tooltip="Its text encoder."),
+                io.String.Input(
+                    "prompts",
+                    default="",
+                    multiline=True,
+                    tooltip="One prompt a line, or the name of a text file in the input folder. Empty: a varied list.",
+                ),
+                io.String.Input("negative", default="", multiline=True, tooltip="The negative prompt of all pictures."),
+                io.Int.Input("samples", default=32, min=1, max=4096, tooltip="How many pictures in all."),
+                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Sampling steps of each picture."),
+                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance, as you use it."),
+                io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, tooltip="As you use it."),
+                io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="As you use it."),
+                io.Int.Input("width", default=1024, min=64, max=8192, step=8, tooltip="Width in pixels."),
+                io.Int.Input("height", default=1024, min=64, max=8192, step=8, tooltip="Height in pixels."),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=2**63 - 1, tooltip="Seed of the first picture; the next is one more."
+                ),
+                io.String.Input(
+                    "session", default="default", tooltip="A name for the measurements, kept in output/hswq."
+                ),
+                io.Int.Input(
+                    "rows_per_layer",
+                    default=1024,
+                    min=0,
+                    max=65536,
+                    tooltip="Input rows to sample of each layer, for calibrated rounding. SDXL: 1024 take 2.7 GB.",
+                ),
+            ],
+            outputs=[HSWQStats.Output(display_name="stats", tooltip="The session's statistics, for HSWQ Quantize.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, session: str, **_: Any) -> float:
+        # A session that was deleted, or continued elsewhere, is to be looked at again.
+        path = statistics_folder() / f"{session}.safetensors"
+        return path.stat().st_mtime if path.exists() else 0.0
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        prompts: str,
+        negative: str,
+        samples: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        width: int,
+        height: int,
+        seed: int,
+        session: str,
+        rows_per_layer: int,
+    ) -> io.NodeOutput:
+        texts = choose_prompts(prompts)
+        path = statistics_folder() / safe_file_name(session, "session name")
+        opened = CalibrationSession.open(path, model_fingerprint(model))
+        measured = calibrated_clone(model, opened, rows_per_layer)
+        unwanted = encode(clip, [negative])
+        bar, preview = comfy.utils.ProgressBar(samples * steps), previewer(model)
+        began, first = time.monotonic(), min(opened.statistics.samples, samples)
+        for number in range(first, samples):
+
+            def step(done: int, denoised: Any, *_: Any, number: int = number) -> None:
+                bar.update_absolute(number * steps + done + 1, samples * steps, preview(denoised))
+
+            sample(
+                measured, encode(clip, [texts[number % len(texts)]]), unwanted,
+                pictures=1, width=width, height=height, steps=steps, cfg=cfg, sampler=sampler_name,
+                scheduler=scheduler, seed=seed + number, callback=step,
+            )  # fmt: skip
+            spent = (time.monotonic() - began) / (number + 1 - first)
+            left = spent * (samples - number - 1)
+            logger.info("HSWQ: session %s: picture %d of %d, %.0f s left", session, number + 1, samples, left)
+        return io.NodeOutput(opened)

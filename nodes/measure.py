@@ -1,0 +1,100 @@
+"""HSWQMeasureSensitivity: what each layer's rounding does to the model's output."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+from comfy_api.latest import io
+
+from ..hswq_core.calibration.session import CalibrationSession
+from ..hswq_core.calibration.statistics import Statistics, check_same_model
+from ..hswq_core.errors import StatisticsError
+from ..hswq_core.fp8.rounding import ROUNDINGS
+from ..loader.measure import measure_impacts
+from ..loader.sampling import model_fingerprint
+from .common import CATEGORY, HSWQStats, statistics_of
+
+logger = logging.getLogger(__name__)
+_SAVE_EVERY = 32
+
+
+class HSWQMeasureSensitivity(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HSWQMeasureSensitivity",
+            display_name="HSWQ Measure Sensitivity",
+            category=CATEGORY,
+            description=(
+                "Measures what quantizing each layer does to the model's output, on inputs kept while calibrating. It "
+                "finds the layers that matter far better than variance. Takes about layers x probes model calls; a "
+                "cancelled measurement continues where it stopped."
+            ),
+            inputs=[
+                io.Model.Input("model", tooltip="The full-precision model that was calibrated."),
+                HSWQStats.Input("stats", tooltip="Its statistics."),
+                io.Combo.Input(
+                    "mode", options=["v1", "v2"], default="v2", tooltip="The format to measure for; v2 for comfy."
+                ),
+                io.Int.Input(
+                    "probes", default=8, min=1, max=32, tooltip="On how many inputs; more is steadier and slower."
+                ),
+                io.Combo.Input(
+                    "rounding",
+                    options=list(ROUNDINGS),
+                    default="calibrated",
+                    optional=True,
+                    tooltip="The rounding that HSWQ Quantize will use.",
+                ),
+                io.AnyType.Input(
+                    "after",
+                    optional=True,
+                    tooltip="Connect the sampled latent or the picture, so that measuring waits for the calibration.",
+                ),
+            ],
+            outputs=[HSWQStats.Output(display_name="stats", tooltip="The statistics with every layer's effect.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, stats: Any, mode: str, probes: int, rounding: str = "calibrated", after: Any = None
+    ) -> io.NodeOutput:
+        statistics = statistics_of(stats)
+        if not statistics.layers:
+            raise StatisticsError("the statistics hold no run", do="Run a KSampler with the calibrated model first")
+        check_same_model(statistics, Statistics({}, fingerprint=model_fingerprint(model)))
+        purpose = f"{mode} {rounding}"
+        known = statistics.impact_of == purpose
+        layers = [n for n, e in sorted(statistics.layers.items()) if not (known and e.impact is not None)]
+        logger.info(
+            "HSWQ: measuring %d layers on %d inputs: about %d model calls", len(layers), probes, len(layers) * probes
+        )
+        bar = comfy.utils.ProgressBar(max(len(layers), 1))
+
+        def progress(done: int, total: int) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            bar.update_absolute(done, total)
+
+        found: dict[str, float] = {}
+
+        def keep() -> Any:
+            measured = statistics.with_impacts(found, purpose)
+            if not isinstance(stats, CalibrationSession):
+                return measured
+            stats.replace(measured)
+            return stats
+
+        measuring = measure_impacts(
+            model, statistics, layers, scaled=mode == "v2", rounding=rounding, probes=probes, progress=progress
+        )
+        try:
+            for name, impact in measuring:
+                found[name] = impact
+                if len(found) % _SAVE_EVERY == 0:
+                    keep()
+        finally:
+            result = keep()
+        return io.NodeOutput(result)

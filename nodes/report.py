@@ -1,0 +1,46 @@
+"""HSWQReport: what the statistics say, as a picture and as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..hswq_core.errors import StatisticsError
+from ..hswq_core.planning.outline import outline
+from .chart import chart
+from .common import CATEGORY, HSWQStats, statistics_of
+
+
+class HSWQReport(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="HSWQReport",
+            display_name="HSWQ Report",
+            category=CATEGORY,
+            description="Shows the layers by sensitivity, what a keep ratio keeps and costs, and what was calibrated.",
+            inputs=[
+                HSWQStats.Input("stats", tooltip="The statistics of HSWQ Calibrate."),
+                io.Float.Input(
+                    "keep_ratio", default=0.25, min=0.0, max=1.0, step=0.01, tooltip="The share of layers to keep."
+                ),
+                io.AnyType.Input(
+                    "after",
+                    optional=True,
+                    tooltip="Connect the sampled latent or the picture, so that the report waits for the calibration.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="chart", tooltip="Layers by sensitivity, and steps by noise level."),
+                io.String.Output(display_name="report", tooltip="The same as text, layer by layer."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, stats: Any, keep_ratio: float, after: Any = None) -> io.NodeOutput:
+        statistics = statistics_of(stats)
+        if not statistics.layers:
+            raise StatisticsError("the statistics hold no run", do="Run a KSampler with the calibrated model first")
+        found = outline(statistics, keep_ratio)
+        return io.NodeOutput(chart(found), str(found))

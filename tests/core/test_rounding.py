@@ -1,0 +1,119 @@
+"""Calibrated rounding: the published method's answer, never worse than nearest, whole files of it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hswq_core.calibration import Statistics
+from hswq_core.errors import StatisticsError
+from hswq_core.files.checkpoint import CheckpointReader
+from hswq_core.fp8.grid import dequantize, quantize
+from hswq_core.fp8.rounding import DAMPING, round_calibrated
+from hswq_core.planning import make_plan
+from hswq_core.quantize import quantize_checkpoint
+from tests.core.conftest import Example
+
+ONE = torch.ones(1)
+
+
+def correlated(rows: int, columns: int, rank: int, seed: int = 0) -> torch.Tensor:
+    """Inputs as layers have them: a few directions carry most of the energy."""
+    generator = torch.Generator().manual_seed(seed)
+    spread = torch.logspace(0, -2, columns)
+    mixing = torch.randn(rank, columns, generator=generator)
+    base = torch.randn(rows, rank, generator=generator) @ mixing
+    return (base + 0.3 * torch.randn(rows, columns, generator=generator)) * spread
+
+
+def gptq(weight: torch.Tensor, rows: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """The published algorithm as it is written: one column at a time, K x K moments, in float64."""
+    x = rows.double()
+    moments = x.t() @ x / len(x)
+    moments.diagonal().add_(DAMPING * float(moments.diagonal().mean()))
+    order = moments.diagonal().argsort(descending=True)
+    moments, left = moments[order][:, order], weight[:, order].double()
+    spread = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(moments)), upper=True)
+    rounded = torch.empty_like(left)
+    for j in range(left.shape[1]):
+        rounded[:, j] = dequantize(quantize(left[:, j].float(), scale), scale).double()
+        error = (left[:, j] - rounded[:, j]) / spread[j, j]
+        left[:, j:] -= error[:, None] * spread[j, j:]
+    result = torch.empty_like(rounded)
+    result[:, order] = rounded
+    return result.float()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(300, 700), (900, 200), (40, 1100)])
+@pytest.mark.parametrize("scale", [1.0, 2.0**-7 * 1.3])
+def test_it_is_gptq_computed_from_few_rows(rows: int, columns: int, scale: float) -> None:
+    # The damping dominates where rows are far fewer than columns, so few of them leave nothing to chance.
+    x = correlated(rows, columns, 30).half()
+    weight = torch.randn(48, columns, generator=torch.Generator().manual_seed(1)) * 0.02
+    unit = torch.tensor([scale])
+    ours = round_calibrated(weight, unit, x, x.float().square().mean(0))
+    published = gptq(weight, x.float(), unit)
+    agreement = (dequantize(ours.codes, unit) == published).float().mean()
+    assert agreement > 0.99
+    assert ours.error < 0.5 * ours.nearest_error
+
+
+@pytest.mark.parametrize("shape", [(32, 64), (24, 10, 3, 3), (24, 40, 1, 1)])
+@pytest.mark.parametrize("scale", [1.0, 0.003])
+def test_the_outputs_error_is_never_above_nearest_roundings(shape: tuple[int, ...], scale: float) -> None:
+    columns, unit = int(torch.tensor(shape[1:]).prod()), torch.tensor([scale])
+    for seed in range(5):
+        rows = correlated(500, columns, 12, seed).half()
+        moment = rows.float().square().mean(0).view(shape[1], -1).mean(1)
+        weight = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 0.05
+        found = round_calibrated(weight, unit, rows, moment)
+        assert found.codes.shape == weight.shape and found.codes.dtype == torch.float8_e4m3fn
+        assert found.error <= found.nearest_error
+        again = round_calibrated(weight, unit, rows, moment)
+        assert torch.equal(found.codes.view(torch.uint8), again.codes.view(torch.uint8))
+        # Inputs that were not calibrated with, of the same kind.
+        fresh = correlated(5000, columns, 12, seed)[500:]
+        error, nearest = (
+            (fresh @ (dequantize(codes, unit) - weight).flatten(1).t()).square().mean()
+            for codes in (found.codes, quantize(weight, unit))
+        )
+        assert error < 0.8 * nearest
+
+
+@pytest.mark.parametrize("rows", [torch.zeros(10, 16), torch.ones(10, 16), torch.full((1, 16), 60000.0)])
+def test_inputs_that_say_nothing_do_no_harm(rows: torch.Tensor) -> None:
+    weight = torch.randn(8, 16)
+    found = round_calibrated(weight, ONE, rows.half(), rows.square().mean(0))
+    assert found.error <= found.nearest_error and not found.codes.float().isnan().any()
+
+
+@pytest.mark.parametrize("mode", ["v1", "v2", "comfy"])
+def test_files_keep_their_format_and_size(example: Example, tmp_path: Path, mode: str) -> None:
+    written, reports = {}, {}
+    for rounding in ("nearest", "calibrated"):
+        path = tmp_path / f"{rounding}.safetensors"
+        with CheckpointReader(example.path) as source:
+            plan = make_plan(source, example.statistics, mode=mode, keep_ratio=0.0, rounding=rounding)
+            reports[rounding] = quantize_checkpoint(source, plan, example.statistics, path)
+        written[rounding] = load_file(path)
+    nearest, calibrated = written["nearest"], written["calibrated"]
+    assert {k: (t.dtype, t.shape) for k, t in nearest.items()} == {k: (t.dtype, t.shape) for k, t in calibrated.items()}
+    differing = [
+        k
+        for k, t in nearest.items()
+        if not torch.equal(t.flatten().view(torch.uint8), calibrated[k].flatten().view(torch.uint8))
+    ]
+    assert differing and all(nearest[k].dtype == torch.float8_e4m3fn for k in differing)
+    assert reports["calibrated"].calibrated_layers > 0 and reports["nearest"].calibrated_gain is None
+    gain = reports["calibrated"].calibrated_gain
+    assert gain is not None and gain <= 1.0
+
+
+def test_statistics_without_rows_are_refused(example: Example) -> None:
+    from dataclasses import replace
+
+    bare = replace(example.statistics, layers={n: replace(e, rows=None) for n, e in example.statistics.layers.items()})
+    assert isinstance(bare, Statistics)
+    with CheckpointReader(example.path) as source, pytest.raises(StatisticsError, match="rows_per_layer"):
+        make_plan(source, bare, mode="v1", rounding="calibrated")
