@@ -88,3 +88,40 @@ def compare_images(reference: torch.Tensor, candidate: torch.Tensor) -> ImageCom
         pictures=reference.shape[0],
         side_by_side=torch.cat([reference, gap, candidate, gap, difference], dim=2),
     )
+
+
+@dataclass(frozen=True)
+class TrajectoryComparison:
+    """How two models drift apart on the same noise.
+
+    Attributes:
+        by_step: |b - a|^2 / |a|^2 of the latents after each step, the mean over the pictures. Relative, since noisy
+            latents are larger by the noise.
+        worst_by_step: the same of the picture that drifts most.
+        each: the mean squared difference of every picture's final latents.
+    """
+
+    by_step: list[float]
+    worst_by_step: list[float]
+    each: list[float]
+
+
+def compare_trajectories(
+    reference: list[list[torch.Tensor]], candidate: list[list[torch.Tensor]]
+) -> TrajectoryComparison:
+    """Compare latents [B, ...] by run (seed) and step. Errors: HSWQError when runs, steps or shapes differ."""
+    shapes = [[[tuple(step.shape) for step in run] for run in side] for side in (reference, candidate)]
+    if shapes[0] != shapes[1] or not shapes[0] or not shapes[0][0]:
+        raise HSWQError("the models' latents differ in number or shape", do="Compare models of one architecture")
+    relative, final = [], []
+    for run, other in zip(reference, candidate, strict=True):
+        pairs = [(a.double().flatten(1), b.double().flatten(1)) for a, b in zip(run, other, strict=True)]
+        # A latent of zeros would be no latent; the floor keeps it from being a division by zero.
+        relative.append(
+            torch.stack([(b - a).square().sum(1) / a.square().sum(1).clamp(min=1e-30) for a, b in pairs], dim=1)
+        )
+        final.append((pairs[-1][1] - pairs[-1][0]).square().mean(1))
+    by_step = torch.cat(relative)  # [pictures, steps]
+    return TrajectoryComparison(
+        by_step=by_step.mean(0).tolist(), worst_by_step=by_step.amax(0).tolist(), each=torch.cat(final).tolist()
+    )

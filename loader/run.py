@@ -49,10 +49,30 @@ def sample(
     """
     shape = (pictures, 4, height // _PIXELS, width // _PIXELS)
     empty = torch.zeros(shape, device=comfy.model_management.intermediate_device())
-    empty = comfy.sample.fix_empty_latent_channels(model, empty)
-    noise = comfy.sample.prepare_noise(empty, seed)
+    return sample_latent(
+        model, positive, negative, empty, steps=steps, cfg=cfg, sampler=sampler, scheduler=scheduler, seed=seed,
+        callback=callback,
+    )  # fmt: skip
+
+
+def sample_latent(
+    model: Any,
+    positive: list[Any],
+    negative: list[Any],
+    latent: torch.Tensor,
+    *,
+    steps: int,
+    cfg: float,
+    sampler: str,
+    scheduler: str,
+    seed: int,
+    callback: Callable[..., None] | None = None,
+) -> torch.Tensor:
+    """The latents that KSampler makes of a latent [B, C, H, W] at full denoise. ``callback`` as for ``sample``."""
+    latent = comfy.sample.fix_empty_latent_channels(model, latent)
+    noise = comfy.sample.prepare_noise(latent, seed)
     return comfy.sample.sample(
-        model, noise, steps, cfg, sampler, scheduler, positive, negative, empty,
+        model, noise, steps, cfg, sampler, scheduler, positive, negative, latent,
         callback=callback, disable_pbar=True, seed=seed,
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from .calibrate import HSWQCalibrate
 from .calibrate_run import HSWQCalibrateRun
 from .compare import HSWQCompare
+from .compare_models import HSWQCompareModels
 from .load import HSWQDiffusionModelLoader, HSWQLoader
 from .measure import HSWQMeasureSensitivity
 from .quantize import HSWQQuantize
@@ -20,6 +21,7 @@ class HSWQExtension(ComfyExtension):
             HSWQCalibrate,
             HSWQCalibrateRun,
             HSWQCompare,
+            HSWQCompareModels,
             HSWQDiffusionModelLoader,
             HSWQLoader,
             HSWQLoadStatistics,

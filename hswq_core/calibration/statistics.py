@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..errors import StatisticsError
+from ..files.checkpoint import remove_leftovers
 from ..fingerprint import Fingerprint
 from .inputs import ModelInput, join_inputs, spread
 
@@ -186,6 +187,7 @@ class Statistics:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(path)
             save_file(tensors, temporary, metadata=metadata)
             os.replace(temporary, path)
         except (OSError, SafetensorError) as error:

@@ -178,7 +178,7 @@ class CheckpointWriter:
 
     def __enter__(self) -> CheckpointWriter:
         check_target(self.path, overwrite=self._overwrite)
-        _remove_leftovers(self.path)
+        remove_leftovers(self.path)
         free, needed = shutil.disk_usage(self.path.parent).free, self._layout.nbytes
         if free < needed:
             raise TargetError(
@@ -266,7 +266,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         raise TargetError("the target exists already", where=path, do="Choose another name, or allow overwriting")
 
 
-def _remove_leftovers(path: Path) -> None:
+def remove_leftovers(path: Path) -> None:
     """Remove temporary files for this target whose process is gone: what a crash or a kill left behind."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         process = leftover.name.split(".")[-2]

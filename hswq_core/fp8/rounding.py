@@ -18,8 +18,7 @@ import torch
 from .grid import FP8_MAX, dequantize, quantize
 
 ROUNDINGS = ("nearest", "calibrated")
-DAMPING = 0.05
-"""Added to the diagonal of H, as a share of its mean: how little the sample is trusted between its rows."""
+_LEAST_DAMPING = 0.01
 _BLOCK = 512
 _INNER = 32
 
@@ -34,7 +33,7 @@ class Rounded:
 
 
 def round_calibrated(
-    weight: torch.Tensor, scale: torch.Tensor, rows: torch.Tensor, second_moment: torch.Tensor, damping: float = DAMPING
+    weight: torch.Tensor, scale: torch.Tensor, rows: torch.Tensor, second_moment: torch.Tensor
 ) -> Rounded:
     """FP8 codes whose layer output is closer to the original's than nearest rounding's, or nearest rounding's.
 
@@ -43,7 +42,6 @@ def round_calibrated(
         scale: float32 [1].
         rows: [R, K] sampled inputs, K = C_in * kH * kW.
         second_moment: [C_in], the exact E[x^2]; the sample's columns are scaled to it.
-        damping: as DAMPING.
 
     Returns:
         ``float8_e4m3fn``, the shape of ``weight``, and the errors measured by the same rows and damping.
@@ -52,10 +50,13 @@ def round_calibrated(
     columns = weight.flatten(1).t().float()  # [K, C_out]: one column of the layer is one contiguous row here
     exact = second_moment.to(device, torch.float32).repeat_interleave(len(columns) // len(second_moment))
     x = _scaled_rows(rows.to(device).float(), exact)
+    damp, unit = damping(x) * float(exact.mean()), scale.to(device)
+    if len(x) > x.shape[1]:
+        # More rows than columns: the triangular factor has the same second moments in K rows.
+        x = torch.linalg.qr(x, mode="r").R
     # The columns that matter most go first, while the most others can still make good.
     order = exact.argsort(descending=True, stable=True)
     columns, x = columns[order], x[:, order]
-    damp, unit = damping * float(exact.mean()), scale.to(device)
     if not damp > 0:  # no input was ever anything but zero
         return Rounded(quantize(weight, unit), 0.0, 0.0)
     codes, residual = _round_columns(columns, x, unit, damp)
@@ -75,11 +76,21 @@ def _scaled_rows(rows: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:
     """X with X^T X = E[x x^T], as far as the sample knows, and its diagonal as all inputs together have it."""
     sampled = rows.square().mean(0)
     gain = torch.where(sampled > 0, exact / sampled, 0).sqrt_()
-    x = rows * (gain / len(rows) ** 0.5)
-    if len(x) <= x.shape[1]:
-        return x
-    # More rows than columns: the triangular factor has the same second moments in K rows.
-    return torch.linalg.qr(x, mode="r").R
+    return rows * (gain / len(rows) ** 0.5)
+
+
+def damping(x: torch.Tensor) -> float:
+    """What to add to the diagonal of X^T X, as a share of its mean, for want of more rows.
+
+    The shrinkage towards the identity that has the least expected error (Ledoit and Wolf, A well-conditioned
+    estimator for large-dimensional covariance matrices, 2004), from the rows' own inner products.
+    """
+    products = x @ x.t() if len(x) <= x.shape[1] else x.t() @ x
+    squares = float(products.double().square().sum())
+    noise = float(x.double().square().sum(1).square().sum()) - squares / len(x)
+    signal = squares - float(x.double().square().sum()) ** 2 / x.shape[1]
+    share = min(0.9, max(0.0, noise / signal)) if signal > 0 else 0.9
+    return max(_LEAST_DAMPING, share / (1 - share))
 
 
 def _round_columns(

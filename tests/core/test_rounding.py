@@ -10,7 +10,7 @@ from hswq_core.calibration import Statistics
 from hswq_core.errors import StatisticsError
 from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.fp8.grid import dequantize, quantize
-from hswq_core.fp8.rounding import DAMPING, round_calibrated
+from hswq_core.fp8.rounding import damping, round_calibrated
 from hswq_core.planning import make_plan
 from hswq_core.quantize import quantize_checkpoint
 from tests.core.conftest import Example
@@ -29,9 +29,9 @@ def correlated(rows: int, columns: int, rank: int, seed: int = 0) -> torch.Tenso
 
 def gptq(weight: torch.Tensor, rows: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """The published algorithm as it is written: one column at a time, K x K moments, in float64."""
-    x = rows.double()
-    moments = x.t() @ x / len(x)
-    moments.diagonal().add_(DAMPING * float(moments.diagonal().mean()))
+    x = rows.double() / len(rows) ** 0.5
+    moments = x.t() @ x
+    moments.diagonal().add_(damping(x) * float(moments.diagonal().mean()))
     order = moments.diagonal().argsort(descending=True)
     moments, left = moments[order][:, order], weight[:, order].double()
     spread = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(moments)), upper=True)
@@ -57,6 +57,12 @@ def test_it_is_gptq_computed_from_few_rows(rows: int, columns: int, scale: float
     agreement = (dequantize(ours.codes, unit) == published).float().mean()
     assert agreement > 0.99
     assert ours.error < 0.5 * ours.nearest_error
+
+
+def test_the_damping_falls_with_more_rows_and_vanishes_for_few_directions() -> None:
+    many, few, narrow = correlated(4000, 300, 300), correlated(200, 300, 300), correlated(200, 300, 2)
+    found = [damping(x / len(x) ** 0.5) for x in (many, few, narrow)]
+    assert found[0] < 0.2 * found[1] and found[2] < 0.2 * found[1]
 
 
 @pytest.mark.parametrize("shape", [(32, 64), (24, 10, 3, 3), (24, 40, 1, 1)])

@@ -1,0 +1,91 @@
+"""Sessions over many runs and through sudden deaths: exact to seven digits, no run lost or counted twice."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from hswq_core.calibration import DualMonitor, Statistics
+from hswq_core.calibration.session import CalibrationSession
+from hswq_core.fingerprint import Fingerprint
+
+ROOT = Path(__file__).resolve().parents[2]
+FINGERPRINT = Fingerprint.of(["0"], lambda _name: 1.0)
+RUN = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+from tests.core.test_sessions import FINGERPRINT, one_run
+from hswq_core.calibration.session import CalibrationSession
+session = CalibrationSession.open(Path(sys.argv[1]), FINGERPRINT)
+for _ in range(200):
+    session.add_run(replace(one_run(session.statistics.runs), fingerprint=FINGERPRINT))
+    with open(sys.argv[2], "a") as log:
+        log.write("finished\\n")
+"""
+
+
+def one_run(number: int) -> Statistics:
+    """A run whose every input is ``number + 1``."""
+    layer = torch.nn.Sequential(torch.nn.Linear(512, 4))
+    with torch.no_grad(), DualMonitor(layer, 256) as monitor:
+        layer(torch.full((300, 512), number + 1.0))
+    return replace(monitor.statistics(), runs=1, samples=1, steps=1)
+
+
+def test_means_of_256_drifting_runs_are_exact_to_seven_digits(tmp_path: Path) -> None:
+    layer, generator = torch.nn.Linear(32, 8), torch.Generator().manual_seed(0)
+    net = torch.nn.Sequential(layer)
+    session = CalibrationSession(tmp_path / "s.safetensors", FINGERPRINT)
+    sums, outputs, rows = torch.zeros(3, 32, dtype=torch.float64), torch.zeros(2, dtype=torch.float64), 0
+    with torch.no_grad():
+        for _run in range(256):
+            with DualMonitor(net) as monitor:
+                for step in range(25):
+                    x = (torch.randn(16, 32, generator=generator) * (1 + step) + 3 * step).half().float()
+                    y = net(x)
+                    wide = x.double()
+                    sums += torch.stack([wide.abs().sum(0), wide.sum(0), wide.square().sum(0)])
+                    outputs += torch.stack([y.double().sum(), y.double().square().sum()])
+                    rows += 16
+            session.statistics = session.statistics + replace(monitor.statistics(), runs=1)
+    session.statistics.save(session.path)
+    found = Statistics.load(session.path).layers["0"]
+    for got, expected in ((found.importance, sums[0]), (found.mean, sums[1]), (found.second_moment, sums[2])):
+        assert ((got - expected / rows).abs() / (expected / rows).abs()).max() < 1e-6
+    mean, square = (outputs / (rows * 8)).tolist()
+    assert abs(found.sensitivity / (square - mean**2) - 1) < 1e-5
+
+
+def test_a_killed_calibration_loses_no_finished_run_and_counts_none_twice(tmp_path: Path) -> None:
+    path, log, chance = tmp_path / "s.safetensors", tmp_path / "log", random.Random(0)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    killed = 0
+    while killed < 20:
+        began = log.stat().st_size if log.exists() else 0
+        process = subprocess.Popen([sys.executable, "-c", RUN, str(path), str(log)], cwd=ROOT, env=environment)
+        while process.poll() is None and (log.stat().st_size if log.exists() else 0) == began:
+            time.sleep(0.002)  # until its first run is in
+        time.sleep(chance.random() * 0.05)
+        killed += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        logged = len(log.read_text().split())
+        found = Statistics.load(path)
+        assert logged <= found.runs <= logged + 1
+        assert found.layers["0"].input_rows == 300 * found.runs
+        expected = sum(range(1, found.runs + 1)) / found.runs
+        assert torch.allclose(
+            found.layers["0"].importance, torch.full((512,), expected, dtype=torch.float64), rtol=1e-6
+        )
+        if found.runs > logged:  # the run in flight was written, only its log line was not
+            with log.open("a") as file:
+                file.write("finished\n")
+    assert len(list(tmp_path.glob(".*.tmp"))) <= 1  # what the killed ones left is gone
