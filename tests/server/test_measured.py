@@ -61,9 +61,9 @@ def test_the_recipe_draws_measures_and_continues(server: ComfyServer) -> None:
     server.run(recipe("recipe", 3))
     assert Statistics.load(session_file(server, "recipe")).samples == 3
     # What the recipe measures is what the calibrate node measures around a KSampler of the same settings.
-    server.run(w.calibrated("same", session="same", rows=256, prompt="apple", seed=3, steps=6, cfg=2.0))
+    server.run(w.calibrated("ksampler", session="ksampler", rows=256, prompt="apple", seed=3, steps=6, cfg=2.0))
     server.run(recipe("one", 1, prompts="apple"))
-    recipe_one, ksampler = (Statistics.load(session_file(server, name)) for name in ("one", "same"))
+    recipe_one, ksampler = (Statistics.load(session_file(server, name)) for name in ("one", "ksampler"))
     for name, layer in ksampler.layers.items():
         assert torch.allclose(recipe_one.layers[name].importance, layer.importance, rtol=1e-4, atol=1e-7), name
 
