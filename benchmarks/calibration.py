@@ -35,9 +35,9 @@ def main() -> None:
     compare("tiny model, 4 pictures, 25 steps", tiny.model, lambda m: tiny.latents(prompts, 0, m), args.rounds)
     wide = wide_model()
     compare(
-        "UNet of 128 channels, 64 x 64 latents, 6 steps",
+        "UNet of 128 channels, 64 x 64 latents, 12 steps",
         wide,
-        lambda m: tiny.latents(prompts[:1], 0, m, size=512, steps=6),
+        lambda m: tiny.latents(prompts[:1], 0, m, size=512, steps=12),
         args.rounds,
     )
 

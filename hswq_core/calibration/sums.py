@@ -40,6 +40,13 @@ class SumBank:
             for sums, value in ((absolute, x.abs()), (plain, x), (norm, x.abs())):
                 sums.copy_(value)
             return
+        if x.device.type == "cpu":
+            # There a norm over outer dimensions takes ten times as long as writing |x| and x^2 out and adding them up.
+            wide = x.float()
+            torch.sum(wide.abs(), over, out=absolute)
+            torch.sum(wide, over, out=plain)
+            torch.sum(wide.square(), over, out=norm).sqrt_()
+            return
         # The norms reduce in float32 without writing |x| or x^2 to memory first.
         torch.linalg.vector_norm(x, 1, over, dtype=torch.float32, out=absolute)
         torch.sum(x, over, dtype=torch.float32, out=plain)
