@@ -43,18 +43,16 @@ class Judge:
             calls.append((tuple(a.cpu() for a in args if isinstance(a, torch.Tensor)), kept, output.float().cpu()))
 
         hook = model.unet.register_forward_hook(record, with_kwargs=True)
-        first, *others = self._batches
-        parts = [model.latents(first, 1000)]
+        first = self._draw(model, 0)
         hook.remove()
-        parts += [model.latents(batch, 1001 + i) for i, batch in enumerate(others)]
-        self._latents = torch.cat(parts).float().cpu()
+        self._latents = torch.cat([first, *(self._draw(model, i) for i in range(1, len(self._batches)))])
         self._pictures, self._calls = model.pictures(self._latents), calls
 
     def figures(self, checkpoint: Path) -> dict[str, Any]:
         from hswq.hswq_core.metrics import compare_images  # type: ignore[import-not-found]
 
         model = studio.Studio(checkpoint)
-        latents = self._sample(model)
+        latents = torch.cat([self._draw(model, i) for i in range(len(self._batches))])
         each = (latents - self._latents).double().square().mean((1, 2, 3))
         compared = compare_images(self._pictures, model.pictures(latents))
         return {
@@ -66,17 +64,16 @@ class Judge:
             "psnr": compared.psnr,
         }
 
-    def _sample(self, model: studio.Studio) -> torch.Tensor:
-        return torch.cat([model.latents(batch, 1000 + i) for i, batch in enumerate(self._batches)]).float().cpu()
+    def _draw(self, model: studio.Studio, batch: int) -> torch.Tensor:
+        return model.latents(self._batches[batch], 1000 + batch).float().cpu()
 
     def _unet_error(self, model: studio.Studio) -> float:
         """|y_q - y|^2 / |y|^2 over all recorded calls, each call weighing the same."""
         device, total = model.model.load_device, 0.0
-        with torch.inference_mode():
-            for args, kwargs, expected in self._calls:
-                moved = {k: v.to(device) for k, v in kwargs.items()}
-                output = model.unet(*(a.to(device) for a in args), transformer_options={}, **moved).float().cpu()
-                total += float((output - expected).square().sum() / expected.square().sum())
+        for args, kwargs, expected in self._calls:
+            moved = {k: v.to(device) for k, v in kwargs.items()}
+            output = model.unet(*(a.to(device) for a in args), transformer_options={}, **moved).float().cpu()
+            total += float((output - expected).square().sum() / expected.square().sum())
         return total / len(self._calls)
 
 

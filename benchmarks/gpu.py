@@ -31,12 +31,12 @@ def conditioning(seed: int) -> list[Any]:
 
 def draw(model: Any, steps: int = STEPS, callback: Callable[..., None] | None = None) -> float:
     """Seconds that sampling one picture takes."""
-    from hswq.loader.run import sample  # type: ignore[import-not-found]
+    from hswq.loader.run import empty_latent, sample  # type: ignore[import-not-found]
 
     torch.cuda.synchronize()
     started = time.perf_counter()
     sample(
-        model, conditioning(0), conditioning(1), pictures=1, width=SIZE, height=SIZE, steps=steps, cfg=7.0,
+        model, conditioning(0), conditioning(1), empty_latent(1, SIZE, SIZE), steps=steps, cfg=7.0,
         sampler="euler", scheduler="normal", seed=0, callback=callback,
     )  # fmt: skip
     torch.cuda.synchronize()

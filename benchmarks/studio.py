@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TINY_MODEL = ROOT / "tests" / "tiny_model"
 
 
-def start(comfyui: Path) -> Any:
-    """Make ComfyUI importable, load this pack as ComfyUI would, and give the package ``hswq``."""
+def start(comfyui: Path) -> None:
+    """Make ComfyUI importable, and this pack under the name of one package, ``hswq``, as ComfyUI would."""
     sys.argv = sys.argv[:1]
     sys.path[:0] = [str(comfyui), str(TINY_MODEL)]
     from comfy.cli_args import args
@@ -28,14 +28,12 @@ def start(comfyui: Path) -> Any:
     import architecture
 
     architecture.register()
-    # The nodes are not needed, only the loader and the core, under the name of one package.
+    # The nodes are not needed, only the loader and the core.
     spec = importlib.util.spec_from_file_location(
         "hswq", ROOT / "hswq_core/__init__.py", submodule_search_locations=[str(ROOT)]
     )
     assert spec is not None and spec.loader is not None
-    package = importlib.util.module_from_spec(spec)
-    sys.modules["hswq"] = package
-    return package
+    sys.modules["hswq"] = importlib.util.module_from_spec(spec)
 
 
 class Studio:
@@ -54,13 +52,13 @@ class Studio:
         self, prompts: Sequence[str], seed: int, model: Any = None, size: int = 256, **settings: Any
     ) -> torch.Tensor:
         """Final latents [N, C, H, W], one for each prompt."""
-        from hswq.loader.run import encode, sample  # type: ignore[import-not-found]
+        from hswq.loader.run import empty_latent, encode, sample  # type: ignore[import-not-found]
 
         options = {"steps": 25, "cfg": 2.0, "sampler": "euler", "scheduler": "normal", **settings}
         negative = encode(self.clip, [""] * len(prompts))
         return sample(
             model or self.model, encode(self.clip, prompts), negative,
-            pictures=len(prompts), width=size, height=size, seed=seed, **options,
+            empty_latent(len(prompts), size, size), seed=seed, **options,
         )  # fmt: skip
 
     def pictures(self, latents: torch.Tensor) -> torch.Tensor:

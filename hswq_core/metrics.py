@@ -74,6 +74,17 @@ class ImageComparison:
     pictures: int
     side_by_side: torch.Tensor
 
+    def figures(self) -> dict[str, object]:
+        """All but the pictures, for JSON, which has no infinity."""
+        return {
+            "ssim": self.ssim,
+            "worst_ssim": self.worst_ssim,
+            "psnr": None if math.isinf(self.psnr) else self.psnr,
+            "mse": self.mse,
+            "identical": self.mse == 0,
+            "pictures": self.pictures,
+        }
+
 
 def compare_images(reference: torch.Tensor, candidate: torch.Tensor) -> ImageComparison:
     """Compare pictures [B, H, W, C] in [0, 1]. Errors: HSWQError when their shapes differ or are too small."""

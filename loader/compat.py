@@ -30,11 +30,15 @@ def _register_layout() -> str:
     class HSWQScaledFP8Layout(stock):  # type: ignore[misc]
         @classmethod
         def dequantize(cls, qdata: torch.Tensor, params: Any) -> torch.Tensor:
-            # An in-place product is computed in the wider of both types, float32, and rounded into the narrower.
-            return qdata.to(params.orig_dtype).mul_(params.scale)
+            return _dequantized(qdata, params.scale, params.orig_dtype)
 
     register(_OUR_LAYOUT, HSWQScaledFP8Layout)
     return _OUR_LAYOUT
+
+
+def _dequantized(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    # An in-place product is computed in the wider of both types, float32, and rounded into the narrower.
+    return codes.to(dtype).mul_(scale)
 
 
 _LAYOUT = _register_layout()
@@ -64,6 +68,5 @@ def ready_weight(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
     """A weight in the type that ``x`` is computed with, or ``None`` if it is on another device."""
     if isinstance(weight, QuantizedTensor):
         codes, scale = codes_and_scale(weight)
-        # An in-place product is computed in the wider of both types, float32, and rounded into the narrower.
-        return codes.to(x.dtype).mul_(scale) if codes.device == x.device else None
+        return _dequantized(codes, scale, x.dtype) if codes.device == x.device else None
     return weight.to(x.dtype) if weight.device == x.device else None

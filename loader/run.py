@@ -27,35 +27,13 @@ def encode(clip: Any, texts: Sequence[str]) -> list[Any]:
     return [[first, joined]]
 
 
-def sample(
-    model: Any,
-    positive: list[Any],
-    negative: list[Any],
-    *,
-    pictures: int,
-    width: int,
-    height: int,
-    steps: int,
-    cfg: float,
-    sampler: str,
-    scheduler: str,
-    seed: int,
-    callback: Callable[..., None] | None = None,
-) -> torch.Tensor:
-    """Latents of ``pictures`` pictures from noise.
-
-    Args:
-        callback: called after each step as ComfyUI calls it, with step, denoised, noisy, steps in all.
-    """
+def empty_latent(pictures: int, width: int, height: int) -> torch.Tensor:
+    """A latent of zeros for pictures of this size in pixels."""
     shape = (pictures, 4, height // _PIXELS, width // _PIXELS)
-    empty = torch.zeros(shape, device=comfy.model_management.intermediate_device())
-    return sample_latent(
-        model, positive, negative, empty, steps=steps, cfg=cfg, sampler=sampler, scheduler=scheduler, seed=seed,
-        callback=callback,
-    )  # fmt: skip
+    return torch.zeros(shape, device=comfy.model_management.intermediate_device())
 
 
-def sample_latent(
+def sample(
     model: Any,
     positive: list[Any],
     negative: list[Any],
@@ -68,7 +46,11 @@ def sample_latent(
     seed: int,
     callback: Callable[..., None] | None = None,
 ) -> torch.Tensor:
-    """The latents that KSampler makes of a latent [B, C, H, W] at full denoise. ``callback`` as for ``sample``."""
+    """The latents that KSampler makes of an empty latent [B, C, H, W] at full denoise.
+
+    Args:
+        callback: called after each step as ComfyUI calls it, with step, denoised, noisy, steps in all.
+    """
     latent = comfy.sample.fix_empty_latent_channels(model, latent)
     noise = comfy.sample.prepare_noise(latent, seed)
     return comfy.sample.sample(

@@ -11,10 +11,10 @@ import comfy.utils
 from comfy_api.latest import io
 
 from ..hswq_core.calibration.session import CalibrationSession
-from ..hswq_core.files.names import safe_file_name
-from ..loader.run import encode, previewer, sample
+from ..hswq_core.files.names import EXTENSION, safe_file_name
+from ..loader.run import empty_latent, encode, previewer, sample
 from ..loader.sampling import calibrated_clone, model_fingerprint
-from .common import CATEGORY, HSWQStats, statistics_folder
+from .common import CATEGORY, HSWQStats, modification_time, statistics_folder
 from .prompts import choose_prompts
 
 logger = logging.getLogger(__name__)
@@ -66,10 +66,9 @@ class HSWQCalibrateRun(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, session: str, **_: Any) -> float:
+    def fingerprint_inputs(cls, session: str, **_: Any) -> int:
         # A session that was deleted, or continued elsewhere, is to be looked at again.
-        path = statistics_folder() / f"{session}.safetensors"
-        return path.stat().st_mtime if path.exists() else 0.0
+        return modification_time(statistics_folder() / f"{session}{EXTENSION}")
 
     @classmethod
     def execute(
@@ -103,7 +102,7 @@ class HSWQCalibrateRun(io.ComfyNode):
 
             sample(
                 measured, encode(clip, [texts[number % len(texts)]]), unwanted,
-                pictures=1, width=width, height=height, steps=steps, cfg=cfg, sampler=sampler_name,
+                empty_latent(1, width, height), steps=steps, cfg=cfg, sampler=sampler_name,
                 scheduler=scheduler, seed=seed + number, callback=step,
             )  # fmt: skip
             spent = (time.monotonic() - began) / (number + 1 - first)

@@ -19,9 +19,8 @@ def chart(outline: Outline) -> torch.Tensor:
     """Layers by damage on a logarithmic scale, kept ones in red, and steps by noise level: [1, H, W, 3] in [0, 1]."""
     image = Image.new("RGB", (_WIDTH, _HEIGHT), _PAPER)
     draw, font, large = ImageDraw.Draw(image), ImageFont.load_default(15), ImageFont.load_default(20)
-    kept = sum(layer.kept for layer in outline.layers)
     total = (outline.fp8_bytes + outline.kept_bytes) / 1e6
-    title = f"{len(outline.layers)} layers by {outline.selection}: {kept} kept at ratio {outline.keep_ratio:g}"
+    title = f"{len(outline.layers)} layers by {outline.selection}: {outline.kept} kept at ratio {outline.keep_ratio:g}"
     draw.text((_MARGIN, 18), title, _INK, large)
     draw.text(
         (_MARGIN, 44), f"weights {total:,.1f} MB, {outline.kept_bytes / 1e6:,.1f} MB of it for keeping", _INK, font

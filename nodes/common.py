@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import comfy.model_management
+import comfy.utils
 import folder_paths
 from comfy_api.latest import io
 
@@ -37,7 +40,23 @@ def model_path(category: str, name: str) -> Path:
     return Path(path)
 
 
-def modification_time(category: str, name: str) -> int:
+def model_modification_time(category: str, name: str) -> int:
     """When a model's file last changed, so that a file that was replaced is loaded again; 0 if it is gone."""
     path = folder_paths.get_full_path(category, name)
-    return Path(path).stat().st_mtime_ns if path else 0
+    return modification_time(Path(path)) if path else 0
+
+
+def modification_time(path: Path) -> int:
+    """When a file last changed, in nanoseconds; 0 if it is gone."""
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def progress_bar() -> Callable[[int, int], None]:
+    """What a long job calls with the amount done and in all: it moves the node's bar, and ends the job on cancel."""
+    bar = comfy.utils.ProgressBar(1)
+
+    def progress(done: int, total: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update_absolute(done, total)
+
+    return progress

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 from comfy_api.latest import io
@@ -43,13 +42,4 @@ class HSWQCompare(io.ComfyNode):
     @classmethod
     def execute(cls, reference: Any, candidate: Any) -> io.NodeOutput:
         result = compare_images(reference, candidate)
-        figures = {
-            "ssim": result.ssim,
-            "worst_ssim": result.worst_ssim,
-            # JSON has no infinity.
-            "psnr": None if math.isinf(result.psnr) else result.psnr,
-            "mse": result.mse,
-            "identical": result.mse == 0,
-            "pictures": result.pictures,
-        }
-        return io.NodeOutput(result.side_by_side, result.ssim, result.psnr, json.dumps(figures, indent=2))
+        return io.NodeOutput(result.side_by_side, result.ssim, result.psnr, json.dumps(result.figures(), indent=2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 import comfy.samplers
@@ -12,7 +11,7 @@ import torch
 from comfy_api.latest import io
 
 from ..hswq_core.metrics import compare_images, compare_trajectories
-from ..loader.run import sample_latent
+from ..loader.run import sample
 from .common import CATEGORY
 
 
@@ -82,7 +81,7 @@ class HSWQCompareModels(io.ComfyNode):
                     bar.update_absolute(done)
                     run.append(noisy.float().cpu())
 
-                final = sample_latent(
+                final = sample(
                     model, positive, negative, latent["samples"], steps=steps, cfg=cfg, sampler=sampler_name,
                     scheduler=scheduler, seed=seed + number, callback=step,
                 )  # fmt: skip
@@ -96,16 +95,10 @@ class HSWQCompareModels(io.ComfyNode):
         latent_mse = sum(drift.each) / len(drift.each)
         report = {
             "seeds": seeds,
-            "pictures": images.pictures,
             "latent_mse": latent_mse,
             "worst_latent_mse": max(drift.each),
             "relative_error_by_step": drift.by_step,
             "worst_relative_error_by_step": drift.worst_by_step,
-            "ssim": images.ssim,
-            "worst_ssim": images.worst_ssim,
-            # JSON has no infinity.
-            "psnr": None if math.isinf(images.psnr) else images.psnr,
-            "mse": images.mse,
-            "identical": images.mse == 0,
+            **images.figures(),
         }
         return io.NodeOutput(images.side_by_side, latent_mse, images.ssim, json.dumps(report, indent=2))

@@ -8,7 +8,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..loader.load import load_checkpoint, load_diffusion_model
-from .common import CATEGORY, model_path, modification_time
+from .common import CATEGORY, model_modification_time, model_path
 
 _PATH_TOOLTIP = "Connect the path of HSWQ Quantize to load the file just written, instead of the one chosen above."
 
@@ -41,7 +41,7 @@ class HSWQLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, ckpt_name: str, path: str | None = None) -> int:
-        return modification_time("checkpoints", ckpt_name)
+        return model_modification_time("checkpoints", ckpt_name)
 
     @classmethod
     def execute(cls, ckpt_name: str, path: str | None = None) -> io.NodeOutput:
@@ -70,7 +70,7 @@ class HSWQDiffusionModelLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, unet_name: str, path: str | None = None) -> int:
-        return modification_time("diffusion_models", unet_name)
+        return model_modification_time("diffusion_models", unet_name)
 
     @classmethod
     def execute(cls, unet_name: str, path: str | None = None) -> io.NodeOutput:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import comfy.model_management
-import comfy.utils
 from comfy_api.latest import io
 
 from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.calibration.statistics import Statistics, check_same_model
-from ..hswq_core.errors import StatisticsError
 from ..hswq_core.fp8.rounding import ROUNDINGS
 from ..loader.measure import measure_impacts
 from ..loader.sampling import model_fingerprint
-from .common import CATEGORY, HSWQStats, statistics_of
+from .common import CATEGORY, HSWQStats, progress_bar, statistics_of
 
 logger = logging.getLogger(__name__)
 _SAVE_EVERY = 32
@@ -63,8 +60,7 @@ class HSWQMeasureSensitivity(io.ComfyNode):
         cls, model: Any, stats: Any, mode: str, probes: int, rounding: str = "calibrated", after: Any = None
     ) -> io.NodeOutput:
         statistics = statistics_of(stats)
-        if not statistics.layers:
-            raise StatisticsError("the statistics hold no run", do="Run a KSampler with the calibrated model first")
+        statistics.check_not_empty()
         check_same_model(statistics, Statistics({}, fingerprint=model_fingerprint(model)))
         purpose = f"{mode} {rounding}"
         known = statistics.impact_of == purpose
@@ -72,12 +68,6 @@ class HSWQMeasureSensitivity(io.ComfyNode):
         logger.info(
             "HSWQ: measuring %d layers on %d inputs: about %d model calls", len(layers), probes, len(layers) * probes
         )
-        bar = comfy.utils.ProgressBar(max(len(layers), 1))
-
-        def progress(done: int, total: int) -> None:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            bar.update_absolute(done, total)
-
         found: dict[str, float] = {}
 
         def keep() -> Any:
@@ -88,7 +78,7 @@ class HSWQMeasureSensitivity(io.ComfyNode):
             return stats
 
         measuring = measure_impacts(
-            model, statistics, layers, scaled=mode == "v2", rounding=rounding, probes=probes, progress=progress
+            model, statistics, layers, scaled=mode == "v2", rounding=rounding, probes=probes, progress=progress_bar()
         )
         try:
             for name, impact in measuring:

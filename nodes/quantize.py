@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
-import comfy.utils
 import folder_paths
 import torch
 from comfy_api.latest import io
@@ -20,7 +19,7 @@ from ..hswq_core.fp8.rounding import ROUNDINGS
 from ..hswq_core.planning import make_plan
 from ..hswq_core.planning.selection import SELECTIONS
 from ..hswq_core.quantize import quantize_checkpoint
-from .common import CATEGORY, HSWQStats, model_path, statistics_of
+from .common import CATEGORY, HSWQStats, model_path, progress_bar, statistics_of
 
 _SOURCES = ("checkpoints", "diffusion_models")
 
@@ -134,12 +133,7 @@ class HSWQQuantize(io.ComfyNode):
         category, path = _find_source(source)
         name = filename or default_name(path.name, statistics.samples, budget.strip() or keep_ratio, mode)
         target = Path(folder_paths.get_output_directory()) / category / safe_file_name(name)
-        bar = comfy.utils.ProgressBar(1)
-
-        def progress(done: int, total: int) -> None:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            bar.update_absolute(done, total)
-
+        progress = progress_bar()
         with CheckpointReader(path) as reader:
             plan = make_plan(
                 reader,

@@ -6,7 +6,6 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..hswq_core.errors import StatisticsError
 from ..hswq_core.planning.outline import outline
 from .chart import chart
 from .common import CATEGORY, HSWQStats, statistics_of
@@ -39,8 +38,5 @@ class HSWQReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, stats: Any, keep_ratio: float, after: Any = None) -> io.NodeOutput:
-        statistics = statistics_of(stats)
-        if not statistics.layers:
-            raise StatisticsError("the statistics hold no run", do="Run a KSampler with the calibrated model first")
-        found = outline(statistics, keep_ratio)
+        found = outline(statistics_of(stats), keep_ratio)
         return io.NodeOutput(chart(found), str(found))

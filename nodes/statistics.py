@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.files.names import safe_file_name
-from .common import CATEGORY, HSWQStats, statistics_files, statistics_folder, statistics_of
+from .common import CATEGORY, HSWQStats, modification_time, statistics_files, statistics_folder, statistics_of
 
 
 class HSWQLoadStatistics(io.ComfyNode):
@@ -28,9 +28,8 @@ class HSWQLoadStatistics(io.ComfyNode):
         return io.NodeOutput(CalibrationSession.load(statistics_folder() / safe_file_name(file)))
 
     @classmethod
-    def fingerprint_inputs(cls, file: str) -> float:
-        path = statistics_folder() / file
-        return path.stat().st_mtime if path.exists() else 0.0
+    def fingerprint_inputs(cls, file: str) -> int:
+        return modification_time(statistics_folder() / file)
 
 
 class HSWQMergeStatistics(io.ComfyNode):

@@ -46,19 +46,25 @@ class CalibrationSession:
                     where=path,
                     do="Choose another session name, or turn on 'reset' to start it anew",
                 )
-        session = _open_sessions.setdefault(path, cls(path, fingerprint))
-        # What is in memory has runs that could not be written, if it differs; a file that was deleted is a reset.
-        if reset or not path.exists() or stored.runs > session.statistics.runs:
-            session.statistics = stored
-        return session
+        return cls._of(path, stored, reset=reset or not path.exists())
 
     @classmethod
     def load(cls, path: Path) -> CalibrationSession:
         """The session in an existing file. Errors: StatisticsError when it is missing, damaged or of no known model."""
-        fingerprint = Statistics.load(path).fingerprint
-        if fingerprint is None:
+        stored = Statistics.load(path)
+        if stored.fingerprint is None:
             raise StatisticsError("the statistics do not say of which model they are", where=path, do="Calibrate again")
-        return cls.open(path, fingerprint)
+        return cls._of(path.resolve(), stored, reset=False)
+
+    @classmethod
+    def _of(cls, path: Path, stored: Statistics, *, reset: bool) -> CalibrationSession:
+        """The one session object of this path, with what is stored unless it knows more."""
+        assert stored.fingerprint is not None
+        session = _open_sessions.setdefault(path, cls(path, stored.fingerprint))
+        # What is in memory has runs that could not be written, if it differs; a file that was deleted is a reset.
+        if reset or stored.runs > session.statistics.runs:
+            session.statistics = stored
+        return session
 
     def replace(self, statistics: Statistics) -> None:
         """Take statistics that were worked on further, and write the file as after a run."""

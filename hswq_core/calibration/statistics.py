@@ -119,6 +119,11 @@ class Statistics:
             impact_of=self.impact_of or other.impact_of,
         )
 
+    def check_not_empty(self) -> None:
+        """Errors: StatisticsError when nothing was measured yet."""
+        if not self.layers:
+            raise StatisticsError("the statistics hold no run", do="Run a KSampler with the calibrated model first")
+
     def probes(self, count: int) -> list[ModelInput]:
         """Up to ``count`` of the kept inputs, spread over the noise levels."""
         return spread(self.inputs, count)

@@ -51,14 +51,14 @@ def round_calibrated(
     exact = second_moment.to(device, torch.float32).repeat_interleave(len(columns) // len(second_moment))
     x = _scaled_rows(rows.to(device).float(), exact)
     damp, unit = damping(x) * float(exact.mean()), scale.to(device)
+    if not damp > 0:  # no input was ever anything but zero
+        return Rounded(quantize(weight, unit), 0.0, 0.0)
     if len(x) > x.shape[1]:
         # More rows than columns: the triangular factor has the same second moments in K rows.
         x = torch.linalg.qr(x, mode="r").R
     # The columns that matter most go first, while the most others can still make good.
     order = exact.argsort(descending=True, stable=True)
     columns, x = columns[order], x[:, order]
-    if not damp > 0:  # no input was ever anything but zero
-        return Rounded(quantize(weight, unit), 0.0, 0.0)
     codes, residual = _round_columns(columns, x, unit, damp)
     nearest = quantize(columns, unit)
     change, plain = (columns - dequantize(c, unit) for c in (codes, nearest))

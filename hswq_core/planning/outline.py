@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..calibration.coverage import coverage_warnings
 from ..calibration.statistics import Statistics
-from .selection import check_keep_ratio, cut_by_ratio
+from .selection import check_keep_ratio, cut_by_ratio, ranked
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,10 @@ class Outline:
     statistics: Statistics
 
     @property
+    def kept(self) -> int:
+        return sum(layer.kept for layer in self.layers)
+
+    @property
     def fp8_bytes(self) -> int:
         return sum(layer.weights for layer in self.layers)
 
@@ -39,13 +43,13 @@ class Outline:
         return sum(layer.weights for layer in self.layers if layer.kept)
 
     def __str__(self) -> str:
-        s, kept = self.statistics, sum(layer.kept for layer in self.layers)
+        s = self.statistics
         lines = [
             f"{len(self.layers)} layers; {s.runs} runs, {s.samples} pictures, {s.steps} steps; "
             f"samplers: {', '.join(sorted(s.samplers)) or 'unknown'}",
             f"steps by noise level, from clean to pure noise: {' '.join(map(str, s.noise_levels))}",
             *(f"warning: {warning}" for warning in coverage_warnings(s)),
-            f"keep ratio {self.keep_ratio:g} by {self.selection}: {kept} layers kept; weights "
+            f"keep ratio {self.keep_ratio:g} by {self.selection}: {self.kept} layers kept; weights "
             f"{(self.fp8_bytes + self.kept_bytes) / 1e6:,.1f} MB, {self.kept_bytes / 1e6:,.1f} MB of it for keeping",
             "",
             f"{'':<6}{self.selection:>12}{'MB FP8':>9}  layer",
@@ -57,15 +61,15 @@ class Outline:
 
 
 def outline(statistics: Statistics, keep_ratio: float) -> Outline:
-    """Errors: PlanError for a keep ratio outside [0, 1]."""
+    """Errors: StatisticsError for statistics without a run, PlanError for a keep ratio outside [0, 1]."""
+    statistics.check_not_empty()
     check_keep_ratio(keep_ratio)
     impacts = {name: layer.impact for name, layer in statistics.layers.items() if layer.impact is not None}
     measured = len(impacts) == len(statistics.layers)
     damage = impacts if measured else {name: layer.sensitivity for name, layer in statistics.layers.items()}
     kept = cut_by_ratio(damage, keep_ratio)
-    ranked = sorted(damage, key=lambda name: (-damage[name], name))
     layers = tuple(
         OutlineLayer(name, damage[name], math.prod(statistics.layers[name].shape or (0,)), name in kept)
-        for name in ranked
+        for name in ranked(damage)
     )
     return Outline("measured" if measured else "variance", keep_ratio, layers, statistics)

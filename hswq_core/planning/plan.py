@@ -158,8 +158,8 @@ def make_plan(
         raise PlanError(f"there is no selection {selection!r}", do=f"Choose one of: {', '.join(SELECTIONS)}")
     check_keep_ratio(keep_ratio)
     form = FORMATS[mode]
-    if statistics is not None and not statistics.layers:
-        raise StatisticsError("the statistics hold no run", do="Run a KSampler with the calibrated model first")
+    if statistics is not None:
+        statistics.check_not_empty()
     prefix = find_prefix(source, statistics.layers if statistics else None)
     weights = _layer_weights(source, prefix)
     if statistics is not None:

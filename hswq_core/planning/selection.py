@@ -37,7 +37,7 @@ def cut_by_ratio(damage: Mapping[str, float], keep_ratio: float) -> set[str]:
     """The ``keep_ratio`` of the layers with the largest damage, rounded up: asking for protection gives some."""
     # The tolerance is for 0.1 * 30 and its like.
     count = math.ceil(keep_ratio * len(damage) - 1e-9)
-    return set(_ranked(damage)[:count])
+    return set(ranked(damage)[:count])
 
 
 def cut_by_bytes(damage: Mapping[str, float], cost: Mapping[str, int], available: int, *, per_byte: bool) -> set[str]:
@@ -51,12 +51,13 @@ def cut_by_bytes(damage: Mapping[str, float], cost: Mapping[str, int], available
     """
     worth = {name: damage[name] / max(cost[name], 1) for name in damage} if per_byte else damage
     kept: set[str] = set()
-    for name in _ranked(worth):
+    for name in ranked(worth):
         if cost[name] <= available:
             available -= cost[name]
             kept.add(name)
     return kept
 
 
-def _ranked(damage: Mapping[str, float]) -> Sequence[str]:
+def ranked(damage: Mapping[str, float]) -> Sequence[str]:
+    """Names with the largest value first, equal ones in the order of their names."""
     return sorted(damage, key=lambda name: (-damage[name], name))
