@@ -148,7 +148,7 @@ def main() -> None:
     # The V2 model against the stock loader's FP16.
     target = args.folder / "v2.safetensors"
     report = quantize("nearest")
-    v2 = load_diffusion_model(target)
+    v2, _ = load_diffusion_model(target)
     memory = {"FP16": weights_in_vram(stock), "V2": weights_in_vram(v2)}
     print(f"weights in VRAM: FP16 {memory['FP16'] / 1e6:,.0f} MB, V2 {memory['V2'] / 1e6:,.0f} MB, ", end="")
     print(f"{memory['V2'] / memory['FP16']:.3f}; planned {report.unet_bytes / 1e6:,.0f} MB", flush=True)

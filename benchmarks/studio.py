@@ -42,7 +42,7 @@ class Studio:
     def __init__(self, checkpoint: Path) -> None:
         from hswq.loader.load import load_checkpoint  # type: ignore[import-not-found]
 
-        self.model, self.clip, self.vae = load_checkpoint(checkpoint)
+        self.model, self.clip, self.vae, _ = load_checkpoint(checkpoint)
 
     @property
     def unet(self) -> torch.nn.Module:

@@ -9,7 +9,7 @@ import torch
 from .errors import CheckpointError, PlanError, TargetError
 from .files.checkpoint import CheckpointReader, CheckpointWriter, FileLayout, dtype_name, tensor_bytes
 from .files.formats import COMFY, V2, Format
-from .files.layers import FP8_DTYPES, MARKERS, checked_scale, find_prefix, scale_key
+from .files.layers import FP8_DTYPES, MARKERS, check_scales, checked_scale, find_prefix, scale_key
 from .fp8.grid import dequantize
 from .quantize import Progress
 
@@ -37,6 +37,7 @@ def convert_checkpoint(
     if target.exists() and target.samefile(source.path):
         raise TargetError("the target is the source", where=target, do="Choose another name")
     form, prefix = TARGETS[to], find_prefix(source)
+    check_scales(source, prefix)
     scales = _scales(source, prefix)
     if not scales:
         raise CheckpointError("no layer of this file is in FP8", where=source.path, do="Use 'quantize' for it")

@@ -1,4 +1,4 @@
-"""The one place that knows how ComfyUI versions differ: how an FP8 weight with its scale is held.
+"""The one place that knows how ComfyUI versions differ: how an FP8 weight is held, and how its memory is managed.
 
 ComfyUI's ``QuantizedTensor`` stays FP8 in memory and turns to the compute type when a layer runs; casting,
 offloading, LoRA and saving all know it. Only its construction differs between versions.
@@ -6,8 +6,11 @@ offloading, LoRA and saving all know it. Only its construction differs between v
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
+import comfy.model_management
 import comfy.quant_ops
 import torch
 from comfy.quant_ops import QuantizedTensor
@@ -70,3 +73,17 @@ def ready_weight(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
         codes, scale = codes_and_scale(weight)
         return _dequantized(codes, scale, x.dtype) if codes.device == x.device else None
     return weight.to(x.dtype) if weight.device == x.device else None
+
+
+def exact_patching(load: Callable[..., Any]) -> dict[str, Any]:
+    """Arguments that keep one of ComfyUI's load functions from its dynamic VRAM, where it has that.
+
+    Dynamic VRAM holds a patched weight in the type it had before: it would round a LoRA's sum back to FP8.
+    """
+    return {"disable_dynamic": True} if "disable_dynamic" in inspect.signature(load).parameters else {}
+
+
+def multiplies_fp8() -> bool:
+    """Whether ComfyUI's device has FP8 arithmetic."""
+    supports = getattr(comfy.model_management, "supports_fp8_compute", None)
+    return bool(supports and supports(comfy.model_management.get_torch_device()))

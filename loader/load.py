@@ -3,66 +3,172 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import comfy.model_detection
 import comfy.sd
 import comfy.utils
+from comfy.patcher_extension import WrappersMP
 
 from ..hswq_core.errors import CheckpointError
 from ..hswq_core.files.checkpoint import CheckpointReader
-from .ops import HSWQOperations
+from ..hswq_core.files.inspect import inspect_checkpoint
+from ..hswq_core.files.layers import check_scales
+from .compat import exact_patching, multiplies_fp8
+from .ops import FP8MatmulOperations, HSWQOperations, weights_in_one_piece
 from .weights import Summary, join_scales
 
 logger = logging.getLogger(__name__)
 
 
-def load_checkpoint(path: Path, embedding_directory: Any = None) -> tuple[Any, Any, Any]:
-    """A full checkpoint as ComfyUI's MODEL, CLIP and VAE.
+def load_checkpoint(
+    path: Path, embedding_directory: Any = None, *, fp8_matmul: bool = False
+) -> tuple[Any, Any, Any, LoadedFile]:
+    """A full checkpoint as ComfyUI's MODEL, CLIP and VAE, and what was loaded.
 
-    Errors: CheckpointError for files that are not safetensors, are damaged, or hold no model that ComfyUI knows.
+    Args:
+        fp8_matmul: multiply Linear layers in FP8 where the device can: faster, less exact.
+
+    Errors: CheckpointError for files that are not safetensors, are damaged, hold no model that ComfyUI knows, or
+    a diffusion model alone.
     """
-    state_dict, metadata, summary = _read(path)
-    found = comfy.sd.load_state_dict_guess_config(
-        state_dict,
-        output_vae=True,
-        output_clip=True,
-        embedding_directory=embedding_directory,
-        model_options=_options(summary),
-        metadata=metadata,
-    )
+    file = _read(path)
+    if all(key.startswith(file.prefix) for key in file.state_dict):
+        raise CheckpointError(
+            "this is a diffusion model alone, without text encoder and VAE",
+            where=path,
+            do="Move it to models/diffusion_models and open it with HSWQ Diffusion Model Loader",
+        )
+    with _naming(path):
+        found = comfy.sd.load_state_dict_guess_config(
+            file.state_dict,
+            output_vae=True,
+            output_clip=True,
+            embedding_directory=embedding_directory,
+            model_options=_options(file, fp8_matmul),
+            metadata=file.metadata,
+            **exact_patching(comfy.sd.load_state_dict_guess_config),
+        )
     if found is None or found[0] is None:
         raise _unknown(path)
-    _log(path, summary)
-    return found[0], found[1], found[2]
+    return _ready(found[0], path, file), found[1], found[2], file.loaded
 
 
-def load_diffusion_model(path: Path) -> Any:
-    """A diffusion model (a file of its own, or the one inside a checkpoint) as ComfyUI's MODEL.
+def load_diffusion_model(path: Path, *, fp8_matmul: bool = False) -> tuple[Any, LoadedFile]:
+    """A diffusion model (a file of its own, or the one inside a checkpoint) as ComfyUI's MODEL, and what was loaded.
 
-    Errors: as for ``load_checkpoint``.
+    Args, errors: as for ``load_checkpoint``.
     """
-    state_dict, metadata, summary = _read(path)
-    model = comfy.sd.load_diffusion_model_state_dict(state_dict, model_options=_options(summary), metadata=metadata)
+    file = _read(path)
+    with _naming(path):
+        model = comfy.sd.load_diffusion_model_state_dict(
+            file.state_dict,
+            model_options=_options(file, fp8_matmul),
+            metadata=file.metadata,
+            **exact_patching(comfy.sd.load_diffusion_model_state_dict),
+        )
     if model is None:
         raise _unknown(path)
-    _log(path, summary)
-    return model
+    return _ready(model, path, file), file.loaded
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, str], Summary]:
+@dataclass(frozen=True)
+class LoadedFile:
+    """What a loader says about a file, in one line and to the page.
+
+    Attributes:
+        format: as ``inspect`` names it.
+        fp8_layers, other_layers: Linear and Conv2d layers held in FP8, and in ``dtype``.
+        nbytes: of the diffusion model's tensors.
+    """
+
+    name: str
+    format: str
+    fp8_layers: int
+    other_layers: int
+    dtype: str
+    nbytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: {self.format}, {self.fp8_layers} layers in FP8, {self.other_layers} in {self.dtype}, "
+            f"{self.nbytes / 1e6:,.1f} MB of weights"
+        )
+
+
+@dataclass(frozen=True)
+class _File:
+    state_dict: dict[str, Any]
+    layers: list[str]  # those in FP8, by their path in the diffusion model
+    metadata: dict[str, str]
+    prefix: str
+    summary: Summary
+    loaded: LoadedFile
+
+
+def _read(path: Path) -> _File:
     with CheckpointReader(path) as reader:  # checks the header against the file, and names what is wrong
         metadata = {k: v for k, v in reader.metadata.items() if k != "_quantization_metadata"}
+        if any(".lora_" in key for key in reader.tensors):
+            raise CheckpointError("this is a LoRA, not a model", where=path, do="Open it with Load LoRA")
+        inspection = inspect_checkpoint(reader)
     state_dict = comfy.utils.load_torch_file(str(path))
     prefix = comfy.model_detection.unet_prefix_from_state_dict(state_dict)
     if not any(key.startswith(prefix) for key in state_dict):
         prefix = ""
-    return state_dict, metadata, join_scales(state_dict, prefix, path)
+    check_scales(reader, prefix)
+    summary = join_scales(state_dict, prefix, path)
+    dtype = str(summary.dtype).removeprefix("torch.")
+    loaded = LoadedFile(path.name, inspection.format, summary.fp8_layers, summary.other_layers, dtype, summary.nbytes)
+    return _File(state_dict, inspection.quantized, metadata, prefix, summary, loaded)
 
 
-def _options(summary: Summary) -> dict[str, Any]:
-    return {"custom_operations": HSWQOperations, "dtype": summary.dtype}
+def _options(file: _File, fp8_matmul: bool) -> dict[str, Any]:
+    if fp8_matmul and not multiplies_fp8():
+        logger.warning("HSWQ: this device has no FP8 arithmetic; %s is computed in full precision", file.loaded.name)
+        fp8_matmul = False
+    operations = FP8MatmulOperations if fp8_matmul else HSWQOperations
+    return {"custom_operations": operations, "dtype": file.summary.dtype}
+
+
+def _ready(model: Any, path: Path, file: _File) -> Any:
+    """A MODEL whose weights are whole tensors to everything that runs inside a sampling run.
+
+    A control LoRA, for one, builds its network there from the diffusion model's state dict.
+
+    Errors: CheckpointError when layers of the file found no place in the model.
+    """
+    modules = dict(model.model.diffusion_model.named_modules())
+    homeless = [layer for layer in file.layers if layer not in modules]
+    # Where most are, ComfyUI took the names as they are; otherwise it translated them from another tool's.
+    if 0 < len(homeless) < len(file.layers) / 2:
+        raise CheckpointError(
+            f"ComfyUI took this for a model without the layer {homeless[0]} and {len(homeless) - 1} more",
+            where=path,
+            do="Tensors that it tells models by are missing; download the file or quantize it again",
+        )
+    logger.info("HSWQ: %s", file.loaded)
+
+    def sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        with weights_in_one_piece():
+            return executor(*args, **kwargs)
+
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "hswq_loader", sample)
+    return model
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """An error that knows only the layer gets to know the file."""
+    try:
+        yield
+    except CheckpointError as error:
+        what = f"the layer {error.where} cannot be loaded: {error.what}"
+        raise CheckpointError(what, where=path, do="The file is damaged; download it or quantize it again") from error
 
 
 def _unknown(path: Path) -> CheckpointError:
@@ -70,15 +176,4 @@ def _unknown(path: Path) -> CheckpointError:
         "ComfyUI does not know this kind of model",
         where=path,
         do="Choose a checkpoint of a model that ComfyUI supports",
-    )
-
-
-def _log(path: Path, summary: Summary) -> None:
-    logger.info(
-        "HSWQ: %s: %d layers in FP8, %d in %s, %.1f MB of weights",
-        path.name,
-        summary.fp8_layers,
-        summary.other_layers,
-        str(summary.dtype).removeprefix("torch."),
-        summary.nbytes / 1e6,
     )

@@ -8,12 +8,29 @@ a fast GPU takes longer than the layer.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import comfy.ops
 import torch
 
+from ..hswq_core.errors import CheckpointError
+from ..hswq_core.fp8.matmul import fits_fp8_matmul, fp8_linear
 from .compat import codes_and_scale, is_quantized, ready_weight
+
+_in_file_form: ContextVar[bool] = ContextVar("in_file_form", default=True)
+
+
+@contextlib.contextmanager
+def weights_in_one_piece() -> Iterator[None]:
+    """Meanwhile a state dict has each FP8 weight with its scale as one tensor, and not as a file has them."""
+    token = _in_file_form.set(False)
+    try:
+        yield
+    finally:
+        _in_file_form.reset(token)
 
 
 class _KeepsItsType:
@@ -23,7 +40,12 @@ class _KeepsItsType:
     FP16 layers that is FP8, and the layers that were kept in FP16 on purpose would be lost.
     """
 
+    holds_fp8 = False
+
     def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any) -> None:
+        key = f"{prefix}weight"
+        if is_quantized(state_dict.get(key)) and not self.holds_fp8:
+            state_dict[key] = state_dict[key].dequantize()
         metadata = {**local_metadata, "assign_to_params_buffers": True}
         super()._load_from_state_dict(state_dict, prefix, metadata, *args)  # type: ignore[misc]
 
@@ -36,16 +58,30 @@ class _ShortWay(_KeepsItsType):
         if not (layer.weight_function or layer.bias_function) and layer.weight is not None:
             bias = None if layer.bias is None else ready_weight(layer.bias, input)
             if layer.bias is None or bias is not None:
+                done = self._in_fp8(input, bias)
+                if done is not None:
+                    return done
                 weight = ready_weight(layer.weight, input)
                 if weight is not None:
                     return layer._compute(input, weight, bias)
         return super().forward_comfy_cast_weights(input)  # type: ignore[misc]
 
+    def _in_fp8(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
+        """The layer's output by a multiplication in FP8, if it is to do so and can."""
+        return None
+
 
 class _HoldsFP8(_ShortWay):
     """What ComfyUI asks of a layer whose weight may be quantized: patching for LoRA, and saving."""
 
+    holds_fp8 = True
     weight: torch.nn.Parameter
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any) -> None:
+        if f"{prefix}weight" not in state_dict:
+            # ComfyUI would go on with whatever the memory held.
+            raise CheckpointError("its weight is missing", where=prefix.removesuffix("."))
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def convert_weight(self, weight: torch.Tensor, inplace: bool = False, **_: Any) -> torch.Tensor:
         """The stored weight as numbers a patch can be added to."""
@@ -72,7 +108,10 @@ class _HoldsFP8(_ShortWay):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[misc]
-        if is_quantized(self.weight):
+        # A file is made of the diffusion model's own state dict. That of the whole model serves merging and
+        # LoRA, which look up every key as an attribute and add to what they find.
+        for_a_file = _in_file_form.get() and not prefix.startswith("diffusion_model.")
+        if for_a_file and is_quantized(self.weight):
             codes, scale = codes_and_scale(self.weight)
             destination[f"{prefix}weight"], destination[f"{prefix}scale"] = codes, scale.reshape(-1)
 
@@ -94,6 +133,12 @@ class HSWQOperations(comfy.ops.manual_cast):
     class Conv3d(_KeepsItsType, comfy.ops.manual_cast.Conv3d):
         pass
 
+    class ConvTranspose1d(_KeepsItsType, comfy.ops.manual_cast.ConvTranspose1d):
+        pass
+
+    class ConvTranspose2d(_KeepsItsType, comfy.ops.manual_cast.ConvTranspose2d):
+        pass
+
     class GroupNorm(_ShortWay, comfy.ops.manual_cast.GroupNorm):
         def _compute(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
             return torch.nn.functional.group_norm(x, self.num_groups, weight, bias, self.eps)
@@ -107,3 +152,16 @@ class HSWQOperations(comfy.ops.manual_cast):
 
     class Embedding(_KeepsItsType, comfy.ops.manual_cast.Embedding):
         pass
+
+
+class FP8MatmulOperations(HSWQOperations):
+    """The same with Linear layers multiplied in FP8 where their weight allows it."""
+
+    class Linear(HSWQOperations.Linear):
+        def _in_fp8(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
+            if not is_quantized(self.weight):
+                return None
+            codes, scale = codes_and_scale(self.weight)
+            if codes.device != x.device or not fits_fp8_matmul(codes, scale):
+                return None
+            return fp8_linear(x, codes, scale, bias)

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
+from ..hswq_core.errors import CheckpointError
 from ..hswq_core.files.layers import MARKERS, checked_scale, scale_key
+from ..hswq_core.fp8.grid import dequantize
 from .compat import quantized_tensor
 
 _FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -30,35 +32,45 @@ class Summary:
 def join_scales(state_dict: dict[str, Any], prefix: str, path: Path) -> Summary:
     """Replace, in place, every FP8 weight under ``prefix`` by a quantized tensor, and remove the scales.
 
-    Errors: CheckpointError naming the layer whose scale is unusable.
+    FP8 tensors that are no weight of a Linear or Conv2d layer become plain tensors of the file's float type.
+
+    Errors: CheckpointError naming the layer whose scale is unusable, or that is quantized to another type than FP8.
     """
     keys = [key for key in state_dict if key.startswith(prefix)]
     dtype = _majority_float(state_dict, keys)
     nbytes = sum(state_dict[key].nbytes for key in keys)
+    fp8_weights = {key for key in keys if key.endswith(_WEIGHT) and state_dict[key].dtype in _FP8}
+
     fp8_layers, other_layers = 0, 0
-    for key in keys:
-        if not key.endswith(_WEIGHT):
-            continue
-        weight, layer = state_dict[key], key[: -len(_WEIGHT)]
-        if weight.dtype not in _FP8:
-            other_layers += weight.dim() in (2, 4)
-            continue
-        if weight.dim() not in (2, 4):
-            # A naive cast turned norms and biases to FP8, too. Those compute in full precision.
-            state_dict[key] = weight.to(dtype)
-            continue
-        scale = _pop_scale(state_dict, layer, weight, path)
-        state_dict[key] = quantized_tensor(weight, scale, dtype)
-        fp8_layers += 1
     for key in keys:
         tensor = state_dict.get(key)
         if tensor is None:
             continue
-        if key.endswith(MARKERS) or key == f"{prefix}scaled_fp8":
+        if key in fp8_weights:
+            scale = _pop_scale(state_dict, key.removesuffix(_WEIGHT), tensor, path)
+            if tensor.dim() in (2, 4):
+                state_dict[key] = quantized_tensor(tensor, scale, dtype)
+                fp8_layers += 1
+            else:
+                state_dict[key] = dequantize(tensor, scale).to(dtype)
+        elif key.endswith(MARKERS) or key == f"{prefix}scaled_fp8":
             del state_dict[key]
-        elif key.endswith(".bias") and tensor.dtype in _FP8:
-            state_dict[key] = tensor.to(dtype)
+        elif tensor.dtype in _FP8:
+            state_dict[key] = tensor.to(dtype)  # a naive cast of the whole file turned biases to FP8, too
+        elif key.endswith(_WEIGHT) and tensor.dim() in (2, 4):
+            _check_float(key, tensor, path)
+            other_layers += 1
     return Summary(fp8_layers, other_layers, nbytes, dtype)
+
+
+def _check_float(key: str, weight: torch.Tensor, path: Path) -> None:
+    if not weight.is_floating_point() or weight.element_size() < 2:
+        kind = str(weight.dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"the layer {key.removesuffix(_WEIGHT)} is quantized to {kind}, not to FP8",
+            where=path,
+            do="Open it with ComfyUI's own loader, or with the one that its publisher names",
+        )
 
 
 def _pop_scale(state_dict: dict[str, Any], layer: str, weight: torch.Tensor, path: Path) -> torch.Tensor:

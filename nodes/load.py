@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 from comfy_api.latest import io
 
-from ..loader.load import load_checkpoint, load_diffusion_model
+from ..loader.load import LoadedFile, load_checkpoint, load_diffusion_model
 from .common import CATEGORY, model_modification_time, model_path
 
-_PATH_TOOLTIP = "Connect the path of HSWQ Quantize to load the file just written, instead of the one chosen above."
+
+def _more_inputs() -> list[Any]:
+    return [
+        io.String.Input(
+            "path",
+            optional=True,
+            force_input=True,
+            tooltip="Connect the path of HSWQ Quantize to load the file just written, instead of the one chosen above.",
+        ),
+        io.Boolean.Input(
+            "fp8_matmul",
+            default=False,
+            optional=True,
+            tooltip=(
+                "Multiply Linear layers in FP8 on cards that can (RTX 40 and newer). It rounds the layers' inputs, "
+                "too, so the picture is less exact. Without such a card it changes nothing."
+            ),
+        ),
+    ]
+
+
+def _ui(loaded: LoadedFile) -> dict[str, Any]:
+    return {"text": [str(loaded)], "hswq_loaded": [asdict(loaded)]}
 
 
 class HSWQLoader(io.ComfyNode):
@@ -30,7 +54,7 @@ class HSWQLoader(io.ComfyNode):
                     options=folder_paths.get_filename_list("checkpoints"),
                     tooltip="The checkpoint to load.",
                 ),
-                io.String.Input("path", optional=True, force_input=True, tooltip=_PATH_TOOLTIP),
+                *_more_inputs(),
             ],
             outputs=[
                 io.Model.Output(display_name="model"),
@@ -40,13 +64,15 @@ class HSWQLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, ckpt_name: str, path: str | None = None) -> int:
+    def fingerprint_inputs(cls, ckpt_name: str, path: str | None = None, fp8_matmul: bool = False) -> int:
         return model_modification_time("checkpoints", ckpt_name)
 
     @classmethod
-    def execute(cls, ckpt_name: str, path: str | None = None) -> io.NodeOutput:
+    def execute(cls, ckpt_name: str, path: str | None = None, fp8_matmul: bool = False) -> io.NodeOutput:
         file = Path(path) if path else model_path("checkpoints", ckpt_name)
-        return io.NodeOutput(*load_checkpoint(file, folder_paths.get_folder_paths("embeddings")))
+        embeddings = folder_paths.get_folder_paths("embeddings")
+        model, clip, vae, loaded = load_checkpoint(file, embeddings, fp8_matmul=fp8_matmul)
+        return io.NodeOutput(model, clip, vae, ui=_ui(loaded))
 
 
 class HSWQDiffusionModelLoader(io.ComfyNode):
@@ -63,16 +89,17 @@ class HSWQDiffusionModelLoader(io.ComfyNode):
                     options=folder_paths.get_filename_list("diffusion_models"),
                     tooltip="The diffusion model to load.",
                 ),
-                io.String.Input("path", optional=True, force_input=True, tooltip=_PATH_TOOLTIP),
+                *_more_inputs(),
             ],
             outputs=[io.Model.Output(display_name="model")],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, unet_name: str, path: str | None = None) -> int:
+    def fingerprint_inputs(cls, unet_name: str, path: str | None = None, fp8_matmul: bool = False) -> int:
         return model_modification_time("diffusion_models", unet_name)
 
     @classmethod
-    def execute(cls, unet_name: str, path: str | None = None) -> io.NodeOutput:
+    def execute(cls, unet_name: str, path: str | None = None, fp8_matmul: bool = False) -> io.NodeOutput:
         file = Path(path) if path else model_path("diffusion_models", unet_name)
-        return io.NodeOutput(load_diffusion_model(file))
+        model, loaded = load_diffusion_model(file, fp8_matmul=fp8_matmul)
+        return io.NodeOutput(model, ui=_ui(loaded))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterable
 from pathlib import Path
 
 import torch
 
 from ..errors import CheckpointError
-from .checkpoint import CheckpointReader
+from .checkpoint import CheckpointReader, is_float
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "")
 """Where the diffusion model may begin, most specific first."""
@@ -21,6 +22,8 @@ MARKERS = (".comfy_quant", ".input_scale", ".scale_input")
 # V2 (two spellings), ComfyUI's own, and the older scaled_fp8 of text encoders and Flux conversions.
 _SCALE_SUFFIXES = (".scale", ".weight.scale", ".weight_scale", ".scale_weight")
 
+_SCALED_MODES = ("v2", "comfy")
+
 
 def scale_key(keys: Container[str], layer: str) -> tuple[str, str] | None:
     """The key of the scale that belongs to ``layer``'s FP8 weight, and its suffix; ``None`` if there is none.
@@ -28,6 +31,33 @@ def scale_key(keys: Container[str], layer: str) -> tuple[str, str] | None:
     Ask only for layers whose weight is FP8: a norm's own ``.scale`` parameter is no quantization scale.
     """
     return next(((layer + suffix, suffix) for suffix in _SCALE_SUFFIXES if layer + suffix in keys), None)
+
+
+def check_scales(source: CheckpointReader, prefix: str) -> None:
+    """Every FP8 weight has a scale if the others or the file's mode say so, and every scale has an FP8 weight.
+
+    Errors: CheckpointError naming the layer.
+    """
+    remedy = "The file is damaged or was changed; quantize the model again"
+    tensors = {key: info for key, info in source.tensors.items() if key.startswith(prefix)}
+    layers = {k.removesuffix(_WEIGHT) for k, i in tensors.items() if k.endswith(_WEIGHT) and i.dtype in FP8_DTYPES}
+    without = sorted(layer for layer in layers if scale_key(tensors, layer) is None)
+    if without and (len(without) < len(layers) or source.metadata.get("hswq.mode") in _SCALED_MODES):
+        raise CheckpointError(f"the scale of the FP8 layer {without[0]} is missing", where=source.path, do=remedy)
+    for key, info in tensors.items():
+        suffix = next((s for s in sorted(_SCALE_SUFFIXES, key=len, reverse=True) if key.endswith(s)), None)
+        layer = key.removesuffix(suffix or "")
+        if suffix is None or layer in layers:
+            continue
+        beside = tensors.get(layer + _WEIGHT)
+        if beside is None:
+            orphan = suffix != ".scale"  # a norm has a parameter of this name, and no weight
+        else:
+            # Layers quantized to other types have scales, too.
+            orphan = is_float(beside.dtype) and len(beside.shape) in (2, 4)
+            orphan = orphan and (suffix != ".scale" or math.prod(info.shape) in (1, beside.shape[0]))
+        if orphan:
+            raise CheckpointError(f"the scale {key} belongs to no FP8 weight", where=source.path, do=remedy)
 
 
 def checked_scale(name: str, scale: torch.Tensor, shape: tuple[int, ...], where: Path) -> torch.Tensor:

@@ -6,32 +6,62 @@ import json
 from pathlib import Path
 from typing import Any
 
+import comfy.cldm.cldm
+import comfy.model_management
 import comfy.ops
 import folder_paths
 import torch
 from comfy_api.latest import ComfyExtension, io
+from comfy_api.torch_helpers import set_torch_compile_wrapper
 from safetensors.torch import save_file
 
 
+def _inputs(unet: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """One fixed input for a UNet of SDXL's kind, of whatever width."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = unet.state_dict()
+    channels = tensors["input_blocks.0.0.weight"].shape[1]
+    context = next(t.shape[1] for k, t in tensors.items() if k.endswith("attn2.to_k.weight"))
+    inputs = {"x": torch.randn(2, channels, 32, 32, generator=generator), "timesteps": torch.tensor([700.0, 100.0])}
+    inputs["context"] = torch.randn(2, 77, context, generator=generator)
+    if "label_emb.0.0.weight" in tensors:
+        inputs["y"] = torch.randn(2, tensors["label_emb.0.0.weight"].shape[1], generator=generator)
+    return inputs
+
+
 class ProbeWeights(io.ComfyNode):
-    """Writes every parameter as it is held, and every layer's weight as its forward gets it in float32."""
+    """Writes every parameter as it is held, every layer's weight as its forward gets it, and the UNet's output.
+
+    With ``lowvram`` the model is loaded as on a card that has room for none of it: LoRAs are added layer by layer.
+    """
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ProbeWeights",
-            inputs=[io.Model.Input("model"), io.String.Input("name"), io.AnyType.Input("after", optional=True)],
+            inputs=[
+                io.Model.Input("model"),
+                io.String.Input("name"),
+                io.Boolean.Input("lowvram", default=False, optional=True),
+                io.AnyType.Input("after", optional=True),
+            ],
             outputs=[io.String.Output()],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, model: Any, name: str, after: Any = None) -> io.NodeOutput:
+    def execute(cls, model: Any, name: str, lowvram: bool = False, after: Any = None) -> io.NodeOutput:
+        cpu, unet = torch.device("cpu"), model.model.diffusion_model
+        if lowvram:
+            comfy.model_management.unload_all_models()
+            model.patch_model(device_to=cpu, lowvram_model_memory=1)
+        else:
+            comfy.model_management.load_models_gpu([model], force_patch_weights=True)
         tensors: dict[str, torch.Tensor] = {}
-        for layer, module in model.model.diffusion_model.named_modules():
+        for layer, module in unet.named_modules():
             if not isinstance(getattr(module, "weight", None), torch.Tensor):
                 continue
-            computed, bias = comfy.ops.cast_bias_weight(module, dtype=torch.float32, device=torch.device("cpu"))
+            computed, bias = comfy.ops.cast_bias_weight(module, dtype=torch.float32, device=cpu)
             # Newer versions hand FP8 weights of their own formats on as they are, to FP8 kernels.
             computed = computed.dequantize() if hasattr(computed, "_qdata") else computed
             tensors[f"{layer}.computed"] = computed.float().clone()
@@ -39,9 +69,24 @@ class ProbeWeights(io.ComfyNode):
             tensors[f"{layer}.weight"] = held.detach().clone()
             if bias is not None:
                 tensors[f"{layer}.bias"] = module.bias.detach().clone()
+        tensors["unet.output"] = unet(**_inputs(unet)).float().contiguous()
+        # What the weights and scales take in memory, in all.
+        parts = {id(t): t for p in unet.parameters() for t in _parts(p)}
+        tensors["unet.bytes"] = torch.tensor(sum(t.nbytes for t in parts.values()))
+        if lowvram:
+            model.unpatch_model(cpu)
         path = Path(folder_paths.get_output_directory()) / f"{name}.probe"
         save_file(tensors, path)
         return io.NodeOutput(str(path))
+
+
+def _parts(parameter: torch.Tensor) -> list[torch.Tensor]:
+    """The plain tensors that a parameter is made of."""
+    if not hasattr(parameter, "_qdata"):
+        return [parameter]
+    params = getattr(parameter, "_params", None) or parameter._layout_params  # type: ignore[attr-defined]
+    values = params.values() if isinstance(params, dict) else vars(params).values()
+    return [parameter._qdata, *(v for v in values if isinstance(v, torch.Tensor))]  # type: ignore[attr-defined]
 
 
 class ProbeHooks(io.ComfyNode):
@@ -85,9 +130,58 @@ class ProbeFailingSampler(io.ComfyNode):
         return io.NodeOutput(clone)
 
 
+class ProbeControlNets(io.ComfyNode):
+    """Writes two control nets that fit a MODEL: full.safetensors, and lora.safetensors, a control LoRA."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ProbeControlNets",
+            inputs=[io.Model.Input("model"), io.String.Input("folder")],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, model: Any, folder: str) -> io.NodeOutput:
+        config = {k: v for k, v in model.model.model_config.unet_config.items() if k != "out_channels"}
+        config |= {"hint_channels": 3, "operations": comfy.ops.disable_weight_init, "dtype": torch.float32}
+        net = comfy.cldm.cldm.ControlNet(**config)
+        unet = model.model.diffusion_model.state_dict()
+        generator = torch.Generator().manual_seed(0)
+        full, lora = {}, {"lora_controlnet": torch.zeros(0)}
+        for key, tensor in net.state_dict().items():
+            if key in unet:
+                full[key] = unet[key].float()
+                if key.endswith(".weight") and tensor.dim() > 1:
+                    rows, columns = tensor.shape[0], tensor[0].numel()
+                    layer = key.removesuffix(".weight")
+                    lora[f"{layer}.up"] = torch.randn(rows, 1, generator=generator) * 0.05
+                    lora[f"{layer}.down"] = torch.randn(1, columns, generator=generator) * 0.05
+            else:
+                full[key] = lora[key] = torch.randn(tensor.shape, generator=generator) * 0.2
+        for name, tensors in (("full", full), ("lora", lora)):
+            save_file(tensors, Path(folder) / f"{name}.safetensors")
+        return io.NodeOutput()
+
+
+class ProbeCompiled(io.ComfyNode):
+    """A MODEL through torch.compile as the stock node does it, with a backend that needs no compiler of C."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="ProbeCompiled", inputs=[io.Model.Input("model")], outputs=[io.Model.Output()])
+
+    @classmethod
+    def execute(cls, model: Any) -> io.NodeOutput:
+        clone = model.clone()
+        set_torch_compile_wrapper(clone, backend="aot_eager")
+        return io.NodeOutput(clone)
+
+
 class ProbeExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [ProbeWeights, ProbeHooks, ProbeFailingSampler]
+        return [ProbeWeights, ProbeHooks, ProbeFailingSampler, ProbeControlNets, ProbeCompiled]
 
 
 async def comfy_entrypoint() -> ProbeExtension:

@@ -1,11 +1,14 @@
-"""One real server for all server tests; COMFYUI_PATH says which ComfyUI."""
+"""Real servers for all server tests; COMFYUI_PATH says which ComfyUI."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from tests.support import workflows as w
+from tests.support.probing import PROBE, UNET, write_kinds
 from tests.support.server import ComfyServer
 
 
@@ -27,3 +30,22 @@ def comfyui() -> Path:
 def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     with ComfyServer(comfyui, tmp_path_factory.mktemp("comfyui")) as running:
         yield running
+
+
+@pytest.fixture(scope="session", params=["default", "fp8-storage"])
+def probing(
+    request: pytest.FixtureRequest, comfyui: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ComfyServer]:
+    """A server with the probe pack and every kind of file; once with ComfyUI told to store diffusion models in FP8."""
+    arguments = ("--fp8_e4m3fn-unet",) if request.param == "fp8-storage" else ()
+    with ComfyServer(comfyui, tmp_path_factory.mktemp(request.param), arguments, packs=(PROBE,)) as server:
+        flow = w.calibrated("cal", session="loader", steps=3, loader="HSWQLoader")
+        for mode in ("v1", "v2", "comfy"):
+            flow[f"q_{mode}"] = w.quantize(["calibrate", 1], ["cal_sampler", 0], mode=mode, filename=mode)["quantize"]
+        server.run(flow)
+        v2 = server.output / "checkpoints/v2.safetensors"
+        write_kinds(server, v2)
+        unet = {k.removeprefix(UNET): v for k, v in load_file(v2).items() if k.startswith(UNET)}
+        save_file(unet, server.base / "models/diffusion_models/v2_unet.safetensors")
+        server.get("/object_info")
+        yield server

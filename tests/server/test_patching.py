@@ -1,0 +1,179 @@
+"""What ComfyUI does to a model beyond loading it: LoRA, control nets, merging, saving, compiling."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.server.test_loader import assert_as_in_file, path_of
+from tests.support import workflows as w
+from tests.support.probing import FP8, Tensors, exact, loaded, probe, unet_of
+from tests.support.server import ComfyServer
+
+LORA = "test.safetensors"
+
+
+@pytest.fixture
+def deltas(probing: ComfyServer) -> Iterator[Tensors]:
+    """A LoRA on every quantized layer of the V2 file, in the server's folder; what it adds, by layer."""
+    generator = torch.Generator().manual_seed(0)
+    lora, deltas = {}, {}
+    for key, stored in unet_of(path_of(probing, "v2")).items():
+        if key.endswith(".weight") and stored.dtype == FP8:
+            layer, (rows, columns) = key.removesuffix(".weight"), (stored.shape[0], stored[0].numel())
+            up = torch.randn(rows, 2, generator=generator) * 0.02
+            down = torch.randn(2, columns, generator=generator) * 0.02
+            name = "lora_unet_" + layer.replace(".", "_")
+            if stored.dim() == 4:
+                down, up = down.view(2, *stored.shape[1:]), up.view(rows, 2, 1, 1)
+            lora |= {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down}
+            deltas[layer] = (up.flatten(1) @ down.flatten(1)).view(stored.shape)
+    folder = probing.base / "models/loras"
+    folder.mkdir(exist_ok=True)
+    save_file(lora, folder / LORA)
+    probing.get("/object_info")
+    yield deltas
+
+
+def weights_of(path: Path) -> Tensors:
+    """The float32 weights by layer that a checkpoint stands for."""
+    prefix = "model.diffusion_model."
+    tensors = {k.removeprefix(prefix): v for k, v in exact(load_file(path)).items() if k.startswith(prefix)}
+    return {k.removesuffix(".weight"): v for k, v in tensors.items() if k.endswith(".weight")}
+
+
+def with_lora(strength: float) -> w.Workflow:
+    lora = w.node("LoraLoaderModelOnly", model=["loader", 0], lora_name=LORA, strength_model=strength)
+    return loaded("v2.safetensors") | {"lora": lora}
+
+
+@pytest.mark.parametrize("lowvram", [False, True])
+def test_a_lora_is_added_to_the_real_weights_and_leaves_no_trace(
+    probing: ComfyServer, deltas: Tensors, lowvram: bool
+) -> None:
+    weights = weights_of(path_of(probing, "v2"))
+    for strength in (1.0, -0.5):
+        name = f"lora_{strength}_{lowvram}"
+        held = probe(probing, name, with_lora(strength), ["lora", 0], lowvram=lowvram)
+        for layer, delta in deltas.items():
+            expected = weights[layer] + strength * delta
+            error = (held[f"{layer}.computed"] - expected).abs().max()
+            assert error <= 2.0**-10 * expected.abs().max(), layer
+            assert (held[f"{layer}.weight"].dtype == FP8) == lowvram, layer  # low VRAM adds as the layer runs
+    assert_as_in_file(probe(probing, f"without_{lowvram}", loaded("v2.safetensors")), path_of(probing, "v2"))
+
+
+def test_a_lora_changes_v2_as_it_changes_fp16(probing: ComfyServer, deltas: Tensors) -> None:
+    """The picture is as close to FP16's with the LoRA as it is without."""
+    flow = with_lora(0.3) | {"original": w.node("CheckpointLoaderSimple", ckpt_name=w.TINY)}
+    if probing.arguments:
+        flow["original"] = w.node("HSWQLoader", ckpt_name=w.TINY)  # stock would store FP8
+    lora = w.node("LoraLoaderModelOnly", model=["original", 0], lora_name=LORA, strength_model=0.3)
+    flow["original_lora"] = lora
+    models = {"v2": "loader", "v2_lora": "lora", "fp16": "original", "fp16_lora": "original_lora"}
+    for name, model in models.items():
+        flow |= w.sampling([model, 0], ["original", 1], ["original", 2], name, steps=8, batch=4, prompt="fox face")
+    for kind in ("", "_lora"):
+        images = {"reference": [f"fp16{kind}_decode", 0], "candidate": [f"v2{kind}_decode", 0]}
+        flow[f"compare{kind}"] = w.node("HSWQCompare", **images)
+        flow[f"ssim{kind}"] = w.node("PreviewAny", source=[f"compare{kind}", 1])
+    outputs = probing.run(flow)
+    plain, changed = (float(outputs[f"ssim{kind}"]["text"][0]) for kind in ("", "_lora"))
+    pictures = [probing.images(outputs, f"{name}_image")[0].read_bytes() for name in ("fp16", "fp16_lora")]
+    assert pictures[0] != pictures[1]
+    assert changed >= plain - 0.005, (plain, changed)
+
+
+@pytest.mark.parametrize("first", ["v2", "fp16"])
+def test_merging_with_another_model(probing: ComfyServer, first: str) -> None:
+    second = "fp16" if first == "v2" else "v2"
+    flow = loaded(f"{first}.safetensors") | {"second": w.node("HSWQLoader", ckpt_name=f"{second}.safetensors")}
+    flow["merge"] = w.node("ModelMergeSimple", model1=["loader", 0], model2=["second", 0], ratio=0.25)
+    held = probe(probing, f"merge_{first}", flow, ["merge", 0])
+    one, other = (weights_of(path_of(probing, name)) for name in (first, second))
+    for layer, weight in one.items():
+        expected = 0.25 * weight + 0.75 * other[layer]
+        error = (held[f"{layer}.computed"] - expected).abs().max()
+        assert error <= 2.0**-10 * expected.abs().max(), layer
+
+
+@pytest.mark.parametrize("node", ["CheckpointSave", "ModelSave"])
+def test_a_saved_v2_model_opens_again_as_v2(probing: ComfyServer, node: str) -> None:
+    flow, folder = loaded("v2.safetensors"), "checkpoints" if node == "CheckpointSave" else "diffusion_models"
+    inputs = {"model": ["loader", 0], "filename_prefix": f"{folder}/saved"}
+    if node == "CheckpointSave":
+        inputs |= {"clip": ["loader", 1], "vae": ["loader", 2]}
+    flow["save"] = w.node(node, **inputs)
+    probing.run(flow)
+    saved = next((probing.output / folder).glob("saved*.safetensors"))
+    before, after = unet_of(path_of(probing, "v2")), unet_of(saved)
+    for key, tensor in before.items():
+        assert after[key].dtype == tensor.dtype, key
+        assert after[key].shape == tensor.shape and torch.equal(after[key].float(), tensor.float()), key
+    probing.get("/object_info")
+    loader = (
+        w.node("HSWQLoader", ckpt_name=saved.name)
+        if node == "CheckpointSave"
+        else w.node("HSWQDiffusionModelLoader", unet_name=saved.name)
+    )
+    assert_as_in_file(probe(probing, f"saved_{node}", {"loader": loader}), saved)
+
+
+def test_a_model_saved_with_its_lora(probing: ComfyServer, deltas: Tensors) -> None:
+    some = dict(list(deltas.items())[::2])
+    lora = load_file(probing.base / "models/loras" / LORA)
+    names = tuple("lora_unet_" + layer.replace(".", "_") + "." for layer in some)
+    save_file({k: v for k, v in lora.items() if k.startswith(names)}, probing.base / "models/loras" / LORA)
+    flow = with_lora(1.0)
+    flow["save"] = w.node(
+        "CheckpointSave", model=["lora", 0], clip=["loader", 1], vae=["loader", 2], filename_prefix="checkpoints/baked"
+    )
+    probing.run(flow)
+    saved = max((probing.output / "checkpoints").glob("baked*.safetensors"))
+    weights, after = weights_of(path_of(probing, "v2")), weights_of(saved)
+    for layer, weight in weights.items():
+        expected = weight + some.get(layer, 0)
+        assert (after[layer] - expected).abs().max() <= 2.0**-10 * expected.abs().max(), layer
+    probing.get("/object_info")
+    assert_as_in_file(probe(probing, "baked", loaded(saved.name)), saved)
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_a_control_net_acts_on_v2_as_on_its_exact_model(probing: ComfyServer, kind: str) -> None:
+    (probing.base / "models/controlnet").mkdir(exist_ok=True)
+    flow = loaded("fp16.safetensors")
+    flow["make"] = w.node("ProbeControlNets", model=["loader", 0], folder=str(probing.base / "models/controlnet"))
+    probing.run(flow)
+    probing.get("/object_info")
+
+    flow = {"net": w.node("ControlNetLoader", control_net_name=f"{kind}.safetensors")}
+    flow["hint"] = w.node("EmptyImage", width=256, height=256, batch_size=1, color=0x3080C0)
+    for name in ("v2", "v2_exact"):
+        flow |= w.hswq_loaded(name, f"{name}.safetensors", steps=3)
+        flow[f"{name}_control"] = w.node(
+            "ControlNetApplyAdvanced", positive=[f"{name}_positive", 0], negative=[f"{name}_negative", 0],
+            control_net=["net", 0], image=["hint", 0], strength=1.0, start_percent=0.0, end_percent=1.0,
+        )  # fmt: skip
+        sampler = flow[f"{name}_sampler"]["inputs"]
+        sampler |= {"positive": [f"{name}_control", 0], "negative": [f"{name}_control", 1]}
+    flow |= w.hswq_loaded("plain", "v2.safetensors", steps=3)
+    for other, reference in (("v2", "v2_exact"), ("plain", "v2")):
+        images = {"reference": [f"{reference}_decode", 0], "candidate": [f"{other}_decode", 0]}
+        flow[f"{other}_compare"] = w.node("HSWQCompare", **images)
+        flow[f"{other}_ssim"] = w.node("PreviewAny", source=[f"{other}_compare", 1])
+    outputs = probing.run(flow)
+    assert float(outputs["v2_ssim"]["text"][0]) >= 0.999
+    assert float(outputs["plain_ssim"]["text"][0]) < 0.95  # the net does something
+
+
+def test_a_compiled_model_computes_the_same(probing: ComfyServer) -> None:
+    flow = loaded("v2.safetensors")
+    flow["compiled"] = w.node("ProbeCompiled", model=["loader", 0])
+    flow["text"] = w.node("CheckpointLoaderSimple", ckpt_name=w.TINY)
+    for name, model in (("plain", "loader"), ("compiled_run", "compiled")):
+        flow |= w.sampling([model, 0], ["text", 1], ["text", 2], name, steps=2)
+    flow["compare"] = w.node("HSWQCompare", reference=["plain_decode", 0], candidate=["compiled_run_decode", 0])
+    flow["ssim"] = w.node("PreviewAny", source=["compare", 1])
+    assert float(probing.run(flow)["ssim"]["text"][0]) >= 0.999
