@@ -73,8 +73,8 @@ def workflow(prompt: str, seed: int, **quantize: Any) -> Workflow:
     settings: dict[str, dict[str, Any]] = {
         "CheckpointLoaderSimple": {"ckpt_name": TINY},
         "HSWQLoader": {"ckpt_name": TINY},
-        "HSWQCalibrate": {"session": "demo"},
-        "HSWQQuantize": {"source": TINY, **quantize},
+        "HSWQCalibrate": {"session": "demo", "rows_per_layer": 1024},
+        "HSWQQuantize": {"overwrite": False, **quantize},
         "EmptyLatentImage": {"width": 256, "height": 256, "batch_size": BATCH},
         "KSampler": {"seed": seed, "steps": STEPS, "cfg": CFG},
     }

@@ -48,10 +48,10 @@ class Judge:
         self._latents = torch.cat([first, *(self._draw(model, i) for i in range(1, len(self._batches)))])
         self._pictures, self._calls = model.pictures(self._latents), calls
 
-    def figures(self, checkpoint: Path) -> dict[str, Any]:
+    def figures(self, checkpoint: Path, **loading: Any) -> dict[str, Any]:
         from hswq.hswq_core.metrics import compare_images  # type: ignore[import-not-found]
 
-        model = studio.Studio(checkpoint)
+        model = studio.Studio(checkpoint, **loading)
         latents = torch.cat([self._draw(model, i) for i in range(len(self._batches))])
         each = (latents - self._latents).double().square().mean((1, 2, 3))
         compared = compare_images(self._pictures, model.pictures(latents))

@@ -39,14 +39,15 @@ PREFIX = "model.diffusion_model."
 JOBS = ("cast", "v1", "v2", "comfy", "v2-error")
 
 
-def make_checkpoint(path: Path, share: float) -> None:
-    """A random checkpoint; ``share`` of the transformer blocks and of the rest's bytes."""
+def make_checkpoint(path: Path, share: float, *, pass_through: bool = True) -> None:
+    """A random checkpoint; ``share`` of the transformer blocks, and of the rest's bytes if there is to be a rest."""
     pool = torch.randn(1 << 24, generator=torch.Generator().manual_seed(0)).half()
     unet = {
         k: s for k, s in sdxl_unet().items() if share == 1 or ".transformer_blocks." not in k or _block(k) < 10 * share
     }
     layout = {PREFIX + k: ("F16", s) for k, s in unet.items()}
-    layout |= {f"{k}.weight": ("F16", (int(n * share),)) for k, n in PASS_THROUGH.items()}
+    if pass_through:
+        layout |= {f"{k}.weight": ("F16", (int(n * share),)) for k, n in PASS_THROUGH.items()}
     start = 0
 
     def values(count: int, scale: float) -> Iterator[bytes]:

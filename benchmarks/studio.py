@@ -37,12 +37,16 @@ def start(comfyui: Path) -> None:
 
 
 class Studio:
-    """One loaded checkpoint that draws pictures and lets its UNet be called."""
+    """One loaded checkpoint that draws pictures and lets its UNet be called.
 
-    def __init__(self, checkpoint: Path) -> None:
+    Args:
+        loading: options of the loader.
+    """
+
+    def __init__(self, checkpoint: Path, **loading: Any) -> None:
         from hswq.loader.load import load_checkpoint  # type: ignore[import-not-found]
 
-        self.model, self.clip, self.vae, _ = load_checkpoint(checkpoint)
+        self.model, self.clip, self.vae, _ = load_checkpoint(checkpoint, **loading)
 
     @property
     def unet(self) -> torch.nn.Module:

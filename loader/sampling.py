@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,29 @@ from .compat import is_quantized
 _KEY = "hswq_calibration"
 
 
-def calibrated_clone(model: Any, session: CalibrationSession, rows_per_layer: int) -> Any:
+@dataclass(frozen=True)
+class StepReport:
+    """A step of a calibrated sampling run that is done.
+
+    Attributes:
+        pictures: how many the session held before this run; ``batch`` are drawn in it.
+        step, steps: of this run, from 1.
+        noise_levels: steps by tenth of the noise schedule, those of the session and this run so far.
+    """
+
+    pictures: int
+    batch: int
+    step: int
+    steps: int
+    noise_levels: tuple[int, ...]
+
+
+def calibrated_clone(
+    model: Any,
+    session: CalibrationSession,
+    rows_per_layer: int,
+    on_step: Callable[[StepReport], None] = lambda _report: None,
+) -> Any:
     """A clone of MODEL whose sampling runs are measured into ``session``.
 
     ComfyUI's clones share one module, so hooks must never outlive a run: they are attached when a run of
@@ -27,22 +49,32 @@ def calibrated_clone(model: Any, session: CalibrationSession, rows_per_layer: in
     """
 
     def measure(
-        executor: Any, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any
-    ) -> Any:
+        executor: Any, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, denoise_mask: Any = None,
+        callback: Any = None, *args: Any, **kwargs: Any,
+    ) -> Any:  # fmt: skip
         unet = executor.class_obj.model_patcher.model.diffusion_model
-        runs = session.statistics.runs
-        with DualMonitor(unet, rows_per_layer, seed=runs, expected_calls=len(sigmas) - 1) as monitor:
-            result = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         sampling = executor.class_obj.model_patcher.model.model_sampling
+        before, bins = session.statistics, _noise_bins(sampling, sigmas)
+        steps = len(bins)
+
+        def step(number: int, *arguments: Any) -> None:
+            if callback is not None:
+                callback(number, *arguments)
+            levels = zip(before.noise_levels, _counts(bins[: number + 1]), strict=True)
+            so_far = tuple(a + b for a, b in levels)
+            on_step(StepReport(before.samples, int(noise.shape[0]), number + 1, steps, so_far))
+
+        with DualMonitor(unet, rows_per_layer, seed=before.runs, expected_calls=steps) as monitor:
+            result = executor(noise, latent_image, sampler, sigmas, denoise_mask, step, *args, **kwargs)
         name = getattr(getattr(sampler, "sampler_function", None), "__name__", type(sampler).__name__)
         session.add_run(
             replace(
                 monitor.statistics(),
                 runs=1,
                 samples=int(noise.shape[0]),
-                steps=max(0, len(sigmas) - 1),
+                steps=steps,
                 samplers=frozenset({name}),
-                noise_levels=_noise_levels(sampling, sigmas),
+                noise_levels=_counts(bins),
                 fingerprint=session.statistics.fingerprint,
             )
         )
@@ -54,12 +86,15 @@ def calibrated_clone(model: Any, session: CalibrationSession, rows_per_layer: in
     return clone
 
 
-def _noise_levels(sampling: Any, sigmas: torch.Tensor) -> tuple[int, ...]:
-    """How many steps of a run began in each tenth of the model's schedule, from clean to pure noise."""
+def _noise_bins(sampling: Any, sigmas: torch.Tensor) -> list[int]:
+    """In which tenth of the model's schedule each step of a run begins, from clean (0) to pure noise (9)."""
     lowest, highest = float(sampling.sigma_min), float(sampling.sigma_max)
     begins = [lowest, highest, *sigmas[:-1].float().clamp(lowest, highest).tolist()]
     clean, noise, *times = (float(sampling.timestep(torch.tensor(sigma))) for sigma in begins)
-    bins = [min(NOISE_BINS - 1, int((time - clean) / (noise - clean) * NOISE_BINS)) for time in times]
+    return [min(NOISE_BINS - 1, int((time - clean) / (noise - clean) * NOISE_BINS)) for time in times]
+
+
+def _counts(bins: Sequence[int]) -> tuple[int, ...]:
     return tuple(bins.count(number) for number in range(NOISE_BINS))
 
 

@@ -10,6 +10,7 @@ from .compare import HSWQCompare
 from .compare_models import HSWQCompareModels
 from .load import HSWQDiffusionModelLoader, HSWQLoader
 from .measure import HSWQMeasureSensitivity
+from .page import add_routes
 from .quantize import HSWQQuantize
 from .report import HSWQReport
 from .statistics import HSWQLoadStatistics, HSWQMergeStatistics
@@ -33,4 +34,5 @@ class HSWQExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> HSWQExtension:
+    add_routes()
     return HSWQExtension()

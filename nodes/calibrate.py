@@ -10,6 +10,7 @@ from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.files.names import safe_file_name
 from ..loader.sampling import calibrated_clone, model_fingerprint
 from .common import CATEGORY, HSWQStats, statistics_folder
+from .page import calibration_events
 
 
 class HSWQCalibrate(io.ComfyNode):
@@ -48,10 +49,12 @@ class HSWQCalibrate(io.ComfyNode):
                 io.Model.Output(display_name="model", tooltip="The same model, measured while it samples."),
                 HSWQStats.Output(display_name="stats", tooltip="The session's statistics, for HSWQ Quantize."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, model: Any, session: str, rows_per_layer: int, reset: bool) -> io.NodeOutput:
         path = statistics_folder() / safe_file_name(session, "session name")
         opened = CalibrationSession.open(path, model_fingerprint(model), reset=reset)
-        return io.NodeOutput(calibrated_clone(model, opened, rows_per_layer), opened)
+        events = calibration_events(cls.hidden.unique_id, session)
+        return io.NodeOutput(calibrated_clone(model, opened, rows_per_layer, events), opened)

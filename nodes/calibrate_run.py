@@ -15,6 +15,7 @@ from ..hswq_core.files.names import EXTENSION, safe_file_name
 from ..loader.run import empty_latent, encode, previewer, sample
 from ..loader.sampling import calibrated_clone, model_fingerprint
 from .common import CATEGORY, HSWQStats, modification_time, statistics_folder
+from .page import calibration_events
 from .prompts import choose_prompts
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class HSWQCalibrateRun(io.ComfyNode):
                 ),
             ],
             outputs=[HSWQStats.Output(display_name="stats", tooltip="The session's statistics, for HSWQ Quantize.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -91,7 +93,8 @@ class HSWQCalibrateRun(io.ComfyNode):
         texts = choose_prompts(prompts)
         path = statistics_folder() / safe_file_name(session, "session name")
         opened = CalibrationSession.open(path, model_fingerprint(model))
-        measured = calibrated_clone(model, opened, rows_per_layer)
+        events = calibration_events(cls.hidden.unique_id, session, samples)
+        measured = calibrated_clone(model, opened, rows_per_layer, events)
         unwanted = encode(clip, [negative])
         bar, preview = comfy.utils.ProgressBar(samples * steps), previewer(model)
         began, first = time.monotonic(), min(opened.statistics.samples, samples)

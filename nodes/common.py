@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +14,14 @@ from comfy_api.latest import io
 from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.calibration.statistics import Statistics
 from ..hswq_core.errors import CheckpointError
+from ..hswq_core.files.checkpoint import CheckpointReader
 from ..hswq_core.files.names import EXTENSION
+from ..hswq_core.planning.source import holds_model_of
 
 CATEGORY = "HSWQ"
+CALIBRATED = "(the calibrated model)"
+SOURCES = ("checkpoints", "diffusion_models")
+"""The lists of models that can be quantized; the files go to folders of the same names."""
 HSWQStats = io.Custom("HSWQ_STATS")
 
 
@@ -38,6 +44,50 @@ def model_path(category: str, name: str) -> Path:
     if path is None:
         raise CheckpointError("there is no such file", where=name, do="Refresh the page, and choose another model")
     return Path(path)
+
+
+def find_source(name: str, statistics: Statistics) -> tuple[str, Path]:
+    """The list and the file of a model to quantize.
+
+    Args:
+        name: from ``sources``; ``CALIBRATED`` is the one that the statistics were measured on.
+
+    Errors: CheckpointError when no list has it.
+    """
+    if name == CALIBRATED:
+        return _find_calibrated(statistics)
+    for category in SOURCES:
+        if name in folder_paths.get_filename_list(category):
+            return category, model_path(category, name)
+    raise CheckpointError("there is no such checkpoint", where=name, do="Refresh the page, and choose another one")
+
+
+def sources() -> list[str]:
+    """What can be chosen to quantize: the calibrated model, and every file by name."""
+    names = (name for category in SOURCES for name in folder_paths.get_filename_list(category))
+    return list(dict.fromkeys((CALIBRATED, *names)))
+
+
+def _find_calibrated(statistics: Statistics) -> tuple[str, Path]:
+    statistics.check_not_empty()
+    for category in SOURCES:
+        for name in folder_paths.get_filename_list(category):
+            path = folder_paths.get_full_path(category, name)
+            if path is None or not name.endswith(EXTENSION):
+                continue
+            with contextlib.suppress(CheckpointError), CheckpointReader(Path(path)) as reader:
+                if holds_model_of(reader, statistics):
+                    return category, Path(path)
+    raise CheckpointError(
+        "no checkpoint holds the model that was calibrated",
+        where=", ".join(SOURCES),
+        do="Choose the source by its name; a model that was merged or changed by other nodes must be saved first",
+    )
+
+
+def patterns(text: str) -> list[str]:
+    """Patterns of layer names, separated by commas or lines."""
+    return [pattern for part in text.replace("\n", ",").split(",") if (pattern := part.strip())]
 
 
 def model_modification_time(category: str, name: str) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
-from ..hswq_core.metrics import compare_images
+from ..hswq_core.metrics import ImageComparison, compare_images
 from .common import CATEGORY
 
 
@@ -42,4 +43,19 @@ class HSWQCompare(io.ComfyNode):
     @classmethod
     def execute(cls, reference: Any, candidate: Any) -> io.NodeOutput:
         result = compare_images(reference, candidate)
-        return io.NodeOutput(result.side_by_side, result.ssim, result.psnr, json.dumps(result.figures(), indent=2))
+        report = json.dumps(result.figures(), indent=2)
+        return io.NodeOutput(
+            result.side_by_side, result.ssim, result.psnr, report,
+            ui={"hswq_compare": _pairs(reference, candidate, result)},
+        )  # fmt: skip
+
+
+def _pairs(reference: Any, candidate: Any, result: ImageComparison) -> list[dict[str, Any]]:
+    """For the page's slider: the pictures as temporary files, two by two."""
+    saved = (
+        ui.ImageSaveHelper.save_images(images, f"hswq_{name}", io.FolderType.temp, None, compress_level=1)
+        for name, images in (("reference", reference), ("candidate", candidate))
+    )
+    decibels = "infinite" if math.isinf(result.psnr) else f"{result.psnr:.1f} dB"
+    figures = {"ssim": f"{result.ssim:.4f}", "psnr": decibels}
+    return [{"reference": dict(a), "candidate": dict(b), **figures} for a, b in zip(*saved, strict=True)]

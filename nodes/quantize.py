@@ -11,7 +11,6 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
-from ..hswq_core.errors import CheckpointError
 from ..hswq_core.files.checkpoint import CheckpointReader
 from ..hswq_core.files.formats import FORMATS
 from ..hswq_core.files.names import default_name, safe_file_name
@@ -19,15 +18,12 @@ from ..hswq_core.fp8.rounding import ROUNDINGS
 from ..hswq_core.planning import make_plan
 from ..hswq_core.planning.selection import SELECTIONS
 from ..hswq_core.quantize import quantize_checkpoint
-from .common import CATEGORY, HSWQStats, model_path, progress_bar, statistics_of
-
-_SOURCES = ("checkpoints", "diffusion_models")
+from .common import CATEGORY, HSWQStats, find_source, patterns, progress_bar, sources, statistics_of
 
 
 class HSWQQuantize(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        names = dict.fromkeys(name for category in _SOURCES for name in folder_paths.get_filename_list(category))
         return io.Schema(
             node_id="HSWQQuantize",
             display_name="HSWQ Quantize",
@@ -37,7 +33,11 @@ class HSWQQuantize(io.ComfyNode):
                 "everything that is not the diffusion model."
             ),
             inputs=[
-                io.Combo.Input("source", options=list(names), tooltip="The checkpoint on disk that was calibrated."),
+                io.Combo.Input(
+                    "source",
+                    options=sources(),
+                    tooltip="The checkpoint on disk that was calibrated. Left as it is, it is found by its weights.",
+                ),
                 HSWQStats.Input("stats", tooltip="The statistics of HSWQ Calibrate."),
                 io.Combo.Input(
                     "mode",
@@ -130,7 +130,7 @@ class HSWQQuantize(io.ComfyNode):
         overwrite: bool = False,
     ) -> io.NodeOutput:
         statistics = statistics_of(stats)
-        category, path = _find_source(source)
+        category, path = find_source(source, statistics)
         name = filename or default_name(path.name, statistics.samples, budget.strip() or keep_ratio, mode)
         target = Path(folder_paths.get_output_directory()) / category / safe_file_name(name)
         progress = progress_bar()
@@ -143,8 +143,8 @@ class HSWQQuantize(io.ComfyNode):
                 budget=budget.strip(),
                 selection=selection,
                 rounding=rounding,
-                force_keep=_patterns(force_keep),
-                force_quantize=_patterns(force_quantize),
+                force_keep=patterns(force_keep),
+                force_quantize=patterns(force_quantize),
                 progress=progress,
             )
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -154,18 +154,7 @@ class HSWQQuantize(io.ComfyNode):
         return io.NodeOutput(str(target), json.dumps(report.as_dict(), indent=2), ui={"text": [str(report)]})
 
 
-def _patterns(text: str) -> list[str]:
-    return [pattern for part in text.replace("\n", ",").split(",") if (pattern := part.strip())]
-
-
 def _device() -> torch.device:
     """Where weights are rounded: CUDA where ComfyUI uses it, otherwise the CPU, whose cores work side by side."""
     device = comfy.model_management.get_torch_device()
     return device if device.type == "cuda" else torch.device("cpu")
-
-
-def _find_source(name: str) -> tuple[str, Path]:
-    for category in _SOURCES:
-        if name in folder_paths.get_filename_list(category):
-            return category, model_path(category, name)
-    raise CheckpointError("there is no such checkpoint", where=name, do="Refresh the page, and choose another one")

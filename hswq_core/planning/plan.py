@@ -15,14 +15,15 @@ from ..calibration.statistics import Statistics
 from ..errors import CheckpointError, PlanError, StatisticsError
 from ..files.checkpoint import CheckpointReader, FileLayout, TensorInfo, dtype_name, is_float, nbytes_of
 from ..files.formats import FORMATS, Format
-from ..files.layers import FP8_DTYPES, find_prefix
-from ..fingerprint import Fingerprint
+from ..files.layers import find_prefix
 from ..fp8.rounding import ROUNDINGS
 from ..fp8.weight import can_calibrate
 from .damage import damage_of
 from .selection import SELECTIONS, check_keep_ratio, cut_by_bytes, cut_by_ratio, parse_budget
+from .source import check_model, fingerprint_of, layer_weights
 
 _WEIGHT = ".weight"
+BELOW_THE_CUT = "below the cut"
 
 
 @dataclass(frozen=True)
@@ -161,9 +162,9 @@ def make_plan(
     if statistics is not None:
         statistics.check_not_empty()
     prefix = find_prefix(source, statistics.layers if statistics else None)
-    weights = _layer_weights(source, prefix)
+    weights = layer_weights(source, prefix)
     if statistics is not None:
-        _check_model(source, prefix, weights, statistics)
+        check_model(source, prefix, weights, statistics)
 
     if rounding == "calibrated":
         _check_rows(weights, statistics)
@@ -181,14 +182,14 @@ def make_plan(
 
     # The same for every plan of this source, and read from the disk: once is enough.
     source_unet_bytes = sum(info.nbytes for key, info in source.tensors.items() if key.startswith(prefix))
-    source_fingerprint = _fingerprint(source, prefix, weights).text
+    source_fingerprint = fingerprint_of(source, prefix, weights).text
     statistics_digest = statistics.digest() if statistics else ""
 
     def plan_keeping(kept: set[str], why: str) -> QuantizationPlan:
         layers = []
         for name, info in sorted(weights.items()):
             reason = reasons.get(name) or (why if name in kept else "")
-            default = "quantized by pattern" if name in forced else "below the cut"
+            default = "quantized by pattern" if name in forced else BELOW_THE_CUT
             layers.append(
                 LayerPlan(name, f"{prefix}{name}{_WEIGHT}", info, not reason, reason or default, damage.get(name))
             )
@@ -218,7 +219,7 @@ def make_plan(
             where=source.path,
             do="Give a larger budget",
         )
-    cost = {name: _cost_of_keeping(name, weights[name], form) for name in candidates}
+    cost = {name: cost_of_keeping(name, weights[name], form) for name in candidates}
     kept = cut_by_bytes(damage, cost, allowed - smallest, per_byte=selection != "variance")
     return plan_keeping(kept, f"worth its bytes by {selection}")
 
@@ -240,7 +241,7 @@ def _layout(
     return layout
 
 
-def _cost_of_keeping(name: str, info: TensorInfo, form: Format) -> int:
+def cost_of_keeping(name: str, info: TensorInfo, form: Format) -> int:
     """The bytes that keeping a layer adds, at most: its own, less the FP8 ones, and its name in the metadata."""
     side = sum(tensor.nbytes for tensor in form.side_tensors(name, torch.ones(1)).values())
     return info.nbytes - math.prod(info.shape) - side + len(json.dumps(name)) + 16
@@ -257,18 +258,6 @@ def _matching(patterns: Sequence[str], names: Iterable[str]) -> set[str]:
     return found
 
 
-def _layer_weights(source: CheckpointReader, prefix: str) -> dict[str, TensorInfo]:
-    """The weights of Linear and Conv2d layers under the prefix, by layer: 2-D and 4-D, float or FP8."""
-    return {
-        key[len(prefix) : -len(_WEIGHT)]: info
-        for key, info in source.tensors.items()
-        if key.startswith(prefix)
-        and key.endswith(_WEIGHT)
-        and len(info.shape) in (2, 4)
-        and (is_float(info.dtype) or info.dtype in FP8_DTYPES)
-    }
-
-
 def _why_not(name: str, info: TensorInfo, form: Format, statistics: Statistics | None) -> str:
     """The reason why a layer cannot be quantized, or nothing."""
     if not math.prod(info.shape):
@@ -282,21 +271,6 @@ def _why_not(name: str, info: TensorInfo, form: Format, statistics: Statistics |
     return ""
 
 
-def _check_model(source: CheckpointReader, prefix: str, weights: dict[str, TensorInfo], statistics: Statistics) -> None:
-    remedy = "Choose the checkpoint that was calibrated, or calibrate this one"
-    for name, layer in statistics.layers.items():
-        info = weights.get(name)
-        if info is None or info.shape[1] != layer.channels:
-            have = (
-                "is not in this file" if info is None else f"takes {info.shape[1]} channels here, not {layer.channels}"
-            )
-            raise StatisticsError(
-                f"the statistics are of another model: layer {name} {have}", where=source.path, do=remedy
-            )
-    if statistics.fingerprint and not statistics.fingerprint.matches(_fingerprint(source, prefix, statistics.layers)):
-        raise StatisticsError("the statistics are of another model: the weights differ", where=source.path, do=remedy)
-
-
 def _check_rows(weights: Mapping[str, TensorInfo], statistics: Statistics | None) -> None:
     layers = statistics.layers if statistics else {}
     if not any(name in layers and can_calibrate(info.shape, layers[name]) for name, info in weights.items()):
@@ -304,7 +278,3 @@ def _check_rows(weights: Mapping[str, TensorInfo], statistics: Statistics | None
             "calibrated rounding needs samples of the layers' inputs, and the statistics hold none",
             do="Calibrate with rows_per_layer above 0, or round to nearest",
         )
-
-
-def _fingerprint(source: CheckpointReader, prefix: str, layers: Iterable[str]) -> Fingerprint:
-    return Fingerprint.of(list(layers), lambda name: source.element(f"{prefix}{name}{_WEIGHT}"))

@@ -6,39 +6,57 @@ from typing import Any
 
 _NOTES = ("Note", "MarkdownNote")
 _WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+_BYPASSED = 4
 
 
 def to_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:
     """Nodes by id with their inputs; ids are text. Errors: KeyError for a node or input the server does not know."""
-    sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    links = {link[0]: link for link in workflow["links"]}
+
+    def source(link: int) -> list[Any]:
+        """Where a link comes from, through bypassed nodes: their first input of the same type takes its place."""
+        _, origin, output, _, _, kind = links[link]
+        node = nodes[origin]
+        if node["mode"] != _BYPASSED:
+            return [str(origin), output]
+        return source(next(s["link"] for s in node["inputs"] if s["type"] == kind and s["link"] is not None))
+
     prompt: dict[str, Any] = {}
     for node in workflow["nodes"]:
-        if node["type"] in _NOTES:
+        if node["type"] in _NOTES or node["mode"] == _BYPASSED:
             continue
         values = list(node["widgets_values"])
         inputs: dict[str, Any] = {}
-        for name, spec in _inputs(object_info[node["type"]]):
-            if not _is_widget(spec):
+        for name, spec in inputs_of(object_info[node["type"]]):
+            if not is_widget(spec):
                 continue
-            inputs[name] = values.pop(0)
-            if len(spec) > 1 and spec[1].get("control_after_generate"):
+            inputs[name] = values.pop(0) if values else default_of(spec)
+            if len(spec) > 1 and spec[1].get("control_after_generate") and values:
                 values.pop(0)  # the page's own "fixed / randomize" beside the seed
         if values:
             raise KeyError(f"{node['type']} has {len(values)} widget values too many")
-        known = dict(_inputs(object_info[node["type"]]))
+        known = dict(inputs_of(object_info[node["type"]]))
         for socket in node["inputs"]:
             if socket["name"] not in known:
                 raise KeyError(f"{node['type']} has no input {socket['name']}")
             if socket["link"] is not None:
-                inputs[socket["name"]] = sources[socket["link"]]
+                inputs[socket["name"]] = source(socket["link"])
         prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
     return prompt
 
 
-def _inputs(info: dict[str, Any]) -> list[tuple[str, Any]]:
+def inputs_of(info: dict[str, Any]) -> list[tuple[str, Any]]:
     return [*info["input"].get("required", {}).items(), *info["input"].get("optional", {}).items()]
 
 
-def _is_widget(spec: Any) -> bool:
+def is_widget(spec: Any) -> bool:
     kind, options = spec[0], spec[1] if len(spec) > 1 else {}
     return (isinstance(kind, list) or kind in _WIDGETS) and not options.get("forceInput")
+
+
+def default_of(spec: Any) -> Any:
+    """What the page fills in by itself: the default, or the first choice."""
+    options = spec[1] if len(spec) > 1 else {}
+    choices = spec[0] if isinstance(spec[0], list) else options.get("options", [None])
+    return options.get("default", choices[0] if choices else None)

@@ -1,0 +1,101 @@
+"""What the page asks and is told: events while a node works, and the chart of HSWQ Quantize.
+
+Everything here is an extra. Without the page's part of this pack (or without a server, as in a script that imports
+the nodes) the nodes work the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..hswq_core.calibration.session import CalibrationSession
+from ..hswq_core.errors import HSWQError
+from ..hswq_core.files.checkpoint import CheckpointReader
+from ..hswq_core.files.names import safe_file_name
+from ..hswq_core.planning import make_plan
+from ..hswq_core.planning.curve import size_curve
+from ..loader.sampling import StepReport
+from .common import find_source, patterns, statistics_folder
+
+
+def announce(event: str, data: Mapping[str, Any]) -> None:
+    """Tell the page that queued the running workflow: ``hswq.<event>``."""
+    server = _server()
+    if server is not None:
+        server.send_sync(f"hswq.{event}", dict(data), server.client_id)
+
+
+def add_routes() -> None:
+    """GET /hswq/curve: sizes and layers by keep ratio, from a session's file. Errors are 400 with ``error``."""
+    server = _server()
+    if server is None:
+        return
+    from aiohttp import web
+
+    @server.routes.get("/hswq/curve")
+    async def curve(request: Any) -> Any:
+        try:
+            # Headers are read and layers ranked: some tenths of a second that the server must not stand still.
+            return web.json_response(await asyncio.to_thread(_curve, request.query))
+        except HSWQError as error:
+            return web.json_response({"error": str(error)}, status=400)
+
+
+def _curve(query: Mapping[str, str]) -> dict[str, object]:
+    session = statistics_folder() / safe_file_name(query.get("session", ""), "session name")
+    mode, selection = query.get("mode", "v2"), query.get("selection", "variance")
+    keep, quantize = (patterns(query.get(name, "")) for name in ("force_keep", "force_quantize"))
+    statistics = CalibrationSession.load(session).statistics
+    _, path = find_source(query.get("source", ""), statistics)
+    with CheckpointReader(path) as source:
+        found = size_curve(source, statistics, mode=mode, selection=selection, force_keep=keep, force_quantize=quantize)
+        budget = query.get("budget", "").strip()
+        if not budget:
+            return found.as_dict()
+        plan = make_plan(
+            source, statistics, mode=mode, selection=selection, budget=budget, force_keep=keep, force_quantize=quantize
+        )
+    return {**found.as_dict(), "budgeted": {"bytes": plan.nbytes, "kept": [layer.layer for layer in plan.kept]}}
+
+
+def calibration_events(node: str | None, session: str, whole: int = 0) -> Callable[[StepReport], None]:
+    """Turns the steps of calibrated sampling runs into ``hswq.progress`` events of one node.
+
+    Args:
+        whole: how many pictures there are to be, where that is known; time left is told for all of them.
+    """
+    began, first = 0.0, -1.0
+
+    def tell(report: StepReport) -> None:
+        nonlocal began, first
+        before = report.pictures if whole else 0
+        goal = whole or report.batch
+        done = before + report.batch * report.step / report.steps
+        if first < 0 or (report.step == 1 and not whole):
+            began, first = time.monotonic(), done  # the first step loads models, and says nothing about the rest
+        left = (time.monotonic() - began) * (goal - done) / (done - first) if done > first else None
+        announce(
+            "progress",
+            {
+                "node": node,
+                "session": session,
+                "picture": report.pictures + report.batch,
+                "pictures": whole or report.pictures + report.batch,
+                "step": report.step,
+                "steps": report.steps,
+                "share": min(1.0, done / goal),
+                "seconds_left": left,
+                "noise_levels": report.noise_levels,
+            },
+        )
+
+    return tell
+
+
+def _server() -> Any:
+    from server import PromptServer
+
+    return getattr(PromptServer, "instance", None)

@@ -1,0 +1,152 @@
+"""ComfyUI's page in a real browser: a workflow dropped on it, run, and looked at.
+
+The browser is Debian's or Ubuntu's Chromium, or Chrome, found by name or in ``CHROMIUM``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from playwright.sync_api import sync_playwright
+
+from tests.support.server import ComfyServer
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+_QUIET = (
+    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync",
+)  # fmt: skip
+_SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Minimap.Visible": False,
+    "Comfy.Workflow.ShowMissingModelsWarning": False,
+    "Comfy.Server.LaunchArgs": {},
+}
+
+
+def browser_path() -> str | None:
+    """The browser's executable, or ``None`` if there is none."""
+    return os.environ.get("CHROMIUM") or next((found for name in _NAMES if (found := shutil.which(name))), None)
+
+
+class ComfyPage:
+    """The page of a running server, as a context manager. ``errors`` are the console's that name this pack.
+
+    Args:
+        settings: more of the page's own settings.
+    """
+
+    def __init__(
+        self, server: ComfyServer, width: int = 1960, height: int = 1120, settings: dict[str, Any] | None = None
+    ) -> None:
+        self._server, self._size, self._settings = server, (width, height), _SETTINGS | (settings or {})
+        self.errors: list[str] = []
+
+    def __enter__(self) -> ComfyPage:
+        executable = browser_path()
+        if executable is None:
+            raise RuntimeError("there is no Chromium; install it, or name it in CHROMIUM")
+        self._server.post("/settings", self._settings)
+        self._playwright = sync_playwright().start()
+        self._browser = self._playwright.chromium.launch(executable_path=executable, args=list(_QUIET))
+        width, height = self._size
+        self.page = self._browser.new_page(viewport={"width": width, "height": height})
+        self.page.on("console", lambda message: self._note(message.text) if message.type == "error" else None)
+        self.page.on("pageerror", lambda error: self._note(f"{error} {error.stack or ''}"))
+        self.page.goto(f"http://127.0.0.1:{self._server.port}/")
+        self.page.wait_for_function("() => window.app?.graph && window.app.canvas", timeout=60_000)
+        self.page.wait_for_timeout(3000)  # dialogs that greet newcomers come late
+        for _ in range(2):
+            self.page.keyboard.press("Escape")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._browser.close()
+        self._playwright.stop()
+
+    def drop(self, workflow: Path | dict[str, Any]) -> None:
+        """A workflow's file dragged from the desktop onto the canvas."""
+        data = workflow if isinstance(workflow, dict) else json.loads(workflow.read_text(encoding="utf-8"))
+        self.page.evaluate(
+            """(text) => {
+                const data = new DataTransfer();
+                data.items.add(new File([text], "dropped.json", { type: "application/json" }));
+                const canvas = document.querySelector("#graph-canvas") ?? document.querySelector("canvas");
+                const at = { bubbles: true, cancelable: true, clientX: 800, clientY: 500 };
+                canvas.dispatchEvent(new DragEvent("drop", { dataTransfer: data, ...at }));
+            }""",
+            json.dumps(data),
+        )
+        count = len(data["nodes"])
+        self.page.wait_for_function("(count) => window.app.graph._nodes.length === count", arg=count, timeout=30_000)
+        self.page.wait_for_timeout(1500)
+
+    def node_types(self) -> dict[str, bool]:
+        """The nodes on the canvas by type, and whether the page knows them."""
+        return self.page.evaluate(
+            "() => Object.fromEntries(window.app.graph._nodes.map((n) => [n.type, !n.has_errors && !!n.constructor.nodeData"
+            " || ['Note', 'MarkdownNote'].includes(n.type)]))"
+        )
+
+    def value(self, kind: str, widget: str) -> Any:
+        return self.page.evaluate(
+            "([kind, name]) => window.app.graph._nodes.find((n) => n.type === kind)"
+            ".widgets.find((w) => w.name === name).value",
+            [kind, widget],
+        )
+
+    def set(self, kind: str, values: dict[str, Any]) -> None:
+        """Values typed into the fields of every node of a kind."""
+        self.page.evaluate(
+            """([kind, values]) => {
+                for (const node of window.app.graph._nodes.filter((n) => n.type === kind))
+                    for (const [name, value] of Object.entries(values)) {
+                        const widget = node.widgets.find((w) => w.name === name);
+                        widget.value = value;
+                        widget.callback?.(value);
+                    }
+            }""",
+            [kind, values],
+        )
+
+    def queue(self) -> None:
+        """What the Run button does."""
+        self.page.evaluate("() => window.app.queuePrompt(0, 1)")
+
+    def run(self, timeout: float = 600) -> str:
+        """Run the workflow to its end, and give the server's word for how it ended."""
+        known = set(self._server.get("/history"))
+        self.queue()
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            new = {k: v for k, v in self._server.get("/history").items() if k not in known}
+            if new:
+                self.page.wait_for_timeout(1500)
+                return str(next(iter(new.values()))["status"]["status_str"])
+            self.page.wait_for_timeout(500)
+        raise TimeoutError("the workflow did not end")
+
+    def look_at(self, x: float, y: float, scale: float) -> None:
+        """Move the canvas so that the graph's point (x, y) is in the upper left corner."""
+        self.page.evaluate(
+            "([x, y, scale]) => { const c = window.app.canvas; c.ds.scale = scale; c.ds.offset = [-x, -y];"
+            " c.setDirty(true, true); }",
+            [x, y, scale],
+        )
+        self.page.wait_for_timeout(1200)
+
+    def screenshot(self, path: Path, **options: Any) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=str(path), **options)
+
+    def _note(self, text: str) -> None:
+        if "hswq" in text.lower():
+            self.errors.append(text)

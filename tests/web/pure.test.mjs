@@ -1,0 +1,64 @@
+// What the page's modules compute, without a page. Run by tests/web/test_modules.py, or `node --test tests/web`.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { describe } from "../../web/hswq/badge.js";
+import { heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt } from "../../web/hswq/curve.js";
+import { duration, megabytes, percent } from "../../web/hswq/format.js";
+
+const curve = { layers: ["a", "b", "c", "d"], damage: [1, 1e-1, 1e-3, 0], sizes: [100, 110, 130, 131, 140] };
+
+test("a ratio keeps as many layers as the plan does: rounded up", () => {
+    assert.deepEqual([0, 0.01, 0.25, 0.26, 1].map((r) => keptCount(curve, r)), [0, 1, 1, 2, 4]);
+    assert.equal(keptCount({ layers: Array(30) }, 0.1), 3);
+    assert.equal(keptCount({ layers: Array(175) }, 0.28), 49);
+});
+
+test("sizes and layers follow the count, or the budget", () => {
+    assert.deepEqual([0, 0.25, 0.5, 1].map((r) => sizeAt(curve, r)), [100, 110, 130, 140]);
+    assert.deepEqual([...keptLayers(curve, 0.5)], ["a", "b"]);
+    assert.deepEqual([...keptLayers({ ...curve, budgeted: { kept: ["c"] } }, 0.5)], ["c"]);
+});
+
+test("places become ratios in steps of a hundredth, inside 0 and 1", () => {
+    assert.deepEqual([-1, 0.1249, 0.5, 3].map(ratioAt), [0, 0.12, 0.5, 1]);
+});
+
+test("heights are logarithmic, and a damage of zero is no trouble", () => {
+    const found = heights(curve.damage);
+    assert.equal(found[0], 1);
+    assert.ok(found[1] < 1 && found[2] < found[1] && found[3] >= 0.04 && found.every(Number.isFinite));
+    assert.ok(heights([5, 5]).every(Number.isFinite));
+});
+
+test("the session is found over the graph", () => {
+    const widget = (name, value) => ({ widgets: [{ name, value }] });
+    const nodes = {
+        1: { comfyClass: "HSWQCalibrate", ...widget("session", "mine") },
+        2: { comfyClass: "HSWQMeasureSensitivity", inputs: [{ name: "stats", link: 10 }] },
+        3: { comfyClass: "HSWQMergeStatistics" },
+        4: { comfyClass: "HSWQLoadStatistics", ...widget("file", "old.safetensors") },
+        5: { type: "Reroute", inputs: [{ name: "", link: 12 }] },
+    };
+    const graph = {
+        links: { 10: { origin_id: 1 }, 11: { origin_id: 3 }, 12: { origin_id: 4 }, 13: { origin_id: 2 }, 14: { origin_id: 5 } },
+        getNodeById: (id) => nodes[id],
+    };
+    for (const node of Object.values(nodes)) node.graph = graph;
+    const quantize = (link) => ({ graph, inputs: [{ name: "stats", link }] });
+    assert.equal(sessionOf(quantize(10)), "mine");
+    assert.equal(sessionOf(quantize(13)), "mine");
+    assert.equal(sessionOf(quantize(14)), "old.safetensors");
+    assert.equal(sessionOf(quantize(11)), null);
+    assert.equal(sessionOf(quantize(null)), null);
+});
+
+test("numbers read well", () => {
+    assert.equal(megabytes(3_412_345_678), "3,412 MB");
+    assert.equal(megabytes(9_220_000), "9.22 MB");
+    assert.equal(percent(1, 3), "33.3 %");
+    assert.deepEqual([5, 65, 7260].map(duration), ["5 s", "1 min 5 s", "2 h 1 min"]);
+    const loaded = { format: "v2", fp8_layers: 157, other_layers: 18, dtype: "float16", nbytes: 7e6 };
+    assert.deepEqual(describe(loaded), ["V2  ·  7 MB of weights", "157 layers in FP8, 18 in float16"]);
+});

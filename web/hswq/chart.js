@@ -1,0 +1,128 @@
+// HSWQ Quantize: layers by damage, the keep ratio as a line to drag, what is kept and how large the file will be.
+
+import { heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt } from "./curve.js";
+import { megabytes, percent } from "./format.js";
+import { addView, make, onServerEvent, widgetNamed } from "./widget.js";
+
+const KEPT = "#d2603a";
+const FP8 = "#3a78b5";
+const ASKED = ["source", "mode", "selection", "budget", "force_keep", "force_quantize"];
+const HEIGHT = 96;
+
+export function attachChart(node, api) {
+    const said = make("div", "hswq-size");
+    const canvas = make("canvas", "hswq-chart");
+    const about = make("div", "hswq-about");
+    const element = make("div", "", said, canvas, about);
+    Object.assign(canvas, { tabIndex: 0, title: "Drag: the share of layers that are kept" });
+    canvas.style.height = `${HEIGHT}px`;
+    const view = addView(node, "hswq_chart", element, HEIGHT + 44);
+    const ratio = widgetNamed(node, "keep_ratio");
+    let curve = null;
+
+    function draw() {
+        if (!curve) return;
+        const kept = keptLayers(curve, ratio.value);
+        const size = curve.budgeted?.bytes ?? sizeAt(curve, ratio.value);
+        const always = curve.always_kept ? ` + ${curve.always_kept} always` : "";
+        said.textContent =
+            `${megabytes(size)}, ${percent(size, curve.source_bytes)} of the original; ` +
+            `${kept.size} of ${curve.layers.length} layers kept${always}`;
+        said.dataset.bytes = size;
+        paint(canvas, curve, kept, curve.budgeted ? null : ratio.value);
+    }
+
+    async function refresh() {
+        const session = sessionOf(node);
+        if (session === null) return;
+        const query = new URLSearchParams({ session });
+        for (const name of ASKED) query.set(name, widgetNamed(node, name)?.value ?? "");
+        const response = await api.fetchApi(`/hswq/curve?${query}`);
+        const answer = await response.json();
+        curve = response.ok && answer.layers.length ? answer : null;
+        canvas.hidden = !curve;
+        said.textContent = answer.error ?? "";
+        said.classList.toggle("warn", !response.ok);
+        about.textContent = "";
+        view.show();
+        draw();
+    }
+
+    // Typing into a field asks once, when the typing stops. A server that is gone is the page's own news.
+    let asked;
+    const soon = () => {
+        clearTimeout(asked);
+        asked = setTimeout(() => refresh().catch(() => {}), 150);
+    };
+
+    function choose(value) {
+        if (!curve || curve.budgeted) return;
+        ratio.value = value;
+        ratio.callback?.(value);
+        draw();
+    }
+
+    canvas.addEventListener("pointerdown", (event) => {
+        canvas.setPointerCapture(event.pointerId);
+        choose(ratioAt(place(canvas, event)));
+        event.stopPropagation();
+    });
+    canvas.addEventListener("pointermove", (event) => {
+        if (!curve) return;
+        const index = Math.min(curve.layers.length - 1, Math.floor(place(canvas, event) * curve.layers.length));
+        if (index >= 0) about.textContent = `${curve.layers[index]}: ${curve.damage[index].toExponential(1)}`;
+        if (event.buttons & 1 && canvas.hasPointerCapture(event.pointerId)) choose(ratioAt(place(canvas, event)));
+    });
+    canvas.addEventListener("keydown", (event) => {
+        const step = { ArrowLeft: -0.01, ArrowRight: 0.01 }[event.key];
+        if (!step) return;
+        choose(ratioAt(ratio.value + step));
+        event.stopPropagation();
+        event.preventDefault();
+    });
+    new ResizeObserver(draw).observe(canvas);
+
+    after(ratio, draw);
+    for (const name of ASKED) after(widgetNamed(node, name), soon);
+    const connected = node.onConnectionsChange;
+    node.onConnectionsChange = function (...change) {
+        connected?.apply(this, change);
+        soon();
+    };
+    onServerEvent(node, api, "execution_success", soon);
+    soon();
+}
+
+/** Calls ``handle`` whenever the page changes a widget's value. */
+function after(widget, handle) {
+    if (!widget) return;
+    const before = widget.callback;
+    widget.callback = function (...change) {
+        const result = before?.apply(this, change);
+        handle();
+        return result;
+    };
+}
+
+function place(canvas, event) {
+    const bounds = canvas.getBoundingClientRect();
+    return (event.clientX - bounds.left) / bounds.width;
+}
+
+function paint(canvas, curve, kept, ratio) {
+    const width = (canvas.width = Math.max(1, canvas.clientWidth) * devicePixelRatio);
+    const height = (canvas.height = HEIGHT * devicePixelRatio);
+    const context = canvas.getContext("2d");
+    const step = width / curve.layers.length;
+    heights(curve.damage).forEach((level, index) => {
+        context.fillStyle = kept.has(curve.layers[index]) ? KEPT : FP8;
+        context.fillRect(index * step, height * (1 - level), Math.max(step - 0.5, 0.75), height * level);
+    });
+    if (ratio === null) return;
+    const x = Math.min(width - 2, keptCount(curve, ratio) * step);
+    context.fillStyle = "#fff";
+    context.fillRect(x - devicePixelRatio, 0, 2 * devicePixelRatio, height);
+    context.beginPath();
+    context.arc(x, height / 2, 5 * devicePixelRatio, 0, 2 * Math.PI);
+    context.fill();
+}

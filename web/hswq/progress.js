@@ -1,0 +1,40 @@
+// HSWQ Calibrate and Calibrate Run: picture, step, time left, and which noise levels have been measured.
+
+import { duration } from "./format.js";
+import { addView, make, onServerEvent } from "./widget.js";
+
+const LEVELS = 34;
+
+export function attachProgress(node, api) {
+    const text = make("div", "hswq-progress");
+    const bar = make("progress", "");
+    bar.style.width = "100%";
+    const levels = make("div", "hswq-levels");
+    Object.assign(levels.style, { display: "flex", alignItems: "flex-end", gap: "2px", height: `${LEVELS}px` });
+    levels.title = "Measured steps by noise level, from clean (left) to pure noise (right)";
+    const view = addView(node, "hswq_progress", make("div", "", text, bar, levels), LEVELS + 50);
+
+    onServerEvent(node, api, "hswq.progress", (event) => {
+        if (String(event.node) !== String(node.id)) return;
+        const left = event.seconds_left === null ? "" : `, ${duration(event.seconds_left)} left`;
+        text.textContent =
+            `picture ${event.picture} of ${event.pictures}, step ${event.step} of ${event.steps}` +
+            (event.share < 1 ? left : ", done");
+        bar.value = event.share;
+        drawLevels(levels, event.noise_levels);
+        view.show();
+    });
+}
+
+function drawLevels(element, counts) {
+    const most = Math.max(...counts, 1);
+    element.replaceChildren(
+        ...counts.map((count) => {
+            const bar = make("div", "");
+            const height = `${count ? Math.max(12, (100 * count) / most) : 4}%`;
+            Object.assign(bar.style, { flex: "1", height, background: count ? "#3a78b5" : "#d2603a" });
+            bar.title = `${count} steps`;
+            return bar;
+        }),
+    );
+}

@@ -1,0 +1,57 @@
+// HSWQ Compare: reference and candidate on top of each other, with a line between them that follows the pointer.
+
+import { addView, make, onExecuted } from "./widget.js";
+
+const HEIGHT = 300;
+
+export function attachSlider(node, api) {
+    const below = make("img", "");
+    const above = make("img", "");
+    const line = make("div", "");
+    const stage = make("div", "hswq-slider", below, above, line);
+    const text = make("div", "hswq-figures");
+    const view = addView(node, "hswq_slider", make("div", "", stage, text), HEIGHT + 24);
+    Object.assign(stage.style, { position: "relative", height: `${HEIGHT}px`, cursor: "ew-resize" });
+    for (const image of [below, above]) {
+        Object.assign(image.style, { position: "absolute", width: "100%", height: "100%", objectFit: "contain" });
+        image.style.imageRendering = "pixelated";
+        image.draggable = false;
+    }
+    Object.assign(line.style, { position: "absolute", top: 0, bottom: 0, width: "2px", background: "#fff" });
+    let pairs = [];
+    let shown = 0;
+
+    function divide(place) {
+        const share = Math.min(1, Math.max(0, place));
+        above.style.clipPath = `inset(0 0 0 ${100 * share}%)`;
+        line.style.left = `calc(${100 * share}% - 1px)`;
+        stage.dataset.place = share.toFixed(3);
+    }
+
+    function showPair(index) {
+        shown = (index + pairs.length) % pairs.length;
+        const pair = pairs[shown];
+        below.src = address(api, pair.reference);
+        above.src = address(api, pair.candidate);
+        const number = pairs.length > 1 ? `picture ${shown + 1} of ${pairs.length} (click for the next), ` : "";
+        text.textContent = `left: reference, right: candidate; ${number}mean SSIM ${pair.ssim}, PSNR ${pair.psnr}`;
+    }
+
+    stage.addEventListener("pointermove", (event) => {
+        const bounds = stage.getBoundingClientRect();
+        divide((event.clientX - bounds.left) / bounds.width);
+    });
+    stage.addEventListener("click", () => pairs.length > 1 && showPair(shown + 1));
+    divide(0.5);
+
+    onExecuted(node, (output) => {
+        if (!output.hswq_compare?.length) return;
+        pairs = output.hswq_compare;
+        showPair(0);
+        view.show();
+    });
+}
+
+function address(api, file) {
+    return api.apiURL(`/view?${new URLSearchParams(file)}`);
+}

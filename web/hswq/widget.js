@@ -1,0 +1,75 @@
+// A view of ours on a node: a DOM widget, which works in both of the page's node renderers.
+
+const MARGINS = 20; // what the page leaves free above and below a DOM widget, out of its height
+
+const STYLE = `
+.hswq { box-sizing: border-box; width: 100%; height: 100%; overflow: hidden; font: 11px/1.4 sans-serif;
+        color: var(--input-text, #ddd); user-select: none; }
+.hswq[hidden] { display: none; }
+.hswq canvas { display: block; width: 100%; touch-action: none; }
+.hswq .warn { color: #e8a33d; }
+`;
+
+/** Adds ``element`` below the node's own widgets; it takes no room until ``show`` is called. */
+export function addView(node, name, element, height) {
+    addStyle();
+    element.classList.add("hswq");
+    element.hidden = true;
+    const room = () => (element.hidden ? 0 : height + MARGINS);
+    const widget = node.addDOMWidget(name, "hswq", element, {
+        serialize: false,
+        hideOnZoom: false,
+        getMinHeight: room,
+        getMaxHeight: room,
+        getHeight: room,
+    });
+    widget.serialize = false; // a view has no value: saved workflows must not change
+    return {
+        show() {
+            if (!element.hidden) return;
+            element.hidden = false;
+            const [width, least] = node.computeSize();
+            node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], least)]);
+            node.setDirtyCanvas?.(true, true);
+        },
+    };
+}
+
+/** Calls ``handle`` with what the server sent for this node, beside what the page does with it. */
+export function onExecuted(node, handle) {
+    const before = node.onExecuted;
+    node.onExecuted = function (output) {
+        before?.call(this, output);
+        handle(output ?? {});
+    };
+}
+
+/** Calls ``handle`` with the events of this kind until the node is removed. */
+export function onServerEvent(node, api, kind, handle) {
+    const listen = (event) => handle(event.detail);
+    api.addEventListener(kind, listen);
+    const before = node.onRemoved;
+    node.onRemoved = function () {
+        before?.call(this);
+        api.removeEventListener(kind, listen);
+    };
+}
+
+export function widgetNamed(node, name) {
+    return node.widgets?.find((widget) => widget.name === name);
+}
+
+/** An element with a class and children; texts become text nodes, never markup. */
+export function make(tag, className, ...children) {
+    const element = document.createElement(tag);
+    element.className = className;
+    element.append(...children);
+    return element;
+}
+
+function addStyle() {
+    if (document.getElementById("hswq-style")) return;
+    const style = make("style", "", STYLE);
+    style.id = "hswq-style";
+    document.head.append(style);
+}
