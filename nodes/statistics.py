@@ -20,7 +20,7 @@ class HSWQLoadStatistics(io.ComfyNode):
             category=CATEGORY,
             description="Loads the statistics of a finished calibration session from output/hswq.",
             inputs=[io.Combo.Input("file", options=statistics_files(), tooltip="The session's file.")],
-            outputs=[HSWQStats.Output(display_name="stats")],
+            outputs=[HSWQStats.Output(display_name="stats", tooltip="The statistics, for HSWQ Quantize.")],
         )
 
     @classmethod
@@ -44,7 +44,7 @@ class HSWQMergeStatistics(io.ComfyNode):
                 HSWQStats.Input("a", tooltip="One session."),
                 HSWQStats.Input("b", tooltip="Another session of the same model."),
             ],
-            outputs=[HSWQStats.Output(display_name="stats")],
+            outputs=[HSWQStats.Output(display_name="stats", tooltip="The statistics, for HSWQ Quantize.")],
         )
 
     @classmethod

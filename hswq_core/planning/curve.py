@@ -18,8 +18,8 @@ class SizeCurve:
 
     Attributes:
         damage: of each layer, by the rule that ranks them.
-        sizes: bytes of the file when the first 0, 1, 2, ... layers are kept; exact at 0, and to a few bytes of
-            header for each kept layer after that.
+        sizes: bytes of the file when the first 0, 1, 2, ... layers are kept; exact at both ends, and but for some
+            bytes of header in between.
         always_kept: layers that are kept whatever the ratio: by pattern, or because the format has no place for them.
         source_bytes: the size of the source.
     """
@@ -46,20 +46,26 @@ def size_curve(
     force_quantize: Sequence[str] = (),
 ) -> SizeCurve:
     """Errors: as for ``make_plan``."""
-    plan = make_plan(
-        source, statistics, mode=mode, keep_ratio=0.0, selection=selection,
-        force_keep=force_keep, force_quantize=force_quantize,
+    plan, whole = (
+        make_plan(
+            source, statistics, mode=mode, keep_ratio=ratio, selection=selection,
+            force_keep=force_keep, force_quantize=force_quantize,
+        )
+        for ratio in (0.0, 1.0)
     )  # fmt: skip
     open_layers = {e.layer: e for e in plan.layers if e.reason == BELOW_THE_CUT and e.damage is not None}
     damage = {name: layer.damage or 0.0 for name, layer in open_layers.items()}
     order = ranked(damage)
     costs = (cost_of_keeping(name, open_layers[name].info, plan.format) for name in order)
+    sizes = list(itertools.accumulate(costs, initial=plan.nbytes))
+    # A cost is the most that keeping can add. What all of them are too much is taken off evenly.
+    excess = (sizes[-1] - whole.nbytes) / max(len(order), 1)
     return SizeCurve(
         mode=mode,
         selection=selection,
         layers=tuple(order),
         damage=tuple(damage[name] for name in order),
-        sizes=tuple(itertools.accumulate(costs, initial=plan.nbytes)),
+        sizes=tuple(round(size - excess * count) for count, size in enumerate(sizes)),
         always_kept=len(plan.kept),
         source_bytes=plan.source_bytes,
     )

@@ -242,9 +242,19 @@ def _layout(
 
 
 def cost_of_keeping(name: str, info: TensorInfo, form: Format) -> int:
-    """The bytes that keeping a layer adds, at most: its own, less the FP8 ones, and its name in the metadata."""
-    side = sum(tensor.nbytes for tensor in form.side_tensors(name, torch.ones(1)).values())
-    return info.nbytes - math.prod(info.shape) - side + len(json.dumps(name)) + 16
+    """The bytes that keeping a layer adds, at most: its own, less the FP8 ones and what stands beside them.
+
+    In the header it adds its name to the metadata, and saves the entries of the tensors beside it.
+    """
+    side = form.side_tensors(name, torch.ones(1))
+    saved = sum(t.nbytes + len(_header_entry(key, t)) for key, t in side.items())
+    return info.nbytes - math.prod(info.shape) - saved + len(json.dumps(name)) + 16
+
+
+def _header_entry(key: str, tensor: torch.Tensor) -> str:
+    """A tensor's entry in the header as short as it can be: with the smallest offsets."""
+    spec = {"dtype": dtype_name(tensor.dtype), "shape": list(tensor.shape), "data_offsets": [0, 4]}
+    return json.dumps({key: spec}, separators=(",", ":"))[1:-1] + ","
 
 
 def _matching(patterns: Sequence[str], names: Iterable[str]) -> set[str]:

@@ -1,6 +1,5 @@
 """Real servers for all server tests; COMFYUI_PATH says which ComfyUI."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,14 +15,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.server)
-
-
-@pytest.fixture(scope="session")
-def comfyui() -> Path:
-    path = os.environ.get("COMFYUI_PATH")
-    if not path:
-        pytest.fail("COMFYUI_PATH names no ComfyUI checkout; 'nox -s tests' installs one and sets it")
-    return Path(path)
 
 
 @pytest.fixture(scope="session")

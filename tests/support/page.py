@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import FloatRect, sync_playwright
 
 from tests.support.server import ComfyServer
 
@@ -92,8 +92,8 @@ class ComfyPage:
     def node_types(self) -> dict[str, bool]:
         """The nodes on the canvas by type, and whether the page knows them."""
         return self.page.evaluate(
-            "() => Object.fromEntries(window.app.graph._nodes.map((n) => [n.type, !n.has_errors && !!n.constructor.nodeData"
-            " || ['Note', 'MarkdownNote'].includes(n.type)]))"
+            "() => Object.fromEntries(window.app.graph._nodes.map((n) =>"
+            " [n.type, !!n.constructor.nodeData || ['Note', 'MarkdownNote'].includes(n.type)]))"
         )
 
     def value(self, kind: str, widget: str) -> Any:
@@ -115,6 +115,17 @@ class ComfyPage:
                     }
             }""",
             [kind, values],
+        )
+
+    def set_in_order(self, kind: str, widget: str, values: list[Any]) -> None:
+        """One value for each node of a kind, from left to right."""
+        self.page.evaluate(
+            """([kind, name, values]) => {
+                const nodes = window.app.graph._nodes.filter((n) => n.type === kind);
+                nodes.sort((a, b) => a.pos[0] - b.pos[0]);
+                values.forEach((value, index) => (nodes[index].widgets.find((w) => w.name === name).value = value));
+            }""",
+            [kind, widget, values],
         )
 
     def queue(self) -> None:
@@ -142,6 +153,38 @@ class ComfyPage:
             [x, y, scale],
         )
         self.page.wait_for_timeout(1200)
+
+    def fit(self) -> None:
+        """Move the canvas so that all of the workflow is seen, beside the page's own bars."""
+        left, top, right, bottom = self._bounds("true")
+        width, height = self._size
+        scale = min((width - 140) / (right - left), (height - 180) / (bottom - top), 1.0)
+        self.look_at(left - 80 / scale, top - 130 / scale, scale)
+
+    def frame_node(self, kind: str, scale: float = 1.3) -> FloatRect:
+        """Move the canvas to a node, and give its place on the page."""
+        left, top, right, bottom = self._bounds("n.type === kind", kind)
+        self.look_at(left - 300 / scale, top - 220 / scale, scale)
+        width, height = (right - left) * scale + 24, (bottom - top) * scale + 24
+        return {"x": 300 - 12, "y": 220 - 12, "width": width, "height": height}
+
+    def canvas_picture(self) -> bytes:
+        """The page without the bars above, beside and below the canvas."""
+        width, height = self._size
+        return self.page.screenshot(clip={"x": 62, "y": 100, "width": width - 70, "height": height - 170})
+
+    def _bounds(self, which: str, kind: str = "") -> list[float]:
+        """Left, top, right and bottom of nodes and groups on the canvas."""
+        return self.page.evaluate(
+            "(kind) => { const nodes = window.app.graph._nodes.filter((n) => " + which + ");"
+            " const groups = kind ? [] : window.app.graph._groups;"
+            " const boxes = [...nodes.map((n) => [n.pos[0], n.pos[1] - 30, n.pos[0] + n.size[0],"
+            " n.pos[1] + n.size[1]]),"
+            " ...groups.map((g) => [g.pos[0], g.pos[1], g.pos[0] + g.size[0], g.pos[1] + g.size[1]])];"
+            " const edge = (i, best) => best(...boxes.map((b) => b[i]));"
+            " return [edge(0, Math.min), edge(1, Math.min), edge(2, Math.max), edge(3, Math.max)]; }",
+            kind,
+        )
 
     def screenshot(self, path: Path, **options: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -39,16 +39,22 @@ class ComfyServer:
         base: the folder for models, output and the rest; made if need be.
         arguments: more of ComfyUI's command line.
         packs: more node packs to install, folders of Python.
+        pack: this pack, where it is not the repository itself.
     """
 
     def __init__(
-        self, comfyui: Path, base: Path, arguments: tuple[str, ...] = (), packs: tuple[Path, ...] = ()
+        self,
+        comfyui: Path,
+        base: Path,
+        arguments: tuple[str, ...] = (),
+        packs: tuple[Path, ...] = (),
+        pack: Path = REPOSITORY,
     ) -> None:
         self.comfyui, self.base, self.arguments = comfyui, base, arguments
         for folder in _FOLDERS:
             (base / folder).mkdir(parents=True, exist_ok=True)
-        for pack, name in ((REPOSITORY, "ComfyUI-HSWQ"), (TINY_PACK, "hswq-tiny-model"), *((p, p.name) for p in packs)):
-            _install(pack, base / "custom_nodes" / name)
+        for folder, name in ((pack, "ComfyUI-HSWQ"), (TINY_PACK, "hswq-tiny-model"), *((p, p.name) for p in packs)):
+            _install(folder, base / "custom_nodes" / name)
         shutil.copy(TINY_CHECKPOINT, base / "models/checkpoints")
         self._client = uuid.uuid4().hex
         self._process: subprocess.Popen[bytes] | None = None

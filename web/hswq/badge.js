@@ -9,10 +9,10 @@ export function describe(loaded) {
     return [`${loaded.format.toUpperCase()}  ·  ${megabytes(loaded.nbytes)} of weights`, layers];
 }
 
-export function attachBadge(node) {
+export function attachBadge(node, api) {
     const element = make("div", "hswq-badge");
     Object.assign(element.style, { padding: "2px 8px", borderLeft: "3px solid #3a78b5" });
-    const view = addView(node, "hswq_badge", element, 38);
+    const view = addView(node, api, "hswq_badge", element, 38);
     onExecuted(node, (output) => {
         const loaded = output.hswq_loaded?.[0];
         if (!loaded) return;

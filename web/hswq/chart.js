@@ -16,7 +16,7 @@ export function attachChart(node, api) {
     const element = make("div", "", said, canvas, about);
     Object.assign(canvas, { tabIndex: 0, title: "Drag: the share of layers that are kept" });
     canvas.style.height = `${HEIGHT}px`;
-    const view = addView(node, "hswq_chart", element, HEIGHT + 44);
+    const view = addView(node, api, "hswq_chart", element, HEIGHT + 44);
     const ratio = widgetNamed(node, "keep_ratio");
     let curve = null;
 
@@ -41,8 +41,9 @@ export function attachChart(node, api) {
         const answer = await response.json();
         curve = response.ok && answer.layers.length ? answer : null;
         canvas.hidden = !curve;
-        said.textContent = answer.error ?? "";
-        said.classList.toggle("warn", !response.ok);
+        const waiting = response.status === 404;
+        said.textContent = waiting ? "Once the model is calibrated, layers and sizes are shown here." : (answer.error ?? "");
+        said.classList.toggle("warn", !response.ok && !waiting);
         about.textContent = "";
         view.show();
         draw();

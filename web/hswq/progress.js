@@ -12,7 +12,7 @@ export function attachProgress(node, api) {
     const levels = make("div", "hswq-levels");
     Object.assign(levels.style, { display: "flex", alignItems: "flex-end", gap: "2px", height: `${LEVELS}px` });
     levels.title = "Measured steps by noise level, from clean (left) to pure noise (right)";
-    const view = addView(node, "hswq_progress", make("div", "", text, bar, levels), LEVELS + 50);
+    const view = addView(node, api, "hswq_progress", make("div", "", text, bar, levels), LEVELS + 50);
 
     onServerEvent(node, api, "hswq.progress", (event) => {
         if (String(event.node) !== String(node.id)) return;

@@ -10,7 +10,7 @@ export function attachSlider(node, api) {
     const line = make("div", "");
     const stage = make("div", "hswq-slider", below, above, line);
     const text = make("div", "hswq-figures");
-    const view = addView(node, "hswq_slider", make("div", "", stage, text), HEIGHT + 24);
+    const view = addView(node, api, "hswq_slider", make("div", "", stage, text), HEIGHT + 24);
     Object.assign(stage.style, { position: "relative", height: `${HEIGHT}px`, cursor: "ew-resize" });
     for (const image of [below, above]) {
         Object.assign(image.style, { position: "absolute", width: "100%", height: "100%", objectFit: "contain" });

@@ -5,15 +5,20 @@ const MARGINS = 20; // what the page leaves free above and below a DOM widget, o
 const STYLE = `
 .hswq { box-sizing: border-box; width: 100%; height: 100%; overflow: hidden; font: 11px/1.4 sans-serif;
         color: var(--input-text, #ddd); user-select: none; }
-.hswq[hidden] { display: none; }
+.hswq[hidden], .hswq [hidden] { display: none; }
 .hswq canvas { display: block; width: 100%; touch-action: none; }
 .hswq .warn { color: #e8a33d; }
 `;
 
-/** Adds ``element`` below the node's own widgets; it takes no room until ``show`` is called. */
-export function addView(node, name, element, height) {
+/**
+ * Adds ``content`` below the node's own widgets; it takes no room until ``show`` is called.
+ *
+ * An error of the node is told here, too, until the next run: newer pages show it only on demand.
+ */
+export function addView(node, api, name, content, height) {
     addStyle();
-    element.classList.add("hswq");
+    const problem = make("div", "hswq-error warn");
+    const element = make("div", "hswq", problem, content);
     element.hidden = true;
     const room = () => (element.hidden ? 0 : height + MARGINS);
     const widget = node.addDOMWidget(name, "hswq", element, {
@@ -24,15 +29,24 @@ export function addView(node, name, element, height) {
         getHeight: room,
     });
     widget.serialize = false; // a view has no value: saved workflows must not change
-    return {
-        show() {
-            if (!element.hidden) return;
-            element.hidden = false;
-            const [width, least] = node.computeSize();
-            node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], least)]);
-            node.setDirtyCanvas?.(true, true);
-        },
-    };
+    function show() {
+        if (!element.hidden) return;
+        element.hidden = false;
+        const [width, least] = node.computeSize();
+        node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], least)]);
+        node.setDirtyCanvas?.(true, true);
+    }
+    function tell(text) {
+        problem.textContent = text;
+        content.hidden = text !== "";
+    }
+    onServerEvent(node, api, "execution_start", () => tell(""));
+    onServerEvent(node, api, "execution_error", (error) => {
+        if (String(error.node_id) !== String(node.id)) return;
+        tell(error.exception_message);
+        show();
+    });
+    return { show };
 }
 
 /** Calls ``handle`` with what the server sent for this node, beside what the page does with it. */

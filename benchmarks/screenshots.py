@@ -1,0 +1,87 @@
+"""Pictures of the running product: the example workflows' and the README's. ``nox -s screenshots`` runs it.
+
+The tiny model stands in for SDXL, at its own size and with few steps; everything else is as a user sees it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import FloatRect
+
+from tests.support.page import ComfyPage
+from tests.support.server import REPOSITORY, ComfyServer
+
+from .workflows import FOLDER, WORKFLOWS
+
+IMAGES = REPOSITORY / "docs" / "images"
+STEPS, CFG = 25, 2.0
+PROMPTS = {"hswq_sdxl": "fox face", "hswq_daily_use_with_lora": "sunflower", "hswq_compare_fp16_v1_v2": "strawberry"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--comfyui", type=Path, required=True, help="a ComfyUI checkout")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as base, ComfyServer(args.comfyui, Path(base)) as server:
+        for name in WORKFLOWS:
+            with ComfyPage(server, 2000, 1150) as page:
+                photograph(page, name)
+                if page.errors:
+                    raise RuntimeError(page.errors)
+                print(name, flush=True)
+
+
+def photograph(page: ComfyPage, name: str) -> None:
+    """Run an example as far as the tiny model goes, and keep what the page shows."""
+    page.drop(FOLDER / f"{name}.json")
+    size = {"width": 256, "height": 256}
+    page.set("EmptyLatentImage", size)
+    page.set("KSampler", {"steps": STEPS, "cfg": CFG})
+    page.set("HSWQCalibrateRun", {**size, "samples": 8, "steps": 10, "cfg": CFG, "rows_per_layer": 256})
+    page.set("HSWQMeasureSensitivity", {"probes": 2})
+    page.set("CLIPTextEncode", {"text": PROMPTS.get(name, "")})
+    if name == "hswq_sdxl":
+        # What the comparing workflow opens.
+        for mode in ("v1", "v2"):
+            page.set("HSWQQuantize", {"mode": mode, "filename": f"tiny_{mode}"})
+            _run(page)
+    if name == "hswq_compare_fp16_v1_v2":
+        page.set_in_order("HSWQLoader", "ckpt_name", ["tiny_v1.safetensors", "tiny_v2.safetensors"])
+    _run(page)
+    page.fit()
+    save(page, FOLDER / f"{name}.jpg", width=1200)
+    if name == "hswq_sdxl":
+        save(page, IMAGES / "page_quick_start.jpg", width=1600)
+        close_up(page, "HSWQQuantize", "page_keep_ratio.jpg")
+        close_up(page, "HSWQCompare", "page_compare.jpg")
+        close_up(page, "HSWQCalibrate", "page_calibrate.jpg")
+    if name == "hswq_full_recipe":
+        save(page, IMAGES / "page_full_recipe.jpg", width=1600)
+
+
+def _run(page: ComfyPage) -> None:
+    status = page.run()
+    if status != "success":
+        raise RuntimeError(f"the workflow ended with {status}")
+
+
+def close_up(page: ComfyPage, kind: str, name: str) -> None:
+    """One node, large."""
+    box = page.frame_node(kind)
+    save(page, IMAGES / name, width=700, clip=box)
+
+
+def save(page: ComfyPage, path: Path, width: int, clip: FloatRect | None = None) -> None:
+    picture = Image.open(io.BytesIO(page.page.screenshot(clip=clip) if clip else page.canvas_picture())).convert("RGB")
+    height = round(picture.height * width / picture.width)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.resize((width, height), Image.Resampling.LANCZOS).save(path, quality=84)
+
+
+if __name__ == "__main__":
+    main()

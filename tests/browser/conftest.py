@@ -1,0 +1,44 @@
+"""A server and a browser for the tests of the page. Screenshots are kept in browser_output/."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.page import ComfyPage
+from tests.support.server import REPOSITORY, ComfyServer
+
+OUTPUT = REPOSITORY / "browser_output"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+
+
+@pytest.fixture(scope="session")
+def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    with ComfyServer(comfyui, tmp_path_factory.mktemp("browser")) as running:
+        yield running
+
+
+@pytest.fixture(params=["canvas", "vue"])
+def renderer(request: pytest.FixtureRequest) -> str:
+    """How the page draws nodes: on its canvas, or as elements of its own."""
+    return request.param
+
+
+@pytest.fixture
+def page(server: ComfyServer, renderer: str, request: pytest.FixtureRequest) -> Iterator[ComfyPage]:
+    """A fresh page; at the end a screenshot is taken, and no console error may name this pack."""
+    with ComfyPage(server, settings={"Comfy.VueNodes.Enabled": renderer == "vue"}) as opened:
+        yield opened
+        opened.screenshot(OUTPUT / f"{request.node.name}.png")
+        assert not opened.errors
+
+
+@pytest.fixture
+def written(server: ComfyServer) -> Callable[[], set[Path]]:
+    """All models on disk, wherever."""
+    return lambda: set(server.base.rglob("*.safetensors"))

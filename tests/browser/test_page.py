@@ -1,0 +1,153 @@
+"""What a user does and sees on the page, in Chromium."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.page import ComfyPage
+from tests.support.server import REPOSITORY, ComfyServer
+
+EXAMPLES = sorted((REPOSITORY / "example_workflows").glob("*.json"))
+QUICK_START = REPOSITORY / "example_workflows" / "hswq_sdxl.json"
+
+
+def small(page: ComfyPage, steps: int = 3, prompt: str = "fox face") -> None:
+    """The tiny model's size and speed; the workflow as it is is for SDXL."""
+    page.set("EmptyLatentImage", {"width": 256, "height": 256})
+    page.set("KSampler", {"steps": steps, "cfg": 2.0})
+    page.set("CLIPTextEncode", {"text": prompt})
+
+
+def session_name(page: ComfyPage, name: str) -> None:
+    page.set("HSWQCalibrate", {"session": name})
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_opens(page: ComfyPage, path: Path) -> None:
+    page.drop(path)
+    graph = json.loads(path.read_text(encoding="utf-8"))
+    found = page.node_types()
+    assert found == {node["type"]: True for node in graph["nodes"]}
+    # A saved workflow is the same as the one that was opened: the views are in no one's values.
+    saved = page.page.evaluate("() => window.app.graph.serialize()")
+    values = {node["id"]: node.get("widgets_values") or [] for node in saved["nodes"]}
+    for node in graph["nodes"]:
+        given = node["widgets_values"]
+        assert values[node["id"]][: len(given)] == given, node["type"]
+
+
+def test_quick_start_from_drop_to_compared_pictures(page: ComfyPage, server: ComfyServer, renderer: str) -> None:
+    page.drop(QUICK_START)
+    session_name(page, f"quick-{renderer}")
+    small(page)
+    assert page.run() == "success"
+    badge = page.page.locator(".hswq-badge:visible")
+    assert "V2" in badge.inner_text() and "layers in FP8" in badge.inner_text()
+    assert "done" in page.page.locator(".hswq-progress:visible").inner_text()
+
+    # The predicted size is the size of the file.
+    page.page.wait_for_selector(".hswq-size[data-bytes]", timeout=10_000)
+    size = page.page.locator(".hswq-size:visible")
+    report = json.loads(_report(server))
+    predicted = int(size.get_attribute("data-bytes") or 0)
+    assert abs(predicted - report["bytes"]) <= 1e-3 * report["bytes"]
+    assert f"{report['kept_layers']} of" in size.inner_text()
+
+    # The slider divides where the pointer is.
+    page.look_at(1640, -60, 0.9)
+    stage = page.page.locator(".hswq-slider:visible")
+    box = stage.bounding_box()
+    assert box is not None
+    page.page.mouse.move(box["x"] + box["width"] * 0.25, box["y"] + box["height"] / 2)
+    assert float(stage.get_attribute("data-place") or 0) == pytest.approx(0.25, abs=0.02)
+    assert stage.locator("img").first.evaluate("image => image.naturalWidth") == 32
+
+
+def _report(server: ComfyServer) -> str:
+    """What HSWQ Quantize said in the latest run."""
+    latest = list(server.get("/history").values())[-1]["outputs"]
+    texts = [out["text"][0] for out in latest.values() if out.get("text")]
+    return next(text for text in texts if '"quantized_layers"' in text)
+
+
+def test_dragging_the_ratio_changes_size_and_file(page: ComfyPage, server: ComfyServer, renderer: str) -> None:
+    page.drop(QUICK_START)
+    session_name(page, f"drag-{renderer}")
+    small(page)
+    assert page.run() == "success"
+    page.page.wait_for_selector(".hswq-size[data-bytes]", timeout=10_000)
+    page.look_at(780, -60, 0.9)
+    canvas, size = page.page.locator("canvas.hswq-chart:visible"), page.page.locator(".hswq-size:visible")
+    box = canvas.bounding_box()
+    assert box is not None
+    sizes = []
+    page.page.mouse.move(box["x"] + box["width"] * 0.25, box["y"] + box["height"] / 2)
+    page.page.mouse.down()
+    for share in (0.4, 0.6):
+        page.page.mouse.move(box["x"] + box["width"] * share, box["y"] + box["height"] / 2, steps=4)
+        sizes.append(int(size.get_attribute("data-bytes") or 0))
+        assert page.value("HSWQQuantize", "keep_ratio") == pytest.approx(share, abs=0.02)
+    page.page.mouse.up()
+    assert sizes[0] < sizes[1]
+    # Moving on without the button held changes nothing.
+    page.page.mouse.move(box["x"] + 5, box["y"] + 5)
+    assert int(size.get_attribute("data-bytes") or 0) == sizes[1]
+    assert page.run() == "success"
+    written = json.loads(_report(server))
+    assert abs(written["bytes"] - sizes[1]) <= 1e-3 * sizes[1]
+
+    # Another mode is asked of the server anew; a budget takes the ratio's place.
+    page.set("HSWQQuantize", {"mode": "comfy"})
+    page.page.wait_for_function(
+        "(old) => document.querySelector('.hswq-size').dataset.bytes != old", arg=str(sizes[1]), timeout=10_000
+    )
+    page.set("HSWQQuantize", {"mode": "v2", "budget": "70%"})
+    page.page.wait_for_function(
+        "(most) => document.querySelector('.hswq-size').dataset.bytes <= most",
+        arg=int(written["source_bytes"] * 0.7),
+        timeout=10_000,
+    )
+
+
+def test_progress_while_calibrating_and_cancel(page: ComfyPage, server: ComfyServer, renderer: str) -> None:
+    page.drop(QUICK_START)
+    session_name(page, f"cancel-{renderer}")
+    small(page, steps=400)
+    page.queue()
+    progress = page.page.locator(".hswq-progress:visible")
+    progress.wait_for(timeout=60_000)
+    page.page.wait_for_function(
+        "() => /step ([2-9]|[1-9][0-9]+) of 400.* left/.test(document.querySelector('.hswq-progress').textContent)",
+        timeout=60_000,
+    )
+    page.page.evaluate("() => window.app.api.interrupt()")
+    page.page.wait_for_function(
+        "async () => { const q = await (await fetch('/queue')).json(); return !q.queue_running.length; }",
+        timeout=60_000,
+    )
+    assert not (server.output / "hswq" / f"cancel-{renderer}.safetensors").exists()
+    assert "done" not in progress.inner_text()
+
+
+@pytest.mark.parametrize("name", ["../outside", "con", "a\\b"])
+def test_a_bad_name_is_told_on_the_page(
+    page: ComfyPage, written: Callable[[], set[Path]], renderer: str, name: str
+) -> None:
+    page.drop(QUICK_START)
+    session_name(page, f"names-{renderer}")
+    small(page)
+    page.set("HSWQQuantize", {"filename": name})
+    before = {path for path in written() if "hswq" not in path.parts[-2]}
+    assert page.run() == "error"
+    page.page.wait_for_function("() => document.body.innerText.includes('no usable file name')", timeout=10_000)
+    assert {path for path in written() if "hswq" not in path.parts[-2]} == before
+
+
+def test_a_session_that_is_not_there_yet_is_no_error(page: ComfyPage) -> None:
+    page.drop(QUICK_START)
+    said = page.page.locator(".hswq-size:visible")
+    said.wait_for(timeout=10_000)
+    assert said.inner_text().startswith("Once the model is calibrated")
+    assert "warn" not in (said.get_attribute("class") or "")
