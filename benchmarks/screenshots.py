@@ -29,7 +29,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as base, ComfyServer(args.comfyui, Path(base)) as server:
         for name in WORKFLOWS:
-            with ComfyPage(server, 2000, 1150) as page:
+            with ComfyPage(server, 2400, 1500) as page:
                 photograph(page, name)
                 if page.errors:
                     raise RuntimeError(page.errors)
@@ -50,18 +50,20 @@ def photograph(page: ComfyPage, name: str) -> None:
         for mode in ("v1", "v2"):
             page.set("HSWQQuantize", {"mode": mode, "filename": f"tiny_{mode}"})
             _run(page)
+    if name == "hswq_daily_use_with_lora":
+        page.set("HSWQLoader", {"ckpt_name": "tiny_v2.safetensors"})
     if name == "hswq_compare_fp16_v1_v2":
         page.set_in_order("HSWQLoader", "ckpt_name", ["tiny_v1.safetensors", "tiny_v2.safetensors"])
     _run(page)
-    page.fit()
-    save(page, FOLDER / f"{name}.jpg", width=1200)
+    whole = page.fit()
+    save(page, FOLDER / f"{name}.jpg", 1200, whole)
     if name == "hswq_sdxl":
-        save(page, IMAGES / "page_quick_start.jpg", width=1600)
+        save(page, IMAGES / "page_quick_start.jpg", 1800, whole)
         close_up(page, "HSWQQuantize", "page_keep_ratio.jpg")
         close_up(page, "HSWQCompare", "page_compare.jpg")
         close_up(page, "HSWQCalibrate", "page_calibrate.jpg")
     if name == "hswq_full_recipe":
-        save(page, IMAGES / "page_full_recipe.jpg", width=1600)
+        save(page, IMAGES / "page_full_recipe.jpg", 1800, whole)
 
 
 def _run(page: ComfyPage) -> None:
@@ -73,11 +75,11 @@ def _run(page: ComfyPage) -> None:
 def close_up(page: ComfyPage, kind: str, name: str) -> None:
     """One node, large."""
     box = page.frame_node(kind)
-    save(page, IMAGES / name, width=700, clip=box)
+    save(page, IMAGES / name, 700, box)
 
 
-def save(page: ComfyPage, path: Path, width: int, clip: FloatRect | None = None) -> None:
-    picture = Image.open(io.BytesIO(page.page.screenshot(clip=clip) if clip else page.canvas_picture())).convert("RGB")
+def save(page: ComfyPage, path: Path, width: int, clip: FloatRect) -> None:
+    picture = Image.open(io.BytesIO(page.page.screenshot(clip=clip))).convert("RGB")
     height = round(picture.height * width / picture.width)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.resize((width, height), Image.Resampling.LANCZOS).save(path, quality=84)

@@ -13,7 +13,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from tests.support.graph import inputs_of, is_widget, to_prompt
+from tests.support.graph import has_control, inputs_of, is_widget, to_prompt
 from tests.support.server import REPOSITORY, ComfyServer
 
 from .workflow_notes import COMPARE_MODES, DAILY_USE, FULL_RECIPE, MORE_PICTURES, QUICK_START, STOCK_LOADERS
@@ -70,7 +70,7 @@ class Canvas:
                 socket["widget"] = {"name": key}
                 if not isinstance(given, tuple):
                     values.append(_value(spec, given))
-                    values += ["fixed"] if spec[1].get("control_after_generate") else []
+                    values += ["fixed"] if has_control(key, spec) else []
             elif key in self._info[kind]["input"].get("optional", {}):
                 socket["shape"] = 7
             node["inputs"].append(socket)
@@ -184,8 +184,8 @@ def full_recipe(c: Canvas) -> None:
     c.add("written", "PreviewAny", (1210, 590, 390, 260), "What was written", source=("quantize", 1))
     c.add("report", "HSWQReport", (830, 280, 330, 130), stats=("measure", 0), keep_ratio=0.1)
     c.add("chart", "PreviewImage", (830, 470, 330, 380), "Layers, and what is kept", images=("report", 0))
-    c.group("1  Calibrate: 32 pictures of 25 steps", -20, -30, 820, 900)
-    c.group("2  Measure what every layer matters", 810, -30, 370, 900)
+    c.group("1  Calibrate: 32 pictures", -20, -30, 820, 900)
+    c.group("2  Measure", 810, -30, 370, 900)
     c.group("3  Write FP8", 1190, -30, 430, 900)
 
 

@@ -12,23 +12,24 @@ from typing import Any
 import comfy.model_detection
 import comfy.sd
 import comfy.utils
+import torch
 from comfy.patcher_extension import WrappersMP
 
 from ..hswq_core.errors import CheckpointError
 from ..hswq_core.files.checkpoint import CheckpointReader
-from ..hswq_core.files.inspect import inspect_checkpoint
+from ..hswq_core.files.inspect import Inspection, inspect_checkpoint
 from ..hswq_core.files.layers import check_scales
 from .compat import exact_patching, multiplies_fp8
 from .ops import FP8MatmulOperations, HSWQOperations, weights_in_one_piece
-from .weights import Summary, join_scales
+from .weights import join_scales
 
 logger = logging.getLogger(__name__)
 
 
 def load_checkpoint(
     path: Path, embedding_directory: Any = None, *, fp8_matmul: bool = False
-) -> tuple[Any, Any, Any, LoadedFile]:
-    """A full checkpoint as ComfyUI's MODEL, CLIP and VAE, and what was loaded.
+) -> tuple[Any, Any, Any, Inspection]:
+    """A full checkpoint as ComfyUI's MODEL, CLIP and VAE, and what the file holds.
 
     Args:
         fp8_matmul: multiply Linear layers in FP8 where the device can: faster, less exact.
@@ -49,17 +50,17 @@ def load_checkpoint(
             output_vae=True,
             output_clip=True,
             embedding_directory=embedding_directory,
-            model_options=_options(file, fp8_matmul),
+            model_options=_options(path, file, fp8_matmul),
             metadata=file.metadata,
             **exact_patching(comfy.sd.load_state_dict_guess_config),
         )
     if found is None or found[0] is None:
         raise _unknown(path)
-    return _ready(found[0], path, file), found[1], found[2], file.loaded
+    return _ready(found[0], path, file), found[1], found[2], file.found
 
 
-def load_diffusion_model(path: Path, *, fp8_matmul: bool = False) -> tuple[Any, LoadedFile]:
-    """A diffusion model (a file of its own, or the one inside a checkpoint) as ComfyUI's MODEL, and what was loaded.
+def load_diffusion_model(path: Path, *, fp8_matmul: bool = False) -> tuple[Any, Inspection]:
+    """A diffusion model (a file of its own, or that of a checkpoint) as ComfyUI's MODEL, and what the file holds.
 
     Args, errors: as for ``load_checkpoint``.
     """
@@ -67,47 +68,22 @@ def load_diffusion_model(path: Path, *, fp8_matmul: bool = False) -> tuple[Any, 
     with _naming(path):
         model = comfy.sd.load_diffusion_model_state_dict(
             file.state_dict,
-            model_options=_options(file, fp8_matmul),
+            model_options=_options(path, file, fp8_matmul),
             metadata=file.metadata,
             **exact_patching(comfy.sd.load_diffusion_model_state_dict),
         )
     if model is None:
         raise _unknown(path)
-    return _ready(model, path, file), file.loaded
-
-
-@dataclass(frozen=True)
-class LoadedFile:
-    """What a loader says about a file, in one line and to the page.
-
-    Attributes:
-        format: as ``inspect`` names it.
-        fp8_layers, other_layers: Linear and Conv2d layers held in FP8, and in ``dtype``.
-        nbytes: of the diffusion model's tensors.
-    """
-
-    name: str
-    format: str
-    fp8_layers: int
-    other_layers: int
-    dtype: str
-    nbytes: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.name}: {self.format}, {self.fp8_layers} layers in FP8, {self.other_layers} in {self.dtype}, "
-            f"{self.nbytes / 1e6:,.1f} MB of weights"
-        )
+    return _ready(model, path, file), file.found
 
 
 @dataclass(frozen=True)
 class _File:
     state_dict: dict[str, Any]
-    layers: list[str]  # those in FP8, by their path in the diffusion model
     metadata: dict[str, str]
     prefix: str
-    summary: Summary
-    loaded: LoadedFile
+    dtype: torch.dtype
+    found: Inspection
 
 
 def _read(path: Path) -> _File:
@@ -121,18 +97,16 @@ def _read(path: Path) -> _File:
     if not any(key.startswith(prefix) for key in state_dict):
         prefix = ""
     check_scales(reader, prefix)
-    summary = join_scales(state_dict, prefix, path)
-    dtype = str(summary.dtype).removeprefix("torch.")
-    loaded = LoadedFile(path.name, inspection.format, summary.fp8_layers, summary.other_layers, dtype, summary.nbytes)
-    return _File(state_dict, inspection.quantized, metadata, prefix, summary, loaded)
+    dtype = join_scales(state_dict, prefix, path)
+    return _File(state_dict, metadata, prefix, dtype, inspection)
 
 
-def _options(file: _File, fp8_matmul: bool) -> dict[str, Any]:
+def _options(path: Path, file: _File, fp8_matmul: bool) -> dict[str, Any]:
     if fp8_matmul and not multiplies_fp8():
-        logger.warning("HSWQ: this device has no FP8 arithmetic; %s is computed in full precision", file.loaded.name)
+        logger.warning("HSWQ: this device has no FP8 arithmetic; %s is computed in full precision", path.name)
         fp8_matmul = False
     operations = FP8MatmulOperations if fp8_matmul else HSWQOperations
-    return {"custom_operations": operations, "dtype": file.summary.dtype}
+    return {"custom_operations": operations, "dtype": file.dtype}
 
 
 def _ready(model: Any, path: Path, file: _File) -> Any:
@@ -143,15 +117,15 @@ def _ready(model: Any, path: Path, file: _File) -> Any:
     Errors: CheckpointError when layers of the file found no place in the model.
     """
     modules = dict(model.model.diffusion_model.named_modules())
-    homeless = [layer for layer in file.layers if layer not in modules]
+    homeless = [layer for layer in file.found.quantized if layer not in modules]
     # Where most are, ComfyUI took the names as they are; otherwise it translated them from another tool's.
-    if 0 < len(homeless) < len(file.layers) / 2:
+    if 0 < len(homeless) < len(file.found.quantized) / 2:
         raise CheckpointError(
             f"ComfyUI took this for a model without the layer {homeless[0]} and {len(homeless) - 1} more",
             where=path,
             do="Tensors that it tells models by are missing; download the file or quantize it again",
         )
-    logger.info("HSWQ: %s", file.loaded)
+    logger.info("HSWQ: %s: %s", path.name, file.found.summary)
 
     def sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
         with weights_in_one_piece():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,10 @@ _FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 _WEIGHT = ".weight"
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What was found: layers in FP8, other Linear and Conv2d layers, bytes of the diffusion model, its float type."""
-
-    fp8_layers: int
-    other_layers: int
-    nbytes: int
-    dtype: torch.dtype
-
-
-def join_scales(state_dict: dict[str, Any], prefix: str, path: Path) -> Summary:
+def join_scales(state_dict: dict[str, Any], prefix: str, path: Path) -> torch.dtype:
     """Replace, in place, every FP8 weight under ``prefix`` by a quantized tensor, and remove the scales.
+
+    Returns: the float type that the model is to have, that of most of its weights.
 
     FP8 tensors that are no weight of a Linear or Conv2d layer become plain tensors of the file's float type.
 
@@ -38,10 +29,8 @@ def join_scales(state_dict: dict[str, Any], prefix: str, path: Path) -> Summary:
     """
     keys = [key for key in state_dict if key.startswith(prefix)]
     dtype = _majority_float(state_dict, keys)
-    nbytes = sum(state_dict[key].nbytes for key in keys)
     fp8_weights = {key for key in keys if key.endswith(_WEIGHT) and state_dict[key].dtype in _FP8}
 
-    fp8_layers, other_layers = 0, 0
     for key in keys:
         tensor = state_dict.get(key)
         if tensor is None:
@@ -50,7 +39,6 @@ def join_scales(state_dict: dict[str, Any], prefix: str, path: Path) -> Summary:
             scale = _pop_scale(state_dict, key.removesuffix(_WEIGHT), tensor, path)
             if tensor.dim() in (2, 4):
                 state_dict[key] = quantized_tensor(tensor, scale, dtype)
-                fp8_layers += 1
             else:
                 state_dict[key] = dequantize(tensor, scale).to(dtype)
         elif key.endswith(MARKERS) or key == f"{prefix}scaled_fp8":
@@ -59,8 +47,7 @@ def join_scales(state_dict: dict[str, Any], prefix: str, path: Path) -> Summary:
             state_dict[key] = tensor.to(dtype)  # a naive cast of the whole file turned biases to FP8, too
         elif key.endswith(_WEIGHT) and tensor.dim() in (2, 4):
             _check_float(key, tensor, path)
-            other_layers += 1
-    return Summary(fp8_layers, other_layers, nbytes, dtype)
+    return dtype
 
 
 def _check_float(key: str, weight: torch.Tensor, path: Path) -> None:

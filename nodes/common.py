@@ -40,7 +40,7 @@ def statistics_files() -> list[str]:
 
 def model_path(category: str, name: str) -> Path:
     """The file behind a name from a model list. Errors: CheckpointError when it is gone."""
-    path = folder_paths.get_full_path(category, name)
+    path = folder_paths.get_full_path(category, name) if category in SOURCES else None
     if path is None:
         raise CheckpointError("there is no such file", where=name, do="Refresh the page, and choose another model")
     return Path(path)

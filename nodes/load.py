@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 from comfy_api.latest import io
 
-from ..loader.load import LoadedFile, load_checkpoint, load_diffusion_model
+from ..hswq_core.files.inspect import Inspection
+from ..loader.load import load_checkpoint, load_diffusion_model
 from .common import CATEGORY, model_modification_time, model_path
+from .page import file_summary
 
 
 def _more_inputs() -> list[Any]:
@@ -33,8 +34,8 @@ def _more_inputs() -> list[Any]:
     ]
 
 
-def _ui(loaded: LoadedFile) -> dict[str, Any]:
-    return {"text": [str(loaded)], "hswq_loaded": [asdict(loaded)]}
+def _ui(found: Inspection) -> dict[str, Any]:
+    return {"text": [found.summary], "hswq_loaded": [file_summary(found)]}
 
 
 class HSWQLoader(io.ComfyNode):
@@ -71,8 +72,8 @@ class HSWQLoader(io.ComfyNode):
     def execute(cls, ckpt_name: str, path: str | None = None, fp8_matmul: bool = False) -> io.NodeOutput:
         file = Path(path) if path else model_path("checkpoints", ckpt_name)
         embeddings = folder_paths.get_folder_paths("embeddings")
-        model, clip, vae, loaded = load_checkpoint(file, embeddings, fp8_matmul=fp8_matmul)
-        return io.NodeOutput(model, clip, vae, ui=_ui(loaded))
+        model, clip, vae, found = load_checkpoint(file, embeddings, fp8_matmul=fp8_matmul)
+        return io.NodeOutput(model, clip, vae, ui=_ui(found))
 
 
 class HSWQDiffusionModelLoader(io.ComfyNode):
@@ -101,5 +102,5 @@ class HSWQDiffusionModelLoader(io.ComfyNode):
     @classmethod
     def execute(cls, unet_name: str, path: str | None = None, fp8_matmul: bool = False) -> io.NodeOutput:
         file = Path(path) if path else model_path("diffusion_models", unet_name)
-        model, loaded = load_diffusion_model(file, fp8_matmul=fp8_matmul)
-        return io.NodeOutput(model, ui=_ui(loaded))
+        model, found = load_diffusion_model(file, fp8_matmul=fp8_matmul)
+        return io.NodeOutput(model, ui=_ui(found))

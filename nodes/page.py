@@ -15,11 +15,12 @@ from typing import Any
 from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.errors import HSWQError
 from ..hswq_core.files.checkpoint import CheckpointReader
+from ..hswq_core.files.inspect import Inspection, inspect_checkpoint
 from ..hswq_core.files.names import safe_file_name
 from ..hswq_core.planning import make_plan
 from ..hswq_core.planning.curve import size_curve
 from ..loader.sampling import StepReport
-from .common import find_source, patterns, statistics_folder
+from .common import find_source, model_path, patterns, statistics_folder
 
 
 def announce(event: str, data: Mapping[str, Any]) -> None:
@@ -30,24 +31,46 @@ def announce(event: str, data: Mapping[str, Any]) -> None:
 
 
 def add_routes() -> None:
-    """GET /hswq/curve: sizes and layers by keep ratio, from a session's file.
+    """GET /hswq/curve: sizes and layers by keep ratio, from a session's file; ``waiting`` while it has none.
 
-    Errors are 400 with ``error``; a session that has no file yet is 404.
+    GET /hswq/file: what a checkpoint or diffusion model holds. Errors are 400 with ``error``.
     """
     server = _server()
     if server is None:
         return
     from aiohttp import web
 
-    @server.routes.get("/hswq/curve")
-    async def curve(request: Any) -> Any:
+    async def answer(work: Callable[[Mapping[str, str]], dict[str, object]], request: Any) -> Any:
         try:
-            if not _session_path(request.query).exists():
-                return web.json_response({"error": "this session has measured nothing yet"}, status=404)
             # Headers are read and layers ranked: some tenths of a second that the server must not stand still.
-            return web.json_response(await asyncio.to_thread(_curve, request.query))
+            return web.json_response(await asyncio.to_thread(work, request.query))
         except HSWQError as error:
             return web.json_response({"error": str(error)}, status=400)
+
+    @server.routes.get("/hswq/curve")
+    async def curve(request: Any) -> Any:
+        return await answer(_curve, request)
+
+    @server.routes.get("/hswq/file")
+    async def file(request: Any) -> Any:
+        return await answer(_file, request)
+
+
+def file_summary(found: Inspection) -> dict[str, object]:
+    """What the loaders' badge shows."""
+    return {
+        "name": Path(found.file).name,
+        "format": found.format,
+        "fp8_layers": len(found.quantized),
+        "other_layers": len(found.unquantized),
+        "dtype": found.unquantized_dtype,
+        "nbytes": found.diffusion_model_bytes,
+    }
+
+
+def _file(query: Mapping[str, str]) -> dict[str, object]:
+    with CheckpointReader(model_path(query.get("list", ""), query.get("name", ""))) as reader:
+        return file_summary(inspect_checkpoint(reader))
 
 
 def _session_path(query: Mapping[str, str]) -> Path:
@@ -55,6 +78,8 @@ def _session_path(query: Mapping[str, str]) -> Path:
 
 
 def _curve(query: Mapping[str, str]) -> dict[str, object]:
+    if not _session_path(query).exists():
+        return {"waiting": True}
     mode, selection = query.get("mode", "v2"), query.get("selection", "variance")
     keep, quantize = (patterns(query.get(name, "")) for name in ("force_keep", "force_quantize"))
     statistics = CalibrationSession.load(_session_path(query)).statistics

@@ -11,19 +11,32 @@ from .layers import FP8_DTYPES, find_prefix, scale_key
 
 @dataclass(frozen=True)
 class Inspection:
-    """``quantized`` and ``unquantized`` name Linear and Conv2d layers by their path in the diffusion model."""
+    """``quantized`` and ``unquantized`` name Linear and Conv2d layers by their path in the diffusion model.
+
+    ``diffusion_model_bytes`` are those of its tensors, ``unquantized_dtype`` the type of most weights that are not FP8.
+    """
 
     file: str
     format: str
     bytes: int
     bytes_by_dtype: dict[str, int]
     diffusion_model_prefix: str
+    diffusion_model_bytes: int
+    unquantized_dtype: str
     quantized: list[str]
     unquantized: list[str]
     metadata: dict[str, str]
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
+
+    @property
+    def summary(self) -> str:
+        """Format, layers and memory in one line."""
+        return (
+            f"{self.format}, {len(self.quantized)} layers in FP8, {len(self.unquantized)} in {self.unquantized_dtype}, "
+            f"{self.diffusion_model_bytes / 1e6:,.1f} MB of weights"
+        )
 
     def __str__(self) -> str:
         types = ", ".join(f"{dtype} {size / 1e6:,.1f} MB" for dtype, size in self.bytes_by_dtype.items())
@@ -40,7 +53,7 @@ class Inspection:
 def inspect_checkpoint(reader: CheckpointReader) -> Inspection:
     """Look at the header alone. Errors: CheckpointError when there is no diffusion model in the file."""
     prefix = find_prefix(reader)
-    quantized, unquantized, scales = [], [], Counter[str]()
+    quantized, unquantized, scales, sizes = [], [], Counter[str](), Counter[str]()
     for key, info in sorted(reader.tensors.items()):
         if not (key.startswith(prefix) and key.endswith(".weight") and len(info.shape) in (2, 4)):
             continue
@@ -51,6 +64,7 @@ def inspect_checkpoint(reader: CheckpointReader) -> Inspection:
             scales[scale[1] if scale else "none"] += 1
         elif is_float(info.dtype):
             unquantized.append(layer)
+            sizes[info.dtype] += info.nbytes
     by_dtype: Counter[str] = Counter()
     for info in reader.tensors.values():
         by_dtype[info.dtype] += info.nbytes
@@ -60,6 +74,8 @@ def inspect_checkpoint(reader: CheckpointReader) -> Inspection:
         bytes=reader.path.stat().st_size,
         bytes_by_dtype=dict(by_dtype.most_common()),
         diffusion_model_prefix=prefix,
+        diffusion_model_bytes=sum(info.nbytes for key, info in reader.tensors.items() if key.startswith(prefix)),
+        unquantized_dtype=sizes.most_common(1)[0][0] if sizes else "F16",
         quantized=quantized,
         unquantized=unquantized,
         metadata=reader.metadata,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.graph import to_prompt
 from tests.support.page import ComfyPage
 from tests.support.server import REPOSITORY, ComfyServer
 
@@ -25,17 +26,17 @@ def session_name(page: ComfyPage, name: str) -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_every_example_opens(page: ComfyPage, path: Path) -> None:
+def test_every_example_opens(page: ComfyPage, server: ComfyServer, path: Path) -> None:
     page.drop(path)
     graph = json.loads(path.read_text(encoding="utf-8"))
     found = page.node_types()
     assert found == {node["type"]: True for node in graph["nodes"]}
-    # A saved workflow is the same as the one that was opened: the views are in no one's values.
-    saved = page.page.evaluate("() => window.app.graph.serialize()")
-    values = {node["id"]: node.get("widgets_values") or [] for node in saved["nodes"]}
-    for node in graph["nodes"]:
-        given = node["widgets_values"]
-        assert values[node["id"]][: len(given)] == given, node["type"]
+    # What the page would queue: every value arrived in its own field, and the views are in no one's values.
+    queued = page.page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    expected = to_prompt(graph, server.get("/object_info"))
+    for node, entry in expected.items():
+        given = {key: value for key, value in queued[node]["inputs"].items() if key in entry["inputs"]}
+        assert given == entry["inputs"], entry["class_type"]
 
 
 def test_quick_start_from_drop_to_compared_pictures(page: ComfyPage, server: ComfyServer, renderer: str) -> None:

@@ -57,7 +57,7 @@ def test_every_kind_of_file(probing: ComfyServer, name: str) -> None:
 
     formats = {"spelled": "v2", "scalar": "v2", "per_channel": "v2", "bfloat16": "v2", "fp16": "not quantized"}
     line = next(line for line in probing.log.splitlines() if f"HSWQ: {name}.safetensors:" in line)
-    assert f": {formats.get(name, 'v1' if name in ('naive', 'e5m2') else name)}," in line and "layers in FP8" in line
+    assert f": {formats.get(name, 'v1' if name in ('naive', 'e5m2') else name)}," in line and " layers in FP8, " in line
 
 
 def test_the_exact_model_is_what_stock_computes(probing: ComfyServer) -> None:

@@ -32,7 +32,7 @@ def to_prompt(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str
             if not is_widget(spec):
                 continue
             inputs[name] = values.pop(0) if values else default_of(spec)
-            if len(spec) > 1 and spec[1].get("control_after_generate") and values:
+            if has_control(name, spec) and values:
                 values.pop(0)  # the page's own "fixed / randomize" beside the seed
         if values:
             raise KeyError(f"{node['type']} has {len(values)} widget values too many")
@@ -53,6 +53,11 @@ def inputs_of(info: dict[str, Any]) -> list[tuple[str, Any]]:
 def is_widget(spec: Any) -> bool:
     kind, options = spec[0], spec[1] if len(spec) > 1 else {}
     return (isinstance(kind, list) or kind in _WIDGETS) and not options.get("forceInput")
+
+
+def has_control(name: str, spec: Any) -> bool:
+    """Whether the page puts a field of its own behind this one, by its name or because the node asks for it."""
+    return name in ("seed", "noise_seed") or bool(len(spec) > 1 and spec[1].get("control_after_generate"))
 
 
 def default_of(spec: Any) -> Any:

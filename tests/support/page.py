@@ -154,12 +154,14 @@ class ComfyPage:
         )
         self.page.wait_for_timeout(1200)
 
-    def fit(self) -> None:
-        """Move the canvas so that all of the workflow is seen, beside the page's own bars."""
+    def fit(self) -> FloatRect:
+        """Move the canvas so that all of the workflow is seen between the page's own bars, and give its place."""
         left, top, right, bottom = self._bounds("true")
         width, height = self._size
-        scale = min((width - 140) / (right - left), (height - 180) / (bottom - top), 1.0)
-        self.look_at(left - 80 / scale, top - 130 / scale, scale)
+        scale = min((width - 120) / (right - left), (height - 260) / (bottom - top), 1.0)
+        self.look_at(left - 90 / scale, top - 180 / scale, scale)
+        across, down = (right - left) * scale, (bottom - top) * scale
+        return {"x": 80, "y": 170, "width": across + 20, "height": down + 20}
 
     def frame_node(self, kind: str, scale: float = 1.3) -> FloatRect:
         """Move the canvas to a node, and give its place on the page."""
@@ -167,11 +169,6 @@ class ComfyPage:
         self.look_at(left - 300 / scale, top - 220 / scale, scale)
         width, height = (right - left) * scale + 24, (bottom - top) * scale + 24
         return {"x": 300 - 12, "y": 220 - 12, "width": width, "height": height}
-
-    def canvas_picture(self) -> bytes:
-        """The page without the bars above, beside and below the canvas."""
-        width, height = self._size
-        return self.page.screenshot(clip={"x": 62, "y": 100, "width": width - 70, "height": height - 170})
 
     def _bounds(self, which: str, kind: str = "") -> list[float]:
         """Left, top, right and bottom of nodes and groups on the canvas."""

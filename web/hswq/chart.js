@@ -2,12 +2,13 @@
 
 import { heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt } from "./curve.js";
 import { megabytes, percent } from "./format.js";
-import { addView, make, onServerEvent, widgetNamed } from "./widget.js";
+import { addView, make, onChange, onServerEvent, widgetNamed } from "./widget.js";
 
 const KEPT = "#d2603a";
 const FP8 = "#3a78b5";
 const ASKED = ["source", "mode", "selection", "budget", "force_keep", "force_quantize"];
 const HEIGHT = 96;
+const WAITING = "Once the model is calibrated, layers and sizes are shown here.";
 
 export function attachChart(node, api) {
     const said = make("div", "hswq-size");
@@ -39,11 +40,10 @@ export function attachChart(node, api) {
         for (const name of ASKED) query.set(name, widgetNamed(node, name)?.value ?? "");
         const response = await api.fetchApi(`/hswq/curve?${query}`);
         const answer = await response.json();
-        curve = response.ok && answer.layers.length ? answer : null;
+        curve = answer.layers?.length ? answer : null;
         canvas.hidden = !curve;
-        const waiting = response.status === 404;
-        said.textContent = waiting ? "Once the model is calibrated, layers and sizes are shown here." : (answer.error ?? "");
-        said.classList.toggle("warn", !response.ok && !waiting);
+        said.textContent = answer.waiting ? WAITING : (answer.error ?? "");
+        said.classList.toggle("warn", !response.ok);
         about.textContent = "";
         view.show();
         draw();
@@ -83,8 +83,8 @@ export function attachChart(node, api) {
     });
     new ResizeObserver(draw).observe(canvas);
 
-    after(ratio, draw);
-    for (const name of ASKED) after(widgetNamed(node, name), soon);
+    onChange(ratio, draw);
+    for (const name of ASKED) onChange(widgetNamed(node, name), soon);
     const connected = node.onConnectionsChange;
     node.onConnectionsChange = function (...change) {
         connected?.apply(this, change);
@@ -92,17 +92,6 @@ export function attachChart(node, api) {
     };
     onServerEvent(node, api, "execution_success", soon);
     soon();
-}
-
-/** Calls ``handle`` whenever the page changes a widget's value. */
-function after(widget, handle) {
-    if (!widget) return;
-    const before = widget.callback;
-    widget.callback = function (...change) {
-        const result = before?.apply(this, change);
-        handle();
-        return result;
-    };
 }
 
 function place(canvas, event) {

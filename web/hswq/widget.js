@@ -73,6 +73,17 @@ export function widgetNamed(node, name) {
     return node.widgets?.find((widget) => widget.name === name);
 }
 
+/** Calls ``handle`` whenever the page changes a widget's value. */
+export function onChange(widget, handle) {
+    if (!widget) return;
+    const before = widget.callback;
+    widget.callback = function (...change) {
+        const result = before?.apply(this, change);
+        handle();
+        return result;
+    };
+}
+
 /** An element with a class and children; texts become text nodes, never markup. */
 export function make(tag, className, ...children) {
     const element = document.createElement(tag);
