@@ -41,10 +41,12 @@ class Positions:
         self._host = random.Random(seed)
         self._generators: dict[torch.device, torch.Generator] = {}
         self._drawn: dict[tuple[torch.device, int], torch.Tensor] = {}
+        self._taps: dict[tuple[Any, ...], Taps] = {}
 
     def renew(self) -> None:
         """Forget the positions drawn: a new call of the model begins."""
         self._drawn.clear()
+        self._taps.clear()
 
     def uniform(self) -> float:
         """A number in [0, 1)."""
@@ -57,6 +59,49 @@ class Positions:
                 self._generators[device] = torch.Generator(device).manual_seed(self._seed)
             self._drawn[device, of] = torch.randperm(of, device=device, generator=self._generators[device])
         return self._drawn[device, of][:count]
+
+    def taps(
+        self, count: int, area: tuple[int, int], window: Window, size: tuple[int, int], of: int, device: torch.device
+    ) -> Taps:
+        """Where the window reads for ``count`` output positions out of ``of``.
+
+        Args:
+            area, size: height and width of the output and of the input.
+        """
+        key = (device, of, count, area, window, size)
+        if key not in self._taps:
+            self._taps[key] = Taps.of(self.pick(count, of, device), area, window, size)
+        return self._taps[key]
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Indices into [B, H, W] that give patches [N, kH, kW], and which of them are inside the picture."""
+
+    batch: torch.Tensor
+    down: torch.Tensor
+    across: torch.Tensor
+    inside: torch.Tensor | None
+
+    @staticmethod
+    def of(chosen: torch.Tensor, area: tuple[int, int], window: Window, size: tuple[int, int]) -> Taps:
+        height, width = area
+        batch = chosen // (height * width)
+        corners = (chosen // width % height, chosen % width)
+        if window.kernel == (1, 1) and window.padding == (0, 0):
+            down, across = (corner * stride for corner, stride in zip(corners, window.stride, strict=True))
+            return Taps(batch, down, across, None)
+        inside, index = None, []
+        for axis, corner in enumerate(corners):
+            taps = torch.arange(window.kernel[axis], device=chosen.device) * window.dilation[axis]
+            at = (corner * window.stride[axis] - window.padding[axis])[:, None] + taps
+            at = at[:, :, None] if axis == 0 else at[:, None, :]
+            clamped = at.clamp(0, size[axis] - 1)
+            within = at == clamped
+            inside = within if inside is None else inside & within
+            index.append(clamped)
+        assert inside is not None
+        return Taps(batch[:, None, None], index[0], index[1], inside[..., None])
 
 
 class Reservoir:
@@ -101,8 +146,13 @@ class Reservoir:
         self._due += self._rate * seen - count
         if not count:
             return
-        chosen = self._positions.pick(count, seen, x.device)
-        rows = _linear_rows(x, chosen) if self.window is None else _patches(x, chosen, shape, self.window)
+        if self.window is None:
+            rows = _linear_rows(x, self._positions.pick(count, seen, x.device))
+        else:
+            height, width = x.shape[-2:]
+            area = (shape[-2], shape[-1])
+            taps = self._positions.taps(count, area, self.window, (height, width), seen, x.device)
+            rows = _patches(x, taps)
         if rows.dtype != torch.float16:
             rows = rows.clamp(-_LARGEST, _LARGEST)
         if self._rows is None:
@@ -138,25 +188,12 @@ def _linear_rows(x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
     return x.reshape(-1, x.shape[-1]).index_select(0, chosen)
 
 
-def _patches(x: torch.Tensor, chosen: torch.Tensor, shape: tuple[int, ...], window: Window) -> torch.Tensor:
+def _patches(x: torch.Tensor, taps: Taps) -> torch.Tensor:
     """The inputs of some output positions, [N, C_in * kH * kW], ordered as a flattened weight is."""
     x = x if x.dim() == 4 else x[None]
-    height, width = shape[-2:]
-    batch = chosen // (height * width)
-    if window.kernel == (1, 1) and window.padding == (0, 0):
-        down, across = window.stride
-        return x[batch, :, chosen // width % height * down, chosen % width * across]
-    inside, index = None, []
-    for axis, corner in enumerate((chosen // width % height, chosen % width)):
-        taps = torch.arange(window.kernel[axis], device=x.device) * window.dilation[axis]
-        at = (corner * window.stride[axis] - window.padding[axis])[:, None] + taps
-        at = at[:, :, None] if axis == 0 else at[:, None, :]
-        size = x.shape[2 + axis]
-        clamped = at.clamp(0, size - 1)
-        within = at == clamped
-        inside = within if inside is None else inside & within
-        index.append(clamped)
-    assert inside is not None
-    # [N, kH, kW, C_in], zero where the window reaches beyond the picture.
-    found = x.movedim(1, -1)[batch[:, None, None], index[0], index[1]] * inside[..., None]
-    return found.movedim(-1, 1).flatten(1)
+    # [N, kH, kW, C_in], or [N, C_in] for a window of one pixel.
+    found = x.movedim(1, -1)[taps.batch, taps.down, taps.across]
+    if taps.inside is None:
+        return found
+    # Zero where the window reaches beyond the picture.
+    return (found * taps.inside).movedim(-1, 1).flatten(1)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 import torch
 
+from .blocks import Blocks
+
 
 class SumBank:
     """Sums of |x|, x and x^2 per input channel, and of y and y^2, for every layer.
@@ -29,6 +31,8 @@ class SumBank:
         self._row = {name: row for row, name in enumerate(channels)}
         self._input = torch.zeros(3, total, device=device)
         self._output = torch.zeros(2, len(channels), device=device)
+        # On a CPU the last row holds squares, elsewhere norms, which are squared when they are folded.
+        self._blocks = Blocks() if device.type == "cpu" else None
         self._input_total = torch.zeros(3, total, dtype=wide, device=device)
         self._output_total = torch.zeros(2, len(channels), dtype=wide, device=device)
 
@@ -37,15 +41,11 @@ class SumBank:
         absolute, plain, norm = self._input[:, self._spans[name]]
         over = [d for d in range(x.dim()) if d != channel]
         if not over:  # a single vector: every channel was seen once
-            for sums, value in ((absolute, x.abs()), (plain, x), (norm, x.abs())):
+            for sums, value in ((absolute, x.abs()), (plain, x), (norm, x.abs() if self._blocks is None else x * x)):
                 sums.copy_(value)
             return
-        if x.device.type == "cpu":
-            # There a norm over outer dimensions takes ten times as long as writing |x| and x^2 out and adding them up.
-            wide = x.float()
-            torch.sum(wide.abs(), over, out=absolute)
-            torch.sum(wide, over, out=plain)
-            torch.sum(wide.square(), over, out=norm).sqrt_()
+        if self._blocks is not None:
+            self._blocks.add_input(x, channel, self._input[:, self._spans[name]])
             return
         # The norms reduce in float32 without writing |x| or x^2 to memory first.
         torch.linalg.vector_norm(x, 1, over, dtype=torch.float32, out=absolute)
@@ -54,6 +54,9 @@ class SumBank:
 
     def add_output(self, name: str, y: torch.Tensor) -> None:
         row = self._row[name]
+        if self._blocks is not None:
+            self._blocks.add_output(y, self._output[:, row])
+            return
         plain, norm = self._output[0, row], self._output[1, row]
         torch.sum(y, tuple(range(y.dim())), dtype=torch.float32, out=plain)
         torch.linalg.vector_norm(y, 2, dtype=torch.float32, out=norm)
@@ -65,7 +68,8 @@ class SumBank:
     def fold(self) -> None:
         """Add what was written since the last fold to the totals."""
         for new, total in ((self._input, self._input_total), (self._output, self._output_total)):
-            new[-1].square_()
+            if self._blocks is None:
+                new[-1].square_()
             total += new
             new.zero_()
 

@@ -1,0 +1,78 @@
+"""Sums of a tensor on a CPU, block by block, so that each block is read from memory once and then from the cache.
+
+Written as whole-tensor operations, |x|, x^2 and their sums read and write a large tensor seven times, which takes as
+long as the layer itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+_BLOCK = 1 << 17  # numbers; half a megabyte, and as much again for |x| or x^2
+
+
+class Blocks:
+    """Scratch memory for the sums of any number of tensors, one after the other."""
+
+    def __init__(self) -> None:
+        self._scratch = torch.empty(0)
+        self._ones = torch.ones(1, 1)
+
+    def add_input(self, x: torch.Tensor, channel: int, out: torch.Tensor) -> None:
+        """Sums of |x|, x and x^2 over all dimensions but ``channel``, into float32 ``out`` [3, C]."""
+        if not x.numel():
+            return
+        if channel == x.dim() - 1:
+            self._by_last(x.reshape(-1, x.shape[-1]), out)
+        else:
+            channels, area = x.shape[channel], x.shape[channel + 1 :].numel()
+            self._by_row(x.reshape(-1, area), channels, out)
+
+    def add_output(self, y: torch.Tensor, out: torch.Tensor) -> None:
+        """Sums of y and y^2 over everything, into float32 ``out`` [2]."""
+        flat = y.reshape(-1)
+        blocks = [flat[i : i + _BLOCK].float() for i in range(0, len(flat), _BLOCK)]
+        sums = torch.empty(2, len(blocks))
+        for number, block in enumerate(blocks):
+            torch.sum(block, 0, out=sums[0, number])
+            torch.dot(block, block, out=sums[1, number])
+        torch.sum(sums, 1, out=out)
+
+    def _by_last(self, x: torch.Tensor, out: torch.Tensor) -> None:
+        """Of rows [N, C]: a product with ones adds up columns faster than a sum over the outer dimension does."""
+        absolute, plain, square = out[:, None]
+        first = 0.0
+        for block in _rows_of(x):
+            if self._ones.shape[1] < len(block):
+                self._ones = torch.ones(1, len(block))
+            ones, scratch = self._ones[:, : len(block)], self._like(block)
+            plain.addmm_(ones, block, beta=first)
+            absolute.addmm_(ones, torch.abs(block, out=scratch), beta=first)
+            square.addmm_(ones, torch.mul(block, block, out=scratch), beta=first)
+            first = 1.0
+
+    def _by_row(self, x: torch.Tensor, channels: int, out: torch.Tensor) -> None:
+        """Of planes [N * C, area], those of one picture's channels one after the other."""
+        sums, begin = torch.empty(3, len(x)), 0
+        for block in _rows_of(x):
+            absolute, plain, norm = sums[:, begin : begin + len(block)]
+            torch.sum(block, 1, out=plain)
+            torch.linalg.vector_norm(block, 2, 1, out=norm)
+            torch.sum(torch.abs(block, out=self._like(block)), 1, out=absolute)
+            begin += len(block)
+        sums[2].square_()
+        torch.sum(sums.view(3, -1, channels), 1, out=out)
+
+    def _like(self, block: torch.Tensor) -> torch.Tensor:
+        if self._scratch.numel() < block.numel():
+            self._scratch = torch.empty(block.numel())
+        return self._scratch[: block.numel()].view(block.shape)
+
+
+def _rows_of(x: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Blocks of whole rows, in float32."""
+    step = max(1, _BLOCK // max(1, x.shape[1]))
+    for begin in range(0, len(x), step):
+        yield x[begin : begin + step].float()
