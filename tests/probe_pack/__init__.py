@@ -15,6 +15,8 @@ from comfy_api.latest import ComfyExtension, io
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from safetensors.torch import save_file
 
+from .families import ProbeFamily, ProbeLowVram, ProbeReference
+
 
 def _inputs(unet: torch.nn.Module) -> dict[str, torch.Tensor]:
     """One fixed input for a UNet of SDXL's kind, of whatever width."""
@@ -181,7 +183,10 @@ class ProbeCompiled(io.ComfyNode):
 
 class ProbeExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [ProbeWeights, ProbeHooks, ProbeFailingSampler, ProbeControlNets, ProbeCompiled]
+        return [
+            ProbeWeights, ProbeHooks, ProbeFailingSampler, ProbeControlNets, ProbeCompiled, ProbeFamily, ProbeReference,
+            ProbeLowVram,
+        ]  # fmt: skip
 
 
 async def comfy_entrypoint() -> ProbeExtension:

@@ -1,6 +1,6 @@
 """ComfyUI's page in a real browser: a workflow dropped on it, run, and looked at.
 
-The browser is Debian's or Ubuntu's Chromium, or Chrome, found by name or in ``CHROMIUM``.
+The browser is the one that ``CHROMIUM`` names, or the system's ``chromium``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from playwright.sync_api import FloatRect, sync_playwright
 
 from tests.support.server import ComfyServer
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 _QUIET = (
     "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
     "--disable-sync",
@@ -32,7 +31,7 @@ _SETTINGS = {
 
 def browser_path() -> str | None:
     """The browser's executable, or ``None`` if there is none."""
-    return os.environ.get("CHROMIUM") or next((found for name in _NAMES if (found := shutil.which(name))), None)
+    return os.environ.get("CHROMIUM") or shutil.which("chromium")
 
 
 class ComfyPage:
