@@ -100,17 +100,18 @@ class HSWQCalibrateRun(io.ComfyNode):
         unwanted = encode(clip, [negative])
         bar, preview = comfy.utils.ProgressBar(samples * steps), previewer(model)
         began, first = time.monotonic(), min(opened.statistics.samples, samples)
-        for number in range(first, samples):
+        with opened.sparing_writes():
+            for number in range(first, samples):
 
-            def step(done: int, denoised: Any, *_: Any, number: int = number) -> None:
-                bar.update_absolute(number * steps + done + 1, samples * steps, preview(denoised))
+                def step(done: int, denoised: Any, *_: Any, number: int = number) -> None:
+                    bar.update_absolute(number * steps + done + 1, samples * steps, preview(denoised))
 
-            sample(
-                measured, wanted[texts[number % len(texts)]], unwanted,
-                empty_latent(1, width, height), steps=steps, cfg=cfg, sampler=sampler_name,
-                scheduler=scheduler, seed=seed + number, callback=step,
-            )  # fmt: skip
-            spent = (time.monotonic() - began) / (number + 1 - first)
-            left = spent * (samples - number - 1)
-            logger.info("HSWQ: session %s: picture %d of %d, %.0f s left", session, number + 1, samples, left)
+                sample(
+                    measured, wanted[texts[number % len(texts)]], unwanted,
+                    empty_latent(1, width, height), steps=steps, cfg=cfg, sampler=sampler_name,
+                    scheduler=scheduler, seed=seed + number, callback=step,
+                )  # fmt: skip
+                spent = (time.monotonic() - began) / (number + 1 - first)
+                left = spent * (samples - number - 1)
+                logger.info("HSWQ: session %s: picture %d of %d, %.0f s left", session, number + 1, samples, left)
         return io.NodeOutput(opened)

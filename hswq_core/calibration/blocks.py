@@ -33,12 +33,16 @@ class Blocks:
     def add_output(self, y: torch.Tensor, out: torch.Tensor) -> None:
         """Sums of y and y^2 over everything, into float32 ``out`` [2]."""
         flat = y.reshape(-1)
-        blocks = [flat[i : i + _BLOCK].float() for i in range(0, len(flat), _BLOCK)]
-        sums = torch.empty(2, len(blocks))
-        for number, block in enumerate(blocks):
-            torch.sum(block, 0, out=sums[0, number])
-            torch.dot(block, block, out=sums[1, number])
-        torch.sum(sums, 1, out=out)
+        if not len(flat):
+            return
+        parts = [flat] if len(flat) <= _BLOCK else flat.split(_BLOCK)
+        sums = out[:, None] if len(parts) == 1 else torch.empty(2, len(parts))
+        for block, plain, square in zip(parts, *sums.unbind(), strict=True):
+            block = block.float()
+            torch.sum(block, 0, out=plain)
+            torch.dot(block, block, out=square)
+        if len(parts) > 1:
+            torch.sum(sums, 1, out=out)
 
     def _by_last(self, x: torch.Tensor, out: torch.Tensor) -> None:
         """Of rows [N, C]: a product with ones adds up columns faster than a sum over the outer dimension does."""

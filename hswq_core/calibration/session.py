@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -11,6 +14,7 @@ from ..fingerprint import Fingerprint
 from .statistics import Statistics
 
 logger = logging.getLogger(__name__)
+_SPARING = 10.0
 _open_sessions: WeakValueDictionary[Path, CalibrationSession] = WeakValueDictionary()
 
 
@@ -24,6 +28,9 @@ class CalibrationSession:
     def __init__(self, path: Path, fingerprint: Fingerprint) -> None:
         self.path = path
         self.statistics = Statistics(layers={}, fingerprint=fingerprint)
+        self._sparing = False
+        self._on_disk = self.statistics
+        self._written, self._write_seconds = 0.0, 0.0
 
     @classmethod
     def open(cls, path: Path, fingerprint: Fingerprint, *, reset: bool = False) -> CalibrationSession:
@@ -63,7 +70,7 @@ class CalibrationSession:
         session = _open_sessions.setdefault(path, cls(path, stored.fingerprint))
         # What is in memory has runs that could not be written, if it differs; a file that was deleted is a reset.
         if reset or stored.runs > session.statistics.runs:
-            session.statistics = stored
+            session.statistics = session._on_disk = stored
         return session
 
     def replace(self, statistics: Statistics) -> None:
@@ -74,10 +81,30 @@ class CalibrationSession:
     def add_run(self, run: Statistics) -> None:
         """Add a finished sampling run and write the file. A failed write is logged: sampling must not die of it."""
         self.statistics = self.statistics + run
-        self._flush()
+        if not self._sparing or time.monotonic() >= self._written + _SPARING * self._write_seconds:
+            self._flush()
+
+    @contextmanager
+    def sparing_writes(self) -> Iterator[None]:
+        """Meanwhile, and only while a file takes long to write, not every run is written: a tenth of the time at most.
+
+        With rows SDXL's file has 2.7 GB, and a recipe has 32 runs. What is pending is written in the end, whichever way
+        it comes; a kill loses at most the runs of ten times as long as a write takes.
+        """
+        self._sparing = True
+        try:
+            yield
+        finally:
+            self._sparing = False
+            if self._on_disk is not self.statistics:
+                self._flush()
 
     def _flush(self) -> None:
+        begin = time.monotonic()
+        self._on_disk = self.statistics
         try:
             self.statistics.save(self.path)
         except StatisticsError as error:
             logger.warning("HSWQ: %s It is kept in memory and written with the next run.", error)
+        self._written = time.monotonic()
+        self._write_seconds = self._written - begin

@@ -33,19 +33,23 @@ class SumBank:
         self._output = torch.zeros(2, len(channels), device=device)
         # On a CPU the last row holds squares, elsewhere norms, which are squared when they are folded.
         self._blocks = Blocks() if device.type == "cpu" else None
+        # Views are made once: on a small model, making them costs as much as the sums.
+        self._places = {name: self._input[:, span] for name, span in self._spans.items()}
+        self._results = {name: self._output[:, row] for name, row in self._row.items()}
         self._input_total = torch.zeros(3, total, dtype=wide, device=device)
         self._output_total = torch.zeros(2, len(channels), dtype=wide, device=device)
 
     def add_input(self, name: str, x: torch.Tensor, channel: int) -> None:
         """Sum one call's input over all but its channel dimension."""
-        absolute, plain, norm = self._input[:, self._spans[name]]
+        places = self._places[name]
+        if self._blocks is not None and x.dim() > 1:
+            self._blocks.add_input(x, channel, places)
+            return
+        absolute, plain, norm = places
         over = [d for d in range(x.dim()) if d != channel]
         if not over:  # a single vector: every channel was seen once
             for sums, value in ((absolute, x.abs()), (plain, x), (norm, x.abs() if self._blocks is None else x * x)):
                 sums.copy_(value)
-            return
-        if self._blocks is not None:
-            self._blocks.add_input(x, channel, self._input[:, self._spans[name]])
             return
         # The norms reduce in float32 without writing |x| or x^2 to memory first.
         torch.linalg.vector_norm(x, 1, over, dtype=torch.float32, out=absolute)
@@ -53,11 +57,11 @@ class SumBank:
         torch.linalg.vector_norm(x, 2, over, dtype=torch.float32, out=norm)
 
     def add_output(self, name: str, y: torch.Tensor) -> None:
-        row = self._row[name]
+        results = self._results[name]
         if self._blocks is not None:
-            self._blocks.add_output(y, self._output[:, row])
+            self._blocks.add_output(y, results)
             return
-        plain, norm = self._output[0, row], self._output[1, row]
+        plain, norm = results
         torch.sum(y, tuple(range(y.dim())), dtype=torch.float32, out=plain)
         torch.linalg.vector_norm(y, 2, dtype=torch.float32, out=norm)
 

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from hswq_core.calibration import DualMonitor, Statistics
@@ -89,3 +90,32 @@ def test_a_killed_calibration_loses_no_finished_run_and_counts_none_twice(tmp_pa
             with log.open("a") as file:
                 file.write("finished\n")
     assert len(list(tmp_path.glob(".*.tmp"))) <= 1  # what the killed ones left is gone
+
+
+def test_long_writes_are_spared_and_nothing_is_left_unwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, writes = tmp_path / "s.safetensors", []
+    save = Statistics.save
+
+    def slow(self: Statistics, target: Path) -> None:
+        time.sleep(0.1)
+        writes.append(self.runs)
+        save(self, target)
+
+    monkeypatch.setattr(Statistics, "save", slow)
+    session = CalibrationSession.open(path, FINGERPRINT)
+    with pytest.raises(KeyboardInterrupt), session.sparing_writes():
+        for number in range(6):
+            session.add_run(replace(one_run(number), fingerprint=FINGERPRINT))
+        raise KeyboardInterrupt
+    assert writes == [1, 6] and Statistics.load(path).runs == 6
+    session.add_run(replace(one_run(6), fingerprint=FINGERPRINT))
+    assert writes == [1, 6, 7]
+
+    # Where writing takes no time, every run is written at once.
+    monkeypatch.setattr(Statistics, "save", save)
+    session.add_run(replace(one_run(7), fingerprint=FINGERPRINT))
+    with session.sparing_writes():
+        for number in (8, 9):
+            time.sleep(0.5)
+            session.add_run(replace(one_run(number), fingerprint=FINGERPRINT))
+            assert Statistics.load(path).runs == number + 1
