@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -37,7 +36,7 @@ def with_rows(statistics: Statistics, shapes: dict[str, tuple[int, ...]], rows: 
     for name, layer in statistics.layers.items():
         shape = shapes[name]
         width = shape[1] * (shape[2] * shape[3] if len(shape) == 4 else 1)
-        group = re.sub(r"attn1\.to_[qkv]$|attn2\.to_[kv]$", "shared", name)
+        group = re.sub(r"(attn1)\.to_[qkv]$|(attn2)\.to_[kv]$", r"\1\2.shared", name)
         if group not in shared:
             # Rows of half as many directions as columns and some noise: inputs of real layers are correlated.
             mixed = torch.randn(rows, max(8, width // 8), generator=generator)
@@ -47,9 +46,16 @@ def with_rows(statistics: Statistics, shapes: dict[str, tuple[int, ...]], rows: 
     return replace(statistics, layers=layers)
 
 
+def peak_memory() -> int:
+    """The most bytes that were resident in this process, pages of mapped files included."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
 def run(source: Path, statistics: Path, target: Path, device: str) -> None:
     """The job itself; prints seconds and peak memory as JSON."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     started = time.perf_counter()
     with CheckpointReader(source) as reader:
         measured = Statistics.load(statistics)
@@ -57,8 +63,8 @@ def run(source: Path, statistics: Path, target: Path, device: str) -> None:
         report = quantize_checkpoint(reader, plan, measured, target, overwrite=True, device=device)
     figures = {
         "seconds": time.perf_counter() - started,
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "before": before * 1024,
+        "peak": peak_memory(),
+        "before": before,
         "gain": report.calibrated_gain,
         "layers": report.calibrated_layers,
     }

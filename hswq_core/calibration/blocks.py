@@ -17,8 +17,8 @@ class Blocks:
     """Scratch memory for the sums of any number of tensors, one after the other."""
 
     def __init__(self) -> None:
-        self._scratch = torch.empty(0)
-        self._ones = torch.ones(1, 1)
+        self._scratch, self._ones = torch.empty(_BLOCK), torch.ones(_BLOCK)
+        self._rooms: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def add_input(self, x: torch.Tensor, channel: int, out: torch.Tensor) -> None:
         """Sums of |x|, x and x^2 over all dimensions but ``channel``, into float32 ``out`` [3, C]."""
@@ -49,9 +49,7 @@ class Blocks:
         absolute, plain, square = out[:, None]
         first = 0.0
         for block in _rows_of(x):
-            if self._ones.shape[1] < len(block):
-                self._ones = torch.ones(1, len(block))
-            ones, scratch = self._ones[:, : len(block)], self._like(block)
+            scratch, ones = self._room(*block.shape)
             plain.addmm_(ones, block, beta=first)
             absolute.addmm_(ones, torch.abs(block, out=scratch), beta=first)
             square.addmm_(ones, torch.mul(block, block, out=scratch), beta=first)
@@ -64,19 +62,22 @@ class Blocks:
             absolute, plain, norm = sums[:, begin : begin + len(block)]
             torch.sum(block, 1, out=plain)
             torch.linalg.vector_norm(block, 2, 1, out=norm)
-            torch.sum(torch.abs(block, out=self._like(block)), 1, out=absolute)
+            torch.sum(torch.abs(block, out=self._room(*block.shape)[0]), 1, out=absolute)
             begin += len(block)
         sums[2].square_()
         torch.sum(sums.view(3, -1, channels), 1, out=out)
 
-    def _like(self, block: torch.Tensor) -> torch.Tensor:
-        if self._scratch.numel() < block.numel():
-            self._scratch = torch.empty(block.numel())
-        return self._scratch[: block.numel()].view(block.shape)
+    def _room(self, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scratch [rows, columns] and ones [1, rows]; views are made once, as they cost as much as a small sum."""
+        if (rows, columns) not in self._rooms:
+            size = rows * columns
+            base = self._scratch if size <= _BLOCK else torch.empty(size)  # a single row may be longer than a block
+            self._rooms[rows, columns] = base[:size].view(rows, columns), self._ones[None, :rows]
+        return self._rooms[rows, columns]
 
 
 def _rows_of(x: torch.Tensor) -> Iterator[torch.Tensor]:
     """Blocks of whole rows, in float32."""
     step = max(1, _BLOCK // max(1, x.shape[1]))
-    for begin in range(0, len(x), step):
-        yield x[begin : begin + step].float()
+    for block in (x,) if len(x) <= step else x.split(step):
+        yield block.float()

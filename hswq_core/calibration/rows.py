@@ -154,7 +154,7 @@ class Reservoir:
             taps = self._positions.taps(count, area, self.window, (height, width), seen, x.device)
             rows = _patches(x, taps)
         if rows.dtype != torch.float16:
-            rows = rows.clamp(-_LARGEST, _LARGEST)
+            rows = rows.clamp_(-_LARGEST, _LARGEST)
         if self._rows is None:
             self._rows = torch.empty(self._size, rows.shape[1], dtype=torch.float16, device=x.device)
         self._begin = self._taken
