@@ -22,6 +22,7 @@ CATEGORY = "HSWQ"
 CALIBRATED = "(the calibrated model)"
 SOURCES = ("checkpoints", "diffusion_models")
 """The lists of models that can be quantized; the files go to folders of the same names."""
+_found: dict[str, tuple[str, Path]] = {}
 HSWQStats = io.Custom("HSWQ_STATS")
 
 
@@ -70,14 +71,19 @@ def sources() -> list[str]:
 
 def _find_calibrated(statistics: Statistics) -> tuple[str, Path]:
     statistics.check_not_empty()
+    fingerprint = statistics.fingerprint.text if statistics.fingerprint else ""
+    # Where it was last time comes first: with a hundred checkpoints on a slow disk, looking at all takes a while.
+    candidates = [_found[fingerprint]] if fingerprint in _found else []
     for category in SOURCES:
         for name in folder_paths.get_filename_list(category):
             path = folder_paths.get_full_path(category, name)
-            if path is None or not name.endswith(EXTENSION):
-                continue
-            with contextlib.suppress(CheckpointError), CheckpointReader(Path(path)) as reader:
-                if holds_model_of(reader, statistics):
-                    return category, Path(path)
+            if path is not None and name.endswith(EXTENSION):
+                candidates.append((category, Path(path)))
+    for category, path in candidates:
+        with contextlib.suppress(CheckpointError), CheckpointReader(path) as reader:
+            if holds_model_of(reader, statistics):
+                _found[fingerprint] = category, path
+                return category, path
     raise CheckpointError(
         "no checkpoint holds the model that was calibrated",
         where=", ".join(SOURCES),

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from hswq_core.calibration import Statistics
+from hswq_core.fingerprint import Fingerprint
 from tests.support import workflows as w
 from tests.support.server import TINY_CHECKPOINT, ComfyServer, ExecutionError
 
@@ -146,3 +148,21 @@ def test_a_scale_that_is_no_positive_number(server: ComfyServer, value: float) -
 
 def test_the_statistics_file_is_still_whole(server: ComfyServer) -> None:
     assert Statistics.load(server.output / "hswq" / "errors.safetensors").runs >= 1
+
+
+def test_the_calibrated_model_is_found_by_its_weights(server: ComfyServer) -> None:
+    """Among other checkpoints, quantized copies and damaged files; and it is said when there is none."""
+    calibrated = "(the calibrated model)"
+    flow = stored(server, source=calibrated, filename="found", overwrite=True)
+    flow["show"] = w.node("PreviewAny", source=["quantize", 1])
+    assert '"quantized_layers"' in server.run(flow)["show"]["text"][0]
+    tensors = load_file(TINY_CHECKPOINT)
+    lost = load_file(server.output / "hswq" / "errors.safetensors")
+    path = server.output / "hswq" / "lost.safetensors"
+    with safe_open(server.output / "hswq" / "errors.safetensors", "pt") as file:
+        metadata = file.metadata()
+    # The fingerprint of a model that is nowhere: as many layers, other weights.
+    layers = sorted(k[len(UNET) : -len(".weight")] for k, t in tensors.items() if k.startswith(UNET) and t.dim() > 1)
+    metadata["hswq.model_fingerprint"] = Fingerprint.of(layers, lambda _name: 0.25).text
+    save_file(lost, path, metadata)
+    assert_refused(server, stored(server, file=path.name, source=calibrated), "no checkpoint holds the model")
