@@ -233,9 +233,11 @@ class CheckpointWriter:
 
     def _failed(self, error: OSError) -> TargetError:
         reason = error.strerror or str(error)
-        return TargetError(
-            f"the file could not be written ({reason})", where=self.path, do="Check the disk and the folder"
-        )
+        remedy = "Check the disk and the folder"
+        if isinstance(error, PermissionError) and self.path.exists():
+            # Windows does not replace a file that is mapped, and loaders map theirs.
+            remedy = "A model that was loaded from it may hold it: unload the models, or choose another name"
+        return TargetError(f"the file could not be written ({reason})", where=self.path, do=remedy)
 
 
 def nbytes_of(dtype: str, shape: tuple[int, ...]) -> int:

@@ -153,3 +153,18 @@ def test_names() -> None:
     assert (
         default_name("sub/waiREALCN_v150.safetensors", 32, 0.15, "v1") == "waiREALCN_v150_hswq_r32_r0.15_v1.safetensors"
     )
+
+
+def test_a_target_that_is_held_open_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows a file that a loaded model maps cannot be replaced; what the user had stays."""
+    target = tmp_path / "held.safetensors"
+    target.write_bytes(b"what the user had")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "The process cannot access the file")
+
+    monkeypatch.setattr("os.replace", refuse)
+    layout = FileLayout({"a": ("U8", (2,))}, {})
+    with pytest.raises(TargetError, match="unload the models"), CheckpointWriter(target, layout, overwrite=True) as out:
+        out.write("a", [b"ab"])
+    assert target.read_bytes() == b"what the user had" and list(tmp_path.iterdir()) == [target]
