@@ -25,6 +25,7 @@ from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.planning import make_plan
 from hswq_core.quantize import quantize_checkpoint
 
+from .memory import resident
 from .quantize import make_checkpoint, make_statistics
 
 
@@ -46,16 +47,9 @@ def with_rows(statistics: Statistics, shapes: dict[str, tuple[int, ...]], rows: 
     return replace(statistics, layers=layers)
 
 
-def peak_memory() -> int:
-    """The most bytes that were resident in this process, pages of mapped files included."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024
-
-
 def run(source: Path, statistics: Path, target: Path, device: str) -> None:
     """The job itself; prints seconds and peak memory as JSON."""
-    before = peak_memory()
+    before = resident("VmHWM")
     started = time.perf_counter()
     with CheckpointReader(source) as reader:
         measured = Statistics.load(statistics)
@@ -63,7 +57,7 @@ def run(source: Path, statistics: Path, target: Path, device: str) -> None:
         report = quantize_checkpoint(reader, plan, measured, target, overwrite=True, device=device)
     figures = {
         "seconds": time.perf_counter() - started,
-        "peak": peak_memory(),
+        "peak": resident("VmHWM"),
         "before": before,
         "gain": report.calibrated_gain,
         "layers": report.calibrated_layers,

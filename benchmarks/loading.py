@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics as stats
 import subprocess
 import sys
@@ -22,16 +21,10 @@ from typing import Any
 import torch
 
 from . import studio
+from .memory import resident
 from .quantize import make_checkpoint, make_statistics
 
 JOBS = {"stock, FP16": ("stock", "fp16"), "HSWQ, FP16": ("hswq", "fp16"), "HSWQ, V2": ("hswq", "v2")}
-
-
-def memory(kind: str) -> int:
-    """Resident bytes of this process, now (VmRSS) or at most so far (VmHWM)."""
-    found = re.search(rf"{kind}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024
 
 
 def parts(parameter: torch.Tensor) -> list[torch.Tensor]:
@@ -45,7 +38,7 @@ def load(loader: str, path: Path) -> dict[str, float]:
     import comfy.sd
     from hswq.loader.load import load_diffusion_model  # type: ignore[import-not-found]
 
-    before = memory("VmRSS")
+    before = resident("VmRSS")
     started = time.perf_counter()
     if loader == "stock":
         # On a CPU it would expand the weights to float32; on a GPU it holds FP16, as asked for here.
@@ -60,7 +53,7 @@ def load(loader: str, path: Path) -> dict[str, float]:
     return {
         "seconds": seconds,
         "ready": ready,
-        "peak": memory("VmHWM") - before,
+        "peak": resident("VmHWM") - before,
         "weights": sum(tensor.nbytes for tensor in tensors),
     }
 

@@ -136,6 +136,14 @@ def sampler(c: Canvas, name: str, model: tuple[str, int], x: int, y: int, title:
     )  # fmt: skip
 
 
+def calibration_run(c: Canvas, session: str) -> None:
+    c.add("original", "CheckpointLoaderSimple", (0, 40, 330, 100), "① Your checkpoint")
+    c.add(
+        "run", "HSWQCalibrateRun", (380, 40, 400, 760), model=("original", 0), clip=("original", 1), session=session,
+        sampler_name="euler", scheduler="normal",
+    )  # fmt: skip
+
+
 def quick_start(c: Canvas) -> None:
     c.note("Read me", QUICK_START, 0, -260, 740, 200)
     c.note("For a file you publish", MORE_PICTURES, 800, -260, 800, 200)
@@ -168,11 +176,7 @@ def quick_start(c: Canvas) -> None:
 
 def full_recipe(c: Canvas) -> None:
     c.note("Read me", FULL_RECIPE, 0, -280, 1180, 220)
-    c.add("original", "CheckpointLoaderSimple", (0, 40, 330, 100), "① Your checkpoint")
-    c.add(
-        "run", "HSWQCalibrateRun", (380, 40, 400, 760), model=("original", 0), clip=("original", 1), session="recipe",
-        sampler_name="euler", scheduler="normal",
-    )  # fmt: skip
+    calibration_run(c, "recipe")
     c.add(
         "measure", "HSWQMeasureSensitivity", (830, 40, 330, 180), model=("original", 0), stats=("run", 0), mode="v2",
         rounding="calibrated",
@@ -228,11 +232,7 @@ def compare_modes(c: Canvas) -> None:
 
 def stock_loaders(c: Canvas) -> None:
     c.note("Read me", STOCK_LOADERS, 0, -260, 1260, 200)
-    c.add("original", "CheckpointLoaderSimple", (0, 40, 330, 100), "① Your checkpoint")
-    c.add(
-        "run", "HSWQCalibrateRun", (380, 40, 400, 760), model=("original", 0), clip=("original", 1), session="stock",
-        sampler_name="euler", scheduler="normal",
-    )  # fmt: skip
+    calibration_run(c, "stock")
     for column, mode in enumerate(("comfy", "v1")):
         x = 840 + column * 430
         title = "For recent ComfyUI: comfy" if mode == "comfy" else "For every FP8 loader: V1"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import comfy.model_management
@@ -73,13 +74,8 @@ def _find_calibrated(statistics: Statistics) -> tuple[str, Path]:
     statistics.check_not_empty()
     fingerprint = statistics.fingerprint.text if statistics.fingerprint else ""
     # Where it was last time comes first: with a hundred checkpoints on a slow disk, looking at all takes a while.
-    candidates = [_found[fingerprint]] if fingerprint in _found else []
-    for category in SOURCES:
-        for name in folder_paths.get_filename_list(category):
-            path = folder_paths.get_full_path(category, name)
-            if path is not None and name.endswith(EXTENSION):
-                candidates.append((category, Path(path)))
-    for category, path in candidates:
+    last = [_found[fingerprint]] if fingerprint in _found else []
+    for category, path in itertools.chain(last, _checkpoints()):
         with contextlib.suppress(CheckpointError), CheckpointReader(path) as reader:
             if holds_model_of(reader, statistics):
                 _found[fingerprint] = category, path
@@ -89,6 +85,15 @@ def _find_calibrated(statistics: Statistics) -> tuple[str, Path]:
         where=", ".join(SOURCES),
         do="Choose the source by its name; a model that was merged or changed by other nodes must be saved first",
     )
+
+
+def _checkpoints() -> Iterator[tuple[str, Path]]:
+    """The list and the file of every model that could be quantized."""
+    for category in SOURCES:
+        for name in folder_paths.get_filename_list(category):
+            path = folder_paths.get_full_path(category, name)
+            if path is not None and name.endswith(EXTENSION):
+                yield category, Path(path)
 
 
 def patterns(text: str) -> list[str]:

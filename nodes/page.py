@@ -80,19 +80,24 @@ def _session_path(query: Mapping[str, str]) -> Path:
 def _curve(query: Mapping[str, str]) -> dict[str, object]:
     if not _session_path(query).exists():
         return {"waiting": True}
-    mode, selection = query.get("mode", "v2"), query.get("selection", "variance")
-    keep, quantize = (patterns(query.get(name, "")) for name in ("force_keep", "force_quantize"))
     statistics = CalibrationSession.load(_session_path(query)).statistics
     _, path = find_source(query.get("source", ""), statistics)
+    budget = query.get("budget", "").strip()
     with CheckpointReader(path) as source:
-        found = size_curve(source, statistics, mode=mode, selection=selection, force_keep=keep, force_quantize=quantize)
-        budget = query.get("budget", "").strip()
-        if not budget:
-            return found.as_dict()
         plan = make_plan(
-            source, statistics, mode=mode, selection=selection, budget=budget, force_keep=keep, force_quantize=quantize
+            source,
+            statistics,
+            mode=query.get("mode", "v2"),
+            keep_ratio=0.0,
+            budget=budget,
+            selection=query.get("selection", "variance"),
+            force_keep=patterns(query.get("force_keep", "")),
+            force_quantize=patterns(query.get("force_quantize", "")),
         )
-    return {**found.as_dict(), "budgeted": {"bytes": plan.nbytes, "kept": [layer.layer for layer in plan.kept]}}
+        found = size_curve(source, plan).as_dict()
+    if not budget:
+        return found
+    return {**found, "budgeted": {"bytes": plan.nbytes, "kept": [layer.layer for layer in plan.kept]}}
 
 
 def calibration_events(node: str | None, session: str, whole: int = 0) -> Callable[[StepReport], None]:

@@ -1,9 +1,18 @@
-"""What server and browser tests share: which ComfyUI."""
+"""What the tests share: marks by folder, and which ComfyUI."""
 
 import os
 from pathlib import Path
 
 import pytest
+
+_MARKED = ("server", "browser", "package")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder in _MARKED:
+            item.add_marker(folder)
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ class CalibrationSession:
         self.path = path
         self.statistics = Statistics(layers={}, fingerprint=fingerprint)
         self._sparing = False
-        self._on_disk = self.statistics
+        self._tried = self.statistics  # what was last written, or could not be
         self._written, self._write_seconds = 0.0, 0.0
 
     @classmethod
@@ -70,7 +70,7 @@ class CalibrationSession:
         session = _open_sessions.setdefault(path, cls(path, stored.fingerprint))
         # What is in memory has runs that could not be written, if it differs; a file that was deleted is a reset.
         if reset or stored.runs > session.statistics.runs:
-            session.statistics = session._on_disk = stored
+            session.statistics = session._tried = stored
         return session
 
     def replace(self, statistics: Statistics) -> None:
@@ -96,12 +96,12 @@ class CalibrationSession:
             yield
         finally:
             self._sparing = False
-            if self._on_disk is not self.statistics:
+            if self._tried is not self.statistics:
                 self._flush()
 
     def _flush(self) -> None:
         begin = time.monotonic()
-        self._on_disk = self.statistics
+        self._tried = self.statistics
         try:
             self.statistics.save(self.path)
         except StatisticsError as error:

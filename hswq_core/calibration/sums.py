@@ -42,13 +42,13 @@ class SumBank:
     def add_input(self, name: str, x: torch.Tensor, channel: int) -> None:
         """Sum one call's input over all but its channel dimension."""
         places = self._places[name]
-        if self._blocks is not None and x.dim() > 1:
+        if self._blocks is not None:
             self._blocks.add_input(x, channel, places)
             return
         absolute, plain, norm = places
         over = [d for d in range(x.dim()) if d != channel]
         if not over:  # a single vector: every channel was seen once
-            for sums, value in ((absolute, x.abs()), (plain, x), (norm, x.abs() if self._blocks is None else x * x)):
+            for sums, value in ((absolute, x.abs()), (plain, x), (norm, x.abs())):
                 sums.copy_(value)
             return
         # The norms reduce in float32 without writing |x| or x^2 to memory first.

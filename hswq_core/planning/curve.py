@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Container
+from dataclasses import asdict, dataclass, replace
 
-from ..calibration.statistics import Statistics
 from ..files.checkpoint import CheckpointReader
-from .plan import BELOW_THE_CUT, cost_of_keeping, make_plan
+from .plan import QuantizationPlan, cost_of_keeping, layout_of
 from .selection import ranked
 
 
@@ -36,36 +35,35 @@ class SizeCurve:
         return asdict(self)
 
 
-def size_curve(
-    source: CheckpointReader,
-    statistics: Statistics,
-    *,
-    mode: str,
-    selection: str,
-    force_keep: Sequence[str] = (),
-    force_quantize: Sequence[str] = (),
-) -> SizeCurve:
-    """Errors: as for ``make_plan``."""
-    plan, whole = (
-        make_plan(
-            source, statistics, mode=mode, keep_ratio=ratio, selection=selection,
-            force_keep=force_keep, force_quantize=force_quantize,
-        )
-        for ratio in (0.0, 1.0)
-    )  # fmt: skip
-    open_layers = {e.layer: e for e in plan.layers if e.reason == BELOW_THE_CUT and e.damage is not None}
-    damage = {name: layer.damage or 0.0 for name, layer in open_layers.items()}
+def size_curve(source: CheckpointReader, plan: QuantizationPlan) -> SizeCurve:
+    """What other keep ratios would have given.
+
+    Args:
+        plan: of this source, with any keep ratio or budget.
+    """
+    damage = {layer.layer: layer.damage for layer in plan.layers if layer.damage is not None}
+    none, every = (_keeping(source, plan, damage, keep=keep) for keep in (False, True))
+    open_layers = {layer.layer: layer for layer in plan.layers if layer.layer in damage}
     order = ranked(damage)
     costs = (cost_of_keeping(name, open_layers[name].info, plan.format) for name in order)
-    sizes = list(itertools.accumulate(costs, initial=plan.nbytes))
+    sizes = list(itertools.accumulate(costs, initial=none.nbytes))
     # A cost is the most that keeping can add. What all of them are too much is taken off evenly.
-    excess = (sizes[-1] - whole.nbytes) / max(len(order), 1)
+    excess = (sizes[-1] - every.nbytes) / max(len(order), 1)
     return SizeCurve(
-        mode=mode,
-        selection=selection,
+        mode=plan.format.name,
+        selection=plan.selection,
         layers=tuple(order),
         damage=tuple(damage[name] for name in order),
         sizes=tuple(round(size - excess * count) for count, size in enumerate(sizes)),
-        always_kept=len(plan.kept),
+        always_kept=len(none.kept),
         source_bytes=plan.source_bytes,
     )
+
+
+def _keeping(
+    source: CheckpointReader, plan: QuantizationPlan, layers: Container[str], *, keep: bool
+) -> QuantizationPlan:
+    """The same plan with all of these layers kept, or none."""
+    changed = [replace(e, quantize=not keep) if e.layer in layers else e for e in plan.layers]
+    layout = layout_of(source, plan.format, changed)
+    return replace(plan, keep_ratio=float(keep), budget="", layers=tuple(changed), layout=layout)

@@ -23,7 +23,6 @@ from .selection import SELECTIONS, check_keep_ratio, cut_by_bytes, cut_by_ratio,
 from .source import check_model, fingerprint_of, layer_weights
 
 _WEIGHT = ".weight"
-BELOW_THE_CUT = "below the cut"
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ def make_plan(
         layers = []
         for name, info in sorted(weights.items()):
             reason = reasons.get(name) or (why if name in kept else "")
-            default = "quantized by pattern" if name in forced else BELOW_THE_CUT
+            default = "quantized by pattern" if name in forced else "below the cut"
             layers.append(
                 LayerPlan(name, f"{prefix}{name}{_WEIGHT}", info, not reason, reason or default, damage.get(name))
             )
@@ -201,7 +200,7 @@ def make_plan(
             rounding=rounding,
             prefix=prefix,
             layers=tuple(layers),
-            layout=_layout(source, form, layers),
+            layout=layout_of(source, form, layers),
             source_metadata=source.metadata,
             source_bytes=source.nbytes,
             source_unet_bytes=source_unet_bytes,
@@ -224,9 +223,10 @@ def make_plan(
     return plan_keeping(kept, f"worth its bytes by {selection}")
 
 
-def _layout(
+def layout_of(
     source: CheckpointReader, form: Format, layers: Iterable[LayerPlan]
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape by key of the file in which these layers are quantized or kept as they say."""
     layout = {key: (info.dtype, info.shape) for key, info in source.tensors.items()}
     for layer in layers:
         if not layer.quantize:

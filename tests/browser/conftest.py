@@ -11,12 +11,6 @@ from tests.support.server import REPOSITORY, ComfyServer
 OUTPUT = REPOSITORY / "browser_output"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.browser)
-
-
 @pytest.fixture(scope="session")
 def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     with ComfyServer(comfyui, tmp_path_factory.mktemp("browser")) as running:

@@ -11,8 +11,6 @@ import pytest
 from tests.support import workflows as w
 from tests.support.server import ComfyServer
 
-pytestmark = pytest.mark.package
-
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:

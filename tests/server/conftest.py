@@ -11,12 +11,6 @@ from tests.support.probing import PROBE, UNET, write_kinds
 from tests.support.server import ComfyServer
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.server)
-
-
 @pytest.fixture(scope="session")
 def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     with ComfyServer(comfyui, tmp_path_factory.mktemp("comfyui")) as running:

@@ -25,7 +25,6 @@ _SETTINGS = {
     "Comfy.TutorialCompleted": True,
     "Comfy.Minimap.Visible": False,
     "Comfy.Workflow.ShowMissingModelsWarning": False,
-    "Comfy.Server.LaunchArgs": {},
 }
 
 

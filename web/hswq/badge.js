@@ -1,7 +1,7 @@
 // The loaders: format, layers in FP8 and kept, memory of the file that was opened.
 
 import { megabytes } from "./format.js";
-import { addView, make, onChange, onExecuted, widgetNamed } from "./widget.js";
+import { addView, FP8, make, onChange, onExecuted, widgetNamed } from "./widget.js";
 
 export function describe(loaded) {
     const kept = `${loaded.other_layers} in ${loaded.dtype}`;
@@ -11,7 +11,7 @@ export function describe(loaded) {
 
 export function attachBadge(node, api) {
     const element = make("div", "hswq-badge");
-    Object.assign(element.style, { padding: "2px 8px", borderLeft: "3px solid #3a78b5" });
+    Object.assign(element.style, { padding: "2px 8px", borderLeft: `3px solid ${FP8}` });
     const view = addView(node, api, "hswq_badge", element, 38);
     const list = node.comfyClass === "HSWQLoader" ? "checkpoints" : "diffusion_models";
     const chosen = widgetNamed(node, list === "checkpoints" ? "ckpt_name" : "unet_name");

@@ -2,10 +2,8 @@
 
 import { heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt } from "./curve.js";
 import { megabytes, percent } from "./format.js";
-import { addView, make, onChange, onServerEvent, widgetNamed } from "./widget.js";
+import { addView, FP8, KEPT, make, onChange, onServerEvent, place, widgetNamed } from "./widget.js";
 
-const KEPT = "#d2603a";
-const FP8 = "#3a78b5";
 const ASKED = ["source", "mode", "selection", "budget", "force_keep", "force_quantize"];
 const HEIGHT = 96;
 const WAITING = "Once the model is calibrated, layers and sizes are shown here.";
@@ -92,11 +90,6 @@ export function attachChart(node, api) {
     };
     onServerEvent(node, api, "execution_success", soon);
     soon();
-}
-
-function place(canvas, event) {
-    const bounds = canvas.getBoundingClientRect();
-    return (event.clientX - bounds.left) / bounds.width;
 }
 
 function paint(canvas, curve, kept, ratio) {

@@ -1,7 +1,7 @@
 // HSWQ Calibrate and Calibrate Run: picture, step, time left, and which noise levels have been measured.
 
 import { duration } from "./format.js";
-import { addView, make, onServerEvent } from "./widget.js";
+import { addView, FP8, KEPT, make, onServerEvent } from "./widget.js";
 
 const LEVELS = 34;
 
@@ -32,7 +32,7 @@ function drawLevels(element, counts) {
         ...counts.map((count) => {
             const bar = make("div", "");
             const height = `${count ? Math.max(12, (100 * count) / most) : 4}%`;
-            Object.assign(bar.style, { flex: "1", height, background: count ? "#3a78b5" : "#d2603a" });
+            Object.assign(bar.style, { flex: "1", height, background: count ? FP8 : KEPT });
             bar.title = `${count} steps`;
             return bar;
         }),

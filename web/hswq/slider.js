@@ -1,6 +1,6 @@
 // HSWQ Compare: reference and candidate on top of each other, with a line between them that follows the pointer.
 
-import { addView, make, onExecuted } from "./widget.js";
+import { addView, make, onExecuted, place } from "./widget.js";
 
 const HEIGHT = 300;
 
@@ -21,8 +21,8 @@ export function attachSlider(node, api) {
     let pairs = [];
     let shown = 0;
 
-    function divide(place) {
-        const share = Math.min(1, Math.max(0, place));
+    function divide(at) {
+        const share = Math.min(1, Math.max(0, at));
         above.style.clipPath = `inset(0 0 0 ${100 * share}%)`;
         line.style.left = `calc(${100 * share}% - 1px)`;
         stage.dataset.place = share.toFixed(3);
@@ -37,10 +37,7 @@ export function attachSlider(node, api) {
         text.textContent = `left: reference, right: candidate; ${number}mean SSIM ${pair.ssim}, PSNR ${pair.psnr}`;
     }
 
-    stage.addEventListener("pointermove", (event) => {
-        const bounds = stage.getBoundingClientRect();
-        divide((event.clientX - bounds.left) / bounds.width);
-    });
+    stage.addEventListener("pointermove", (event) => divide(place(stage, event)));
     stage.addEventListener("click", () => pairs.length > 1 && showPair(shown + 1));
     divide(0.5);
 

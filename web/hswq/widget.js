@@ -1,5 +1,8 @@
 // A view of ours on a node: a DOM widget, which works in both of the page's node renderers.
 
+export const KEPT = "#d2603a";
+export const FP8 = "#3a78b5";
+
 const MARGINS = 20; // what the page leaves free above and below a DOM widget, out of its height
 
 const STYLE = `
@@ -82,6 +85,12 @@ export function onChange(widget, handle) {
         handle();
         return result;
     };
+}
+
+/** Where the pointer is on an element, from 0 (left) to 1. */
+export function place(element, event) {
+    const bounds = element.getBoundingClientRect();
+    return (event.clientX - bounds.left) / bounds.width;
 }
 
 /** An element with a class and children; texts become text nodes, never markup. */
