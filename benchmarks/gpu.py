@@ -29,26 +29,26 @@ def conditioning(seed: int) -> list[Any]:
     return [[torch.randn(1, 77, 2048, generator=generator), {"pooled_output": pooled}]]
 
 
-def draw(model: Any, steps: int = STEPS, callback: Callable[..., None] | None = None) -> float:
-    """Seconds that sampling one picture takes."""
+def draw(model: Any, steps: int = STEPS, callback: Callable[..., None] | None = None, pictures: int = 1) -> float:
+    """Seconds that sampling takes."""
     from hswq.loader.run import empty_latent, sample  # type: ignore[import-not-found]
 
     torch.cuda.synchronize()
     started = time.perf_counter()
     sample(
-        model, conditioning(0), conditioning(1), empty_latent(1, SIZE, SIZE), steps=steps, cfg=7.0,
+        model, conditioning(0), conditioning(1), empty_latent(pictures, SIZE, SIZE), steps=steps, cfg=7.0,
         sampler="euler", scheduler="normal", seed=0, callback=callback,
     )  # fmt: skip
     torch.cuda.synchronize()
     return time.perf_counter() - started
 
 
-def alternate(models: dict[str, Any], rounds: int = 4) -> dict[str, float]:
+def alternate(models: dict[str, Any], pictures: int, rounds: int = 4) -> dict[str, float]:
     """Median seconds by model, one after the other in every round, the first round thrown away."""
     times: dict[str, list[float]] = {name: [] for name in models}
     for number in range(rounds + 1):
         for name, model in models.items():
-            seconds = draw(model)
+            seconds = draw(model, pictures=pictures)
             if number:
                 times[name].append(seconds)
     return {name: stats.median(seconds) for name, seconds in times.items()}
@@ -113,7 +113,7 @@ def main() -> None:
     }
     clones = {f"calibrated, {rows} rows": calibrated_clone(stock, s, rows) for rows, s in sessions.items()}
 
-    def in_steps(model: Any) -> float:
+    def in_steps(model: Any, pictures: int) -> float:
         """Seconds of the steps alone, without what is done once when the run ends."""
         marks: list[float] = []
 
@@ -121,16 +121,18 @@ def main() -> None:
             torch.cuda.synchronize()
             marks.append(time.perf_counter())
 
-        draw(model, STEPS, mark)
+        draw(model, STEPS, mark, pictures)
         return marks[-1] - marks[1]
 
-    turns: dict[str, list[float]] = {}
-    for _ in range(4):
-        for name, model in {"plain": stock, **clones}.items():
-            turns.setdefault(name, []).append(in_steps(model))
-    base = stats.median(turns["plain"][1:])
-    for name, seconds in turns.items():
-        print(f"sampling steps, {name}: {stats.median(seconds[1:]) / base:.3f} of plain's {base:.2f} s", flush=True)
+    for pictures in (1, 4):
+        turns: dict[str, list[float]] = {}
+        for _ in range(4):
+            for name, model in {"plain": stock, **clones}.items():
+                turns.setdefault(name, []).append(in_steps(model, pictures))
+        base = stats.median(turns["plain"][1:])
+        for name, seconds in turns.items():
+            ratio = stats.median(seconds[1:]) / base
+            print(f"sampling steps, batch of {pictures}, {name}: {ratio:.3f} of plain's {base:.2f} s", flush=True)
     print(f"device-to-host copies in two steps: plain {copies_to_host(stock)}", end="")
     print("".join(f"; {name} {copies_to_host(model)}" for name, model in clones.items()), flush=True)
     for rows, session in sessions.items():
@@ -153,9 +155,13 @@ def main() -> None:
     print(f"weights in VRAM: FP16 {memory['FP16'] / 1e6:,.0f} MB, V2 {memory['V2'] / 1e6:,.0f} MB, ", end="")
     print(f"{memory['V2'] / memory['FP16']:.3f}; planned {report.unet_bytes / 1e6:,.0f} MB", flush=True)
     fp8, _ = load_diffusion_model(target, fp8_matmul=True)
-    speed = alternate({"FP16": stock, "V2": v2, "V2 multiplied in FP8": fp8})
-    for name, seconds in speed.items():
-        print(f"{STEPS} steps, {name}: {seconds:.2f} s, {speed['FP16'] / seconds:.3f} of FP16's speed", flush=True)
+    for pictures in (1, 4):
+        speed = alternate({"FP16": stock, "V2": v2, "V2 multiplied in FP8": fp8}, pictures)
+        for name, seconds in speed.items():
+            ratio = speed["FP16"] / seconds
+            print(
+                f"{STEPS} steps, batch of {pictures}, {name}: {seconds:.2f} s, {ratio:.3f} of FP16's speed", flush=True
+            )
     del v2, fp8
     quantize("calibrated")
 

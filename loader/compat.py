@@ -15,6 +15,8 @@ import comfy.quant_ops
 import torch
 from comfy.quant_ops import QuantizedTensor
 
+from ..hswq_core.kernels.launch import triton_works
+
 _STOCK_LAYOUT = "TensorCoreFP8Layout"
 _OUR_LAYOUT = "HSWQScaledFP8Layout"
 
@@ -40,6 +42,10 @@ def _register_layout() -> str:
 
 
 def _dequantized(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if triton_works(codes.device) and codes.is_contiguous() and scale.numel() == 1 and scale.device == codes.device:
+        from ..hswq_core.kernels.fp8 import dequantize
+
+        return dequantize(codes, scale, dtype)
     # An in-place product is computed in the wider of both types, float32, and rounded into the narrower.
     return codes.to(dtype).mul_(scale)
 

@@ -64,7 +64,9 @@ def calibrated_clone(
             so_far = tuple(a + b for a, b in levels)
             on_step(StepReport(before.samples, int(noise.shape[0]), number + 1, steps, so_far))
 
-        with DualMonitor(unet, rows_per_layer, seed=before.runs, expected_calls=steps) as monitor:
+        with DualMonitor(
+            unet, rows_per_layer, seed=before.runs, expected_calls=steps, earlier=before if before.runs else None
+        ) as monitor:
             result = executor(noise, latent_image, sampler, sigmas, denoise_mask, step, *args, **kwargs)
         name = getattr(getattr(sampler, "sampler_function", None), "__name__", type(sampler).__name__)
         session.add_run(

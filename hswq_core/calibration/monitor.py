@@ -6,6 +6,7 @@ turned into statistics once, when the run is over.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Iterator
 from types import TracebackType
@@ -16,7 +17,10 @@ import torch
 from .inputs import InputRecorder
 from .rows import Positions, Reservoir, Window
 from .statistics import LayerStatistics, Statistics
-from .sums import SumBank
+from .sums import LayerSums, SumBank
+
+_FULL = 0.9
+"""A sample of this share of its size is one that later runs need not fill up."""
 
 
 def quantizable_layers(root: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
@@ -44,11 +48,21 @@ class DualMonitor:
         seed: of that draw.
         expected_calls: how often the model will be called. With another number the samples end smaller than
             ``rows_per_layer``, at worst by half.
+        earlier: the statistics that this run's will be added to. Most of a sample would be dropped then: only as many
+            rows are drawn as this run will have in the sum.
     """
 
-    def __init__(self, root: torch.nn.Module, rows_per_layer: int = 0, seed: int = 0, expected_calls: int = 1) -> None:
+    def __init__(
+        self,
+        root: torch.nn.Module,
+        rows_per_layer: int = 0,
+        seed: int = 0,
+        expected_calls: int = 1,
+        earlier: Statistics | None = None,
+    ) -> None:
         self._root = root
         self._rows_per_layer, self._expected_calls = rows_per_layer, max(1, expected_calls)
+        self._earlier = earlier
         self._positions = Positions(seed)
         self._inputs = InputRecorder()
         self._layers: dict[str, _Layer] = {}
@@ -103,39 +117,54 @@ class DualMonitor:
         def measure(_module: torch.nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
             if layer.called:  # twice in one call of the model
                 self._fold()
-            self._see(layer, args[0].detach(), args[0], output.detach())
+            self._see(layer, args[0], output)
 
         return measure
 
-    def _see(self, layer: _Layer, x: torch.Tensor, identity: torch.Tensor, y: torch.Tensor) -> None:
-        bank = self._bank(layer, x.device)
+    def _see(self, layer: _Layer, identity: torch.Tensor, y: torch.Tensor) -> None:
+        # Views cost as much as a small sum, and samplers run without gradients anyway.
+        x, y = (t.detach() if t.requires_grad else t for t in (identity, y))
+        if layer.sums is None:
+            layer.device = x.device
+            layer.sums = self._bank(layer).of(layer.name, layer.window)
         channel = x.dim() - 3 if layer.is_conv else x.dim() - 1
-        shape = y.shape[:channel] + y.shape[channel + 1 :]
         # to_q, to_k and to_v receive the very same tensor one after the other: measure it once, for the first of them.
-        leader = self._previous[1] if self._previous and self._previous[0]() is identity else layer
-        if leader.window != layer.window or leader.is_conv != layer.is_conv or leader.device != layer.device:
-            leader = layer
+        previous = self._previous
+        leader = previous[1] if previous and previous[0]() is identity and previous[1].can_lead(layer) else layer
+        rows = x.numel() // x.shape[channel] if x.numel() else 0
         if not layer.input_rows:
             layer.leader = leader
-            own = self._rows_per_layer and (layer.window or not layer.is_conv)
-            if leader is not layer:
-                layer.reservoir = leader.reservoir
-            elif own:
-                layer.reservoir = Reservoir(self._rows_per_layer, layer.window, self._positions, self._expected_calls)
+            layer.reservoir = self._reservoir(layer, rows) if leader is layer else leader.reservoir
         elif layer.leader is not leader:
             self._leave(layer)
         if layer.leader is layer:
-            bank.add_input(layer.name, x, channel)
+            draw = None
             if layer.reservoir is not None:
-                layer.reservoir.add(x, shape)
+                draw = layer.reservoir.draw(x, y.shape[:channel] + y.shape[channel + 1 :])
+            layer.sums.add(x, channel, y, draw)
             self._previous = (weakref.ref(identity), layer)
-        bank.add_output(layer.name, y)
+        else:
+            layer.sums.add(None, channel, y, None)
         layer.called = True
-        layer.input_rows += x.numel() // x.shape[channel] if x.numel() else 0
+        layer.input_rows += rows
         layer.outputs += y.numel()
 
-    def _bank(self, layer: _Layer, device: torch.device) -> SumBank:
-        layer.device = device if layer.device is None else layer.device
+    def _reservoir(self, layer: _Layer, rows: int) -> Reservoir | None:
+        """An empty sample for a layer whose first call has so many rows."""
+        size, expected = self._rows_per_layer, rows * self._expected_calls
+        if not size or not rows or (layer.is_conv and layer.window is None):
+            return None
+        before = self._earlier.layers.get(layer.name) if self._earlier else None
+        if self._earlier and before and before.rows is not None and len(before.rows) >= _FULL * size:
+            # Some samplers call the model twice a step; the runs before this one tell.
+            expected = max(expected, before.input_rows // self._earlier.runs)
+            share = size * expected / (expected + before.input_rows)
+            # How many of them the sum will take is drawn by lot; four standard deviations are enough for any lot.
+            size = min(size, math.ceil(share + 4 * math.sqrt(share)))
+        return Reservoir(size, layer.window, self._positions, expected / rows)
+
+    def _bank(self, layer: _Layer) -> SumBank:
+        assert layer.device is not None
         if layer.device not in self._banks:
             self._banks[layer.device] = SumBank({e.name: e.channels for e in self._layers.values()}, layer.device)
         return self._banks[layer.device]
@@ -154,7 +183,7 @@ class DualMonitor:
         """From now on a layer has another input than its leader: what they had in common becomes its own."""
         if layer.leader is layer:
             return
-        self._bank(layer, layer.device or torch.device("cpu")).copy_history(layer.leader.name, layer.name)
+        self._bank(layer).copy_history(layer.leader.name, layer.name)
         # The leader may have been called already in this call of the model, with what is not this layer's input.
         layer.reservoir = layer.reservoir.fork(without_last=layer.leader.called) if layer.reservoir else None
         layer.leader = layer
@@ -171,8 +200,13 @@ class _Layer:
         self.channels = self.shape[1]
         self.window = Window.of(module) if self.is_conv else None
         self.device: torch.device | None = None
+        self.sums: LayerSums | None = None
         self.leader = self
         self.reservoir: Reservoir | None = None
         self.called = False
         self.input_rows = 0
         self.outputs = 0
+
+    def can_lead(self, other: _Layer) -> bool:
+        """Whether what this layer measures of an input is what the other would."""
+        return self.window == other.window and self.is_conv == other.is_conv and self.device == other.device

@@ -6,7 +6,7 @@ import math
 import random
 from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -104,6 +104,33 @@ class Taps:
         return Taps(batch[:, None, None], index[0], index[1], inside[..., None])
 
 
+class Draw(NamedTuple):
+    """Rows to take from one call: ``size`` of ``seen``, into ``rows`` from the row ``first`` on."""
+
+    positions: Positions
+    window: Window | None
+    shape: tuple[int, ...]
+    seen: int
+    size: int
+    first: int
+    rows: torch.Tensor
+
+    def chosen(self) -> torch.Tensor:
+        """The positions, int64 [size]."""
+        return self.positions.pick(self.size, self.seen, self.rows.device)
+
+    def take(self, x: torch.Tensor) -> None:
+        """Take them from the layer's input."""
+        if self.window is None:
+            found = x.reshape(-1, x.shape[-1]).index_select(0, self.chosen())
+        else:
+            area, size = (self.shape[-2], self.shape[-1]), (x.shape[-2], x.shape[-1])
+            found = _patches(x, self.positions.taps(self.size, area, self.window, size, self.seen, x.device))
+        if found.dtype != torch.float16:
+            found = found.clamp_(-_LARGEST, _LARGEST)
+        self.rows[self.first : self.first + self.size].copy_(found)
+
+
 class Reservoir:
     """A uniform sample of the rows of all calls, on the device and without ever waiting for it.
 
@@ -117,7 +144,7 @@ class Reservoir:
         calls: how many calls are expected; if there are as many, the sample ends with ``size`` rows exactly.
     """
 
-    def __init__(self, size: int, window: Window | None, positions: Positions, calls: int = 1) -> None:
+    def __init__(self, size: int, window: Window | None, positions: Positions, calls: float = 1) -> None:
         self.window = window
         self._size, self._positions, self._calls = size, positions, calls
         # A random phase instead of rounding: over the calls, fractions of rows come out right on average.
@@ -126,8 +153,8 @@ class Reservoir:
         self._begin = self._taken = 0
         self._sample: torch.Tensor | None = None
 
-    def add(self, x: torch.Tensor, shape: tuple[int, ...]) -> None:
-        """See all rows of one call.
+    def draw(self, x: torch.Tensor, shape: tuple[int, ...]) -> Draw | None:
+        """Which rows of one call to take, in a place made for them; the caller puts them there.
 
         Args:
             x: the layer's input, [..., C_in] or [B, C_in, H, W].
@@ -135,7 +162,7 @@ class Reservoir:
         """
         seen = math.prod(shape)
         if not seen:
-            return
+            return None
         if not self._rate:
             self._rate = min(1.0, self._size / (seen * self._calls))
         count = self._count(seen)
@@ -145,21 +172,13 @@ class Reservoir:
         count = min(count, self._size, seen)
         self._due += self._rate * seen - count
         if not count:
-            return
-        if self.window is None:
-            rows = _linear_rows(x, self._positions.pick(count, seen, x.device))
-        else:
-            height, width = x.shape[-2:]
-            area = (shape[-2], shape[-1])
-            taps = self._positions.taps(count, area, self.window, (height, width), seen, x.device)
-            rows = _patches(x, taps)
-        if rows.dtype != torch.float16:
-            rows = rows.clamp_(-_LARGEST, _LARGEST)
+            return None
         if self._rows is None:
-            self._rows = torch.empty(self._size, rows.shape[1], dtype=torch.float16, device=x.device)
+            width = x.shape[-1] if self.window is None else x.shape[-3] * math.prod(self.window.kernel)
+            self._rows = torch.empty(self._size, width, dtype=torch.float16, device=x.device)
         self._begin = self._taken
-        self._rows[self._taken : self._taken + count].copy_(rows)
         self._taken += count
+        return Draw(self._positions, self.window, shape, seen, count, self._begin, self._rows)
 
     def fork(self, without_last: bool) -> Reservoir:
         """Another sample of what was seen so far, with or without the last call, that goes its own way from here."""
@@ -182,10 +201,6 @@ class Reservoir:
         half = self._taken // 2
         self._rows[:half] = self._rows[self._positions.pick(half, self._taken, self._rows.device)]
         self._taken, self._rate = half, self._rate / 2
-
-
-def _linear_rows(x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    return x.reshape(-1, x.shape[-1]).index_select(0, chosen)
 
 
 def _patches(x: torch.Tensor, taps: Taps) -> torch.Tensor:

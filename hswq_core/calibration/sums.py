@@ -1,16 +1,46 @@
 """The running sums of all layers, in a few long tensors on the model's device.
 
-A call of a layer writes its sums straight into the layer's places in float32. When the model's call ends, one
-addition folds all places of all layers into float64, so a layer costs as few kernels as its reductions.
+A call of a layer writes its sums straight into the layer's places. When the model's call ends, one addition folds all
+places of all layers into the totals, so a layer costs as few kernels as its reductions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import torch
 
+from ..kernels.launch import triton_works
+from . import reductions
 from .blocks import Blocks
+from .rows import Draw, Window
+
+
+class LayerSums(Protocol):
+    """The places of one layer."""
+
+    def add(self, x: torch.Tensor | None, channel: int, y: torch.Tensor, draw: Draw | None) -> None:
+        """Measure one call.
+
+        Args:
+            x: the input, summed over all but its channel dimension; ``None`` where another layer measures it.
+            y: the output, summed over everything.
+            draw: rows to take from the input.
+        """
+        ...
+
+
+def way_for(device: torch.device) -> str:
+    """How sums are best taken on a device: by ``kernels``, in ``blocks`` or by ``reductions``."""
+    if device.type == "cpu":
+        return "blocks"
+    if triton_works(device):
+        from .agreement import kernel_agrees_with_torch
+
+        if kernel_agrees_with_torch(device):
+            return "kernels"
+    return "reductions"
 
 
 class SumBank:
@@ -29,41 +59,26 @@ class SumBank:
             self._spans[name] = slice(total, total + count)
             total += count
         self._row = {name: row for row, name in enumerate(channels)}
-        self._input = torch.zeros(3, total, device=device)
-        self._output = torch.zeros(2, len(channels), device=device)
-        # On a CPU the last row holds squares, elsewhere norms, which are squared when they are folded.
-        self._blocks = Blocks() if device.type == "cpu" else None
-        # Views are made once: on a small model, making them costs as much as the sums.
-        self._places = {name: self._input[:, span] for name, span in self._spans.items()}
-        self._results = {name: self._output[:, row] for name, row in self._row.items()}
+        self._way = way_for(device)
+        self._separate = Blocks() if self._way == "blocks" else reductions
+        # Programs of one launch add to the same place in any order, which only float64 does not show.
+        narrow = wide if self._way == "kernels" else torch.float32
+        self._input = torch.zeros(3, total, dtype=narrow, device=device)
+        self._output = torch.zeros(2, len(channels), dtype=narrow, device=device)
         self._input_total = torch.zeros(3, total, dtype=wide, device=device)
         self._output_total = torch.zeros(2, len(channels), dtype=wide, device=device)
 
-    def add_input(self, name: str, x: torch.Tensor, channel: int) -> None:
-        """Sum one call's input over all but its channel dimension."""
-        places = self._places[name]
-        if self._blocks is not None:
-            self._blocks.add_input(x, channel, places)
-            return
-        absolute, plain, norm = places
-        over = [d for d in range(x.dim()) if d != channel]
-        if not over:  # a single vector: every channel was seen once
-            for sums, value in ((absolute, x.abs()), (plain, x), (norm, x.abs())):
-                sums.copy_(value)
-            return
-        # The norms reduce in float32 without writing |x| or x^2 to memory first.
-        torch.linalg.vector_norm(x, 1, over, dtype=torch.float32, out=absolute)
-        torch.sum(x, over, dtype=torch.float32, out=plain)
-        torch.linalg.vector_norm(x, 2, over, dtype=torch.float32, out=norm)
+    def of(self, name: str, window: Window | None) -> LayerSums:
+        """The places of one layer, with its window if it is a convolution.
 
-    def add_output(self, name: str, y: torch.Tensor) -> None:
-        results = self._results[name]
-        if self._blocks is not None:
-            self._blocks.add_output(y, results)
-            return
-        plain, norm = results
-        torch.sum(y, tuple(range(y.dim())), dtype=torch.float32, out=plain)
-        torch.linalg.vector_norm(y, 2, dtype=torch.float32, out=norm)
+        To be asked for once: making them takes as long as a small sum.
+        """
+        if self._way == "kernels":
+            from .fused import FusedSums
+
+            return FusedSums(self._input, self._output, self._spans[name].start, self._row[name], window)
+        places, results = self._input[:, self._spans[name]], self._output[:, self._row[name]]
+        return _SeparateSums(places, results, self._separate.add_input, self._separate.add_output)
 
     def copy_history(self, source: str, target: str) -> None:
         """Give a layer the input sums that another has had until the last fold."""
@@ -72,7 +87,7 @@ class SumBank:
     def fold(self) -> None:
         """Add what was written since the last fold to the totals."""
         for new, total in ((self._input, self._input_total), (self._output, self._output_total)):
-            if self._blocks is None:
+            if self._way == "reductions":  # which leave norms
                 new[-1].square_()
             total += new
             new.zero_()
@@ -84,3 +99,24 @@ class SumBank:
             {name: inputs[:, span].clone() for name, span in self._spans.items()},
             {name: outputs[:, row].clone() for name, row in self._row.items()},
         )
+
+
+class _SeparateSums:
+    """Input, rows and output one after the other, by torch's operations."""
+
+    def __init__(
+        self,
+        places: torch.Tensor,
+        results: torch.Tensor,
+        add_input: Callable[[torch.Tensor, int, torch.Tensor], None],
+        add_output: Callable[[torch.Tensor, torch.Tensor], None],
+    ) -> None:
+        self._places, self._results = places, results
+        self._add_input, self._add_output = add_input, add_output
+
+    def add(self, x: torch.Tensor | None, channel: int, y: torch.Tensor, draw: Draw | None) -> None:
+        if x is not None:
+            self._add_input(x, channel, self._places)
+            if draw is not None:
+                draw.take(x)
+        self._add_output(y, self._results)

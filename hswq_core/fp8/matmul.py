@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from ..kernels.launch import triton_works
 from .grid import FP8_MAX
 
+_LEAST_SCALE = 1e-12  # a row of zeros must not divide by zero
 _ALIGNMENT = 16  # what the FP8 kernels ask of a weight's two dimensions
 
 
@@ -32,12 +34,21 @@ def fp8_linear(
     Returns: [..., C_out] in x's type.
     """
     rows = x.reshape(-1, x.shape[-1])
-    # Nothing is read back from the device: a row of zeros must not divide by zero, so the scale has a floor.
-    input_scale = (rows.abs().amax().float() / FP8_MAX).clamp(min=1e-12)
-    # Divided in float32: in FP16 a small scale would lose its digits, or become zero.
-    quantized = (rows.float() / input_scale).to(torch.float8_e4m3fn)
+    quantized, input_scale = _quantized(rows)
     # torch has no public name for it yet.
     multiply = torch._scaled_mm  # pyright: ignore[reportPrivateImportUsage]
     out = multiply(quantized, codes.t(), scale_a=input_scale, scale_b=scale.reshape(()), out_dtype=x.dtype)
     out = out if bias is None else out + bias
     return out.reshape(*x.shape[:-1], codes.shape[0])
+
+
+def _quantized(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes and scale, without reading anything back from the device."""
+    if triton_works(rows.device):
+        from ..kernels.fp8 import quantize
+
+        codes, scale = quantize(rows.contiguous(), _LEAST_SCALE)
+        return codes, scale.reshape(())
+    scale = (rows.abs().amax().float() / FP8_MAX).clamp(min=_LEAST_SCALE)
+    # Divided in float32: in FP16 a small scale would lose its digits, or become zero.
+    return (rows.float() / scale).to(torch.float8_e4m3fn), scale

@@ -1,5 +1,6 @@
 """The dual monitor against an independent float64 computation over the same activations."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,14 @@ def check(statistics: Statistics, recorder: Recorder) -> None:
         assert layer.sensitivity == pytest.approx(float(y.var(unbiased=False)), rel=1e-4)
 
 
+@pytest.fixture(params=["blocks", "reductions", "kernels"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each way of taking sums, on the CPU; Triton's kernels run in its interpreter."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr("hswq_core.calibration.sums.way_for", lambda _device: request.param)
+
+
+@pytest.mark.usefixtures("way")
 def test_statistics_equal_float64_over_several_runs_and_after_a_merge(tmp_path: Path) -> None:
     net, twin, batch = make_net(), make_net(), inputs(8)
     plain = Recorder(twin)
@@ -106,6 +115,7 @@ def test_no_hook_is_left_behind_even_when_the_run_fails() -> None:
     assert all(not module._forward_hooks for module in net.modules())
 
 
+@pytest.mark.usefixtures("way")
 def test_half_precision_activations_keep_their_statistics_exact() -> None:
     layer = torch.nn.Linear(64, 64).to(torch.bfloat16)
     x = (torch.randn(4096, 64) + 100).to(torch.bfloat16)
@@ -133,6 +143,31 @@ def test_rows_are_a_uniform_sample_of_everything_seen(expected_calls: int, fewes
     assert chi_square < 43.8  # 19 degrees of freedom, one in a thousand
 
 
+@pytest.mark.parametrize("calls_a_step", [1, 2])
+def test_later_runs_draw_their_share_and_the_sum_stays_uniform(calls_a_step: int) -> None:
+    layer = torch.nn.Sequential(torch.nn.Linear(1, 1))
+    counts, drawn = torch.zeros(8), 0
+    for repeat in range(60):
+        total = Statistics(layers={})
+        for run in range(8):
+            earlier = total if run else None
+            with torch.no_grad(), DualMonitor(layer, 200, 100 * repeat + run, 5, earlier) as monitor:
+                for _ in range(5 * calls_a_step):
+                    layer(torch.zeros(100 + repeat, 1))  # merging is seeded by counts, so these must vary
+            found = replace(monitor.statistics(), runs=1)
+            rows = found.layers["0"].rows
+            assert rows is not None
+            drawn += len(rows)
+            rows[:] = run
+            total = total + found
+        rows = total.layers["0"].rows
+        assert rows is not None and 100 <= len(rows) <= 200
+        counts += torch.bincount(rows.flatten().long(), minlength=8)
+    expected = counts.sum() / 8
+    assert float(((counts - expected) ** 2 / expected).sum()) < 24.3  # 7 degrees of freedom, one in a thousand
+    assert drawn < 0.6 * 60 * 8 * 200
+
+
 class Wandering(torch.nn.Module):
     """Two layers that share their input, except in some calls."""
 
@@ -146,6 +181,7 @@ class Wandering(torch.nn.Module):
         return y if how == "first alone" else y + self.second(other)
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("odd", ["apart", "first alone", "second alone"])
 def test_layers_that_stop_sharing_their_input_keep_exact_sums(odd: str) -> None:
     net, generator = Wandering(), torch.Generator().manual_seed(0)
@@ -164,6 +200,7 @@ def test_layers_that_stop_sharing_their_input_keep_exact_sums(odd: str) -> None:
         assert layer.rows is not None and (layer.rows[:, None] == x.half()[None]).all(-1).any(1).all()
 
 
+@pytest.mark.usefixtures("way")
 def test_a_convolutions_patches_are_what_its_weight_is_multiplied_with() -> None:
     conv = torch.nn.Conv2d(3, 5, (3, 2), stride=(2, 1), padding=(1, 1), dilation=(1, 2), bias=False)
     x = torch.randn(2, 3, 7, 6).half().float()
@@ -177,6 +214,7 @@ def test_a_convolutions_patches_are_what_its_weight_is_multiplied_with() -> None
     assert distance.min(0).values.max() < 1e-4 and distance.min(1).values.max() < 1e-4
 
 
+@pytest.mark.usefixtures("way")
 def test_few_rows_are_all_kept_and_shared_inputs_are_stored_once(tmp_path: Path) -> None:
     path = tmp_path / "s.safetensors"
     statistics = measure(make_net(), inputs(1), rows=1000)

@@ -1,0 +1,94 @@
+"""Triton's kernels in its interpreter, against torch, and its compiler's result for GPUs that are not here."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hswq_core.fp8 import grid
+
+
+@pytest.fixture(autouse=True)
+def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("scale", [1.0, 0.0123, 3e-6])
+def test_every_code_is_multiplied_in_float32_and_rounded_once(dtype: torch.dtype, scale: float) -> None:
+    from hswq_core.kernels.fp8 import dequantize
+
+    codes = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).repeat(13)[:-3].view(5, -1)
+    expected = grid.dequantize(codes, torch.tensor(scale)).to(dtype)
+    torch.testing.assert_close(
+        dequantize(codes, torch.tensor([scale]), dtype), expected, rtol=0, atol=0, equal_nan=True
+    )
+
+
+@pytest.mark.parametrize("unit", [2.0**-10, 1.0, 2.0**7])
+def test_inputs_fill_the_grid(unit: float) -> None:
+    from hswq_core.kernels.fp8 import quantize
+
+    # Points of the grid alone: the interpreter does not round to the nearest as hardware does.
+    codes = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    codes = codes[codes.float().isfinite()].repeat(11)[:-3]
+    found, scale = quantize(codes.float() * unit, 1e-12)
+    assert float(scale) == unit
+    assert torch.equal(found.float(), codes.float())
+
+
+def test_zeros_stay_zeros() -> None:
+    from hswq_core.kernels.fp8 import quantize
+
+    found, scale = quantize(torch.zeros(37, 48), 1e-12)
+    assert float(scale) == pytest.approx(1e-12) and not found.float().any()
+
+
+def test_the_sums_kernel_is_checked_against_torch_before_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hswq_core.calibration import fused
+    from hswq_core.calibration.agreement import kernel_agrees_with_torch
+
+    agrees = kernel_agrees_with_torch.__wrapped__
+    launch = fused.measure_layer.launch
+    assert agrees(torch.device("cpu"))
+    monkeypatch.setattr(fused.measure_layer, "launch", lambda programs, *rest: launch(programs - 1, *rest))
+    assert not agrees(torch.device("cpu"))
+
+
+COMPILE = """
+import re, sys
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from hswq_core.kernels import fp8, layer_sums
+
+def compiled(function, architecture, **types):
+    pointers = [i for i, kind in enumerate(types.values()) if kind.startswith("*")]
+    attributes = {(i,): [["tt.divisibility", 16]] for i in pointers}
+    source = ASTSource(fn=function, signature=types, constexprs={}, attrs=attributes)
+    return triton.compile(source, target=GPUTarget("cuda", architecture, 32)).asm["ptx"]
+
+for architecture in map(int, sys.argv[1:]):
+    for kind in ("fp16", "bf16", "fp32"):
+        x = "*" + kind
+        ptx = compiled(
+            layer_sums._measure_layer, architecture, x=x, y=x, geometry="*i64", input_sums="*fp64",
+            output_sums="*fp64", chosen="*i64", rows="*fp16", first="i32", count="i32",
+        )
+        assert len(re.findall(r"ld[.]global[.]v4[.]b32", ptx)) >= 5, "input and output are read 16 bytes at a time"
+        compiled(fp8._dequantize_block, architecture, codes="*u8", scale="*fp32", out=x, count="i32")
+        if architecture >= 89:
+            compiled(fp8._largest_of_block, architecture, x=x, largest="*fp32", count="i32")
+            compiled(
+                fp8._quantize_block, architecture, x=x, largest="*fp32", scale_floor="fp32", codes="*fp8e4nv",
+                scale="*fp32", count="i32",
+            )
+"""
+
+
+def test_they_compile_for_old_and_new_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET")
+    command = [sys.executable, "-c", COMPILE, "75", "89", "120"]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[2])
