@@ -27,7 +27,7 @@ CURVE = (0.1, 0.25, 0.0, 0.5, 0.05)
 ABLATED = (("v1", 0.1), ("v1", 0.25))
 BATCH = 32
 PROBES = 16
-ROWS = 4096
+ROWS = 8192
 
 
 class Judge:

@@ -6,7 +6,8 @@ what has gone wrong so far (optimal brain quantization, Frantar et al., GPTQ, 20
 
 GPTQ keeps the K x K second moments of the inputs, which a convolution with K = 23,040 taps cannot afford. Rows are
 few (R of them), so the same answer is computed from R x R matrices: with H = X^T X + d I, what the remaining columns
-U should become is W_U + X_U^T (d I + X_U X_U^T)^-1 E, where E [R, C_out] is the output error so far.
+U should become is W_U + X_U^T (d I + X_U X_U^T)^-1 E, where E [R, C_out] is the output error so far. What comes out is
+then refined code by code (``refine.py``).
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from dataclasses import dataclass
 import torch
 
 from .grid import FP8_MAX, dequantize, quantize
+from .refine import refine
 
 ROUNDINGS = ("nearest", "calibrated")
-_LEAST_DAMPING = 0.01
+PASSES = 3
+_LEAST_DAMPING, _CAUTION = 0.01, 2.0
 _BLOCK = 512
 _INNER = 32
 
@@ -60,6 +63,7 @@ def round_calibrated(
     order = exact.argsort(descending=True, stable=True)
     columns, x = columns[order], x[:, order]
     codes, residual = _round_columns(columns, x, unit, damp)
+    codes, residual = refine(columns, codes, x, residual, unit, damp, PASSES)
     nearest = quantize(columns, unit)
     change, plain = (columns - dequantize(c, unit) for c in (codes, nearest))
     error = float(residual.square().sum() + damp * change.square().sum())
@@ -83,14 +87,15 @@ def damping(x: torch.Tensor) -> float:
     """What to add to the diagonal of X^T X, as a share of its mean, for want of more rows.
 
     The shrinkage towards the identity that has the least expected error (Ledoit and Wolf, A well-conditioned
-    estimator for large-dimensional covariance matrices, 2004), from the rows' own inner products.
+    estimator for large-dimensional covariance matrices, 2004), from the rows' own inner products. Twice that: it is
+    the best for the moments themselves, while rounding exploits the directions that they have too little of.
     """
     products = x @ x.t() if len(x) <= x.shape[1] else x.t() @ x
     squares = float(products.double().square().sum())
     noise = float(x.double().square().sum(1).square().sum()) - squares / len(x)
     signal = squares - float(x.double().square().sum()) ** 2 / x.shape[1]
     share = min(0.9, max(0.0, noise / signal)) if signal > 0 else 0.9
-    return max(_LEAST_DAMPING, share / (1 - share))
+    return max(_LEAST_DAMPING, _CAUTION * share / (1 - share))
 
 
 def _round_columns(
