@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import torch
 
-from .grid import FP8_MAX
+from .in_turn import COLUMNS, round_in_turn
 
 _BLOCK = 256
-_INNER = 32
 
 
 def refine(
@@ -54,15 +53,10 @@ def _refine_block(values: torch.Tensor, pull: torch.Tensor, curvature: torch.Ten
     """
     taken = torch.empty_like(values)
     steps = curvature.diagonal().reciprocal()
-    rounded = torch.empty(values.shape[1], dtype=torch.float8_e4m3fn, device=values.device)
-    for start in range(0, len(values), _INNER):
-        end = min(start + _INNER, len(values))
-        for j in range(start, end):
-            value, change = values[j], taken[j]
-            torch.addcmul(value, pull[j], steps[j], out=change)
-            rounded.copy_(change.clamp_(-FP8_MAX, FP8_MAX))
-            torch.sub(value, rounded.float(), out=change)
-            value.sub_(change)
-            pull[j + 1 : end].addr_(curvature[j, j + 1 : end], change)
-        pull[end:].addmm_(curvature[end:, start:end], taken[start:end])
+    coupling = curvature * steps
+    for start in range(0, len(values), COLUMNS):
+        here, rest = slice(start, start + COLUMNS), slice(start + COLUMNS, None)
+        best = torch.addcmul(values[here], pull[here], steps[here, None])
+        values[here], taken[here] = round_in_turn(best, coupling[here, here], values[here])
+        pull[rest].addmm_(curvature[rest, here], taken[here])
     return taken

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 
 import torch
 
-from .grid import FP8_MAX, dequantize, quantize
+from .grid import dequantize, quantize
+from .in_turn import COLUMNS, round_in_turn
 from .refine import refine
 
 ROUNDINGS = ("nearest", "calibrated")
 PASSES = 3
 _LEAST_DAMPING, _CAUTION = 0.01, 2.0
 _BLOCK = 512
-_INNER = 32
 
 
 @dataclass(frozen=True)
@@ -136,15 +136,11 @@ def _round_block(target: torch.Tensor, cost: torch.Tensor, scale: torch.Tensor) 
     """Codes of a block's columns [B, C_out], each one's error spread over the rest of the block as its cost says."""
     spread = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(cost)), upper=True)
     spread = spread / spread.diagonal()[:, None]
-    target = target / scale  # in units of the grid: a column then costs five small operations
+    target = target / scale  # in units of the grid
     codes = torch.empty_like(target, dtype=torch.float8_e4m3fn)
-    for start in range(0, len(target), _INNER):
-        end = min(start + _INNER, len(target))
-        errors = torch.empty_like(target[start:end])
-        for j in range(start, end):
-            wanted, error = target[j], errors[j - start]
-            codes[j].copy_(torch.clamp(wanted, -FP8_MAX, FP8_MAX, out=error))
-            torch.sub(wanted, codes[j].float(), out=error)
-            target[j + 1 : end].addr_(spread[j, j + 1 : end], error, alpha=-1)
+    for start in range(0, len(target), COLUMNS):
+        end = min(start + COLUMNS, len(target))
+        rounded, errors = round_in_turn(target[start:end], -spread[start:end, start:end])
+        codes[start:end] = rounded
         target[end:].addmm_(spread[start:end, end:].t(), errors, alpha=-1)
     return codes

@@ -57,12 +57,48 @@ def test_the_sums_kernel_is_checked_against_torch_before_it_is_used(monkeypatch:
     assert not agrees(torch.device("cpu"))
 
 
+def test_rounding_to_the_grid_is_torchs_own() -> None:
+    from hswq_core.kernels.in_turn import round_strips
+
+    generator = torch.Generator().manual_seed(0)
+    points = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    points = points[points.isfinite()].sort().values
+    ties = (points[1:] + points[:-1]) / 2
+    spread = torch.randn(3000, generator=generator) * torch.logspace(-6, 3, 3000)
+    target = torch.cat([points, ties, ties.nextafter(points[1:]), ties.nextafter(points[:-1]), spread])[None]
+    rounded, change = round_strips(target.clone(), torch.zeros(1, 1), None)
+    expected = grid.dequantize(grid.quantize(target))
+    assert torch.equal(rounded, expected) and torch.equal(change, target - expected)
+
+
+@pytest.mark.parametrize("against_values", [False, True])
+def test_rows_move_those_after_them(against_values: bool) -> None:
+    from hswq_core.fp8 import in_turn
+    from hswq_core.kernels.in_turn import round_strips
+
+    generator = torch.Generator().manual_seed(0)
+    target, values = torch.randn(2, 29, 70, generator=generator).mul(40).unbind()
+    coupling = torch.randn(29, 29, generator=generator) * 0.1
+    base = values if against_values else None
+    found = round_strips(target.clone(), coupling, base)
+    for row in range(29):
+        # In float64, from what the kernel itself has rounded before.
+        wanted = target[row].double() + coupling[:row, row].double() @ found[1][:row].double()
+        rounded = grid.dequantize(grid.quantize(wanted.float()))
+        assert (found[0][row] == rounded).float().mean() > 0.98
+        start = values[row] if against_values else wanted.float()
+        torch.testing.assert_close(found[1][row], start - found[0][row], rtol=0, atol=1e-4)
+    by_torch = in_turn.round_in_turn(target.clone(), coupling, base)
+    assert (by_torch[0][:5] == found[0][:5]).float().mean() > 0.98
+    assert in_turn._kernel_agrees.__wrapped__(torch.device("cpu"))
+
+
 COMPILE = """
 import re, sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from hswq_core.kernels import fp8, layer_sums
+from hswq_core.kernels import fp8, in_turn, layer_sums
 
 def compiled(function, architecture, **types):
     pointers = [i for i, kind in enumerate(types.values()) if kind.startswith("*")]
@@ -78,6 +114,10 @@ for architecture in map(int, sys.argv[1:]):
             output_sums="*fp64", chosen="*i64", rows="*fp16", first="i32", count="i32",
         )
         assert len(re.findall(r"ld[.]global[.]v4[.]b32", ptx)) >= 5, "input and output are read 16 bytes at a time"
+        compiled(
+            in_turn._round_strip, architecture, target="*fp32", values="*fp32", coupling="*fp32", rounded="*fp32",
+            change="*fp32", rows="i32", columns="i32", own="i32",
+        )
         compiled(fp8._dequantize_block, architecture, codes="*u8", scale="*fp32", out=x, count="i32")
         if architecture >= 89:
             compiled(fp8._largest_of_block, architecture, x=x, largest="*fp32", count="i32")
