@@ -29,7 +29,7 @@ def series(models: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     for name, figures in models.items():
         how, _, rest = name.partition(" ")
         line = f"{how.split('+')[0]} {rest.split()[0]}" if rest else ""
-        if line in _COLOURS and how in ("reference", "calibrated", "calibrated+measured"):
+        if len(rest.split()) == 2 and line in _COLOURS and how in ("reference", "calibrated", "calibrated+measured"):
             found.setdefault(line, []).append(figures)
     return {line: sorted(points, key=lambda p: p["bytes"]) for line, points in found.items()}
 

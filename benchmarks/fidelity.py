@@ -5,7 +5,8 @@
 On the bundled tiny model: 31 prompts to calibrate with, 64 others to judge by. Two measures, both against the
 FP16 model: *UNet error*, |y_q - y|^2 / |y|^2 of the UNet's output on the FP16 model's own trajectories, all
 steps (teacher-forced, the first 32 prompts); and *latent MSE* of the final latents, each model on its own
-trajectory. ``--peers`` is a folder of checkpoints made by ``benchmarks.peers``. Writes fidelity.json.
+trajectory. ``--peers`` is a folder of checkpoints made by ``benchmarks.peers``. Writes fidelity.json; models that
+are in it already, judged by as many pictures on the same machine, are not judged again.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from . import studio
 from .prompts import CALIBRATION, HELD_OUT
 
 CURVE = (0.1, 0.25, 0.0, 0.5, 0.05)
+BY_CHANNEL = (0.1, 0.25)
 ABLATED = (("v1", 0.1), ("v1", 0.25))
 BATCH = 32
 PROBES = 16
@@ -126,14 +128,16 @@ def variants(
             if not ratio:
                 yield f"calibrated {mode} 0", plain, {"mode": mode, "keep_ratio": 0.0, "rounding": "calibrated"}
                 continue
+            budgeted = {"mode": mode, "budget": str(size(mode, ratio)), "selection": "measured"}
             for rounding in ("nearest", "calibrated") if (mode, ratio) in ABLATED else ("calibrated",):
-                options = {
-                    "mode": mode,
-                    "budget": str(size(mode, ratio)),
-                    "rounding": rounding,
-                    "selection": "measured",
-                }
-                yield f"{rounding}+measured {mode} {ratio:g}", measured[mode, rounding], options
+                yield (
+                    f"{rounding}+measured {mode} {ratio:g}",
+                    measured[mode, rounding],
+                    {**budgeted, "rounding": rounding},
+                )
+            if mode == "v2" and ratio in BY_CHANNEL:
+                options = {**budgeted, "rounding": "calibrated", "scales": "channel"}
+                yield f"calibrated+measured v2 {ratio:g} by channel", measured["v2", "calibrated"], options
     options = {"mode": "comfy", "keep_ratio": 0.1, "rounding": "calibrated", "selection": "measured"}
     yield "calibrated+measured comfy 0.1", measured["v2", "calibrated"], options
 
@@ -183,23 +187,29 @@ def main() -> None:
     }
     print(f"calibrated and measured, {time.time() - started:.0f} s", flush=True)
     judge = Judge(original, args.images)
-    results: dict[str, dict[str, Any]] = {}
-
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    origin = {"machine": machine, "torch": torch.__version__, "images": args.images, "rows": ROWS}
+    file, candidate = args.output / "fidelity.json", args.output / "candidate.safetensors"
+    results: dict[str, dict[str, Any]] = {}
+    if file.is_file():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        found = before.pop("models")
+        results = found if before == origin else {}
 
     def keep(name: str, figures: dict[str, Any]) -> None:
         results[name] = figures
-        report = {"machine": machine, "torch": torch.__version__, "images": args.images, "models": results}
-        (args.output / "fidelity.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        file.write_text(json.dumps({**origin, "models": results}, indent=1) + "\n", encoding="utf-8")
         print(f"{name}  {figures['unet_error']:.2e}  {figures['latent_mse']:.2e}", flush=True)
 
     for name, own, options in variants(measured, lambda mode, ratio: results[f"reference {mode} {ratio:g}"]["bytes"]):
-        keep(name, judge.figures(write(original, args.output / "candidate.safetensors", own, **options)))
+        if name not in results:
+            keep(name, judge.figures(write(original, candidate, own, **options)))
     for path in sorted(args.peers.glob("*.safetensors")) if args.peers else []:
         # A peer's weights are stored as FP16 again; its size in its own format stands beside them.
         size = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["bytes"]
-        keep(path.stem, judge.figures(path) | {"bytes": size})
-    (args.output / "candidate.safetensors").unlink()
+        if path.stem not in results:
+            keep(path.stem, judge.figures(path) | {"bytes": size})
+    candidate.unlink(missing_ok=True)
     print(f"{args.images} images, {machine}, torch {torch.__version__}, {time.time() - started:.0f} s")
     print(table(results))
 

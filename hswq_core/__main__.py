@@ -23,7 +23,7 @@ from .files.checkpoint import CheckpointReader, check_target
 from .files.formats import FORMATS
 from .files.inspect import inspect_checkpoint
 from .fp8.rounding import ROUNDINGS
-from .planning.plan import make_plan
+from .planning.plan import SCALES, make_plan
 from .planning.selection import SELECTIONS
 from .quantize import quantize_checkpoint
 
@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     size.add_argument("--budget", default="", help="size the file may have: 3.2GB, or 57%% of the source")
     quantize.add_argument("--selection", choices=SELECTIONS, default="variance", help="how they are chosen")
     quantize.add_argument("--rounding", choices=ROUNDINGS, default="nearest")
+    quantize.add_argument("--scales", choices=SCALES, default="tensor", help="what has a scale of its own (v2)")
     quantize.add_argument("--keep", action="append", default=[], metavar="PATTERN", help="layers to keep in any case")
     quantize.add_argument(
         "--quantize", action="append", default=[], metavar="PATTERN", help="layers to quantize in any case"
@@ -109,6 +110,7 @@ def _quantize(args: argparse.Namespace) -> None:
             budget=args.budget,
             selection=args.selection,
             rounding=args.rounding,
+            scales=args.scales,
             force_keep=args.keep,
             force_quantize=args.quantize,
             progress=_progress_bar,

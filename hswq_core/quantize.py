@@ -39,6 +39,7 @@ class Report:
     budget: str
     selection: str
     rounding: str
+    scales: str
     kept_layers: int
     quantized_layers: int
     weighted_error: float
@@ -97,7 +98,13 @@ def quantize_checkpoint(
         measured = statistics.layers.get(layer) if statistics else None
         weight = source.tensor(key).to(device)
         try:
-            return quantize_weight(weight, measured, scaled=plan.format.scaled, rounding=plan.rounding)
+            return quantize_weight(
+                weight,
+                measured,
+                scaled=plan.format.scaled,
+                per_channel=plan.format.channel_scales,
+                rounding=plan.rounding,
+            )
         except ValueError as problem:
             raise CheckpointError(f"layer {layer}: {problem}", where=source.path, do="Repair the checkpoint") from None
 
@@ -130,6 +137,7 @@ def quantize_checkpoint(
         budget=plan.budget,
         selection=plan.selection,
         rounding=plan.rounding,
+        scales=plan.scales,
         kept_layers=len(plan.kept),
         quantized_layers=len(plan.quantized),
         weighted_error=error,

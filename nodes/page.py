@@ -91,6 +91,7 @@ def _curve(query: Mapping[str, str]) -> dict[str, object]:
             keep_ratio=0.0,
             budget=budget,
             selection=query.get("selection", "variance"),
+            scales=query.get("scales", "tensor"),
             force_keep=patterns(query.get("force_keep", "")),
             force_quantize=patterns(query.get("force_quantize", "")),
         )

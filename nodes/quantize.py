@@ -16,6 +16,7 @@ from ..hswq_core.files.formats import FORMATS
 from ..hswq_core.files.names import default_name, safe_file_name
 from ..hswq_core.fp8.rounding import ROUNDINGS
 from ..hswq_core.planning import make_plan
+from ..hswq_core.planning.plan import SCALES
 from ..hswq_core.planning.selection import SELECTIONS
 from ..hswq_core.quantize import quantize_checkpoint
 from .common import CATEGORY, HSWQStats, find_source, patterns, progress_bar, sources, statistics_of
@@ -103,6 +104,16 @@ class HSWQQuantize(io.ComfyNode):
                     optional=True,
                     tooltip="Layers to quantize in any case, written as above. HSWQ Report lists the names.",
                 ),
+                io.Combo.Input(
+                    "scales",
+                    options=list(SCALES),
+                    default="tensor",
+                    optional=True,
+                    tooltip=(
+                        "Of v2: one scale for a layer, as HSWQ has it, or one for each of its output channels, which "
+                        "is closer at the same size. HSWQ Loader opens both."
+                    ),
+                ),
             ],
             outputs=[
                 io.String.Output(
@@ -128,6 +139,7 @@ class HSWQQuantize(io.ComfyNode):
         force_keep: str = "",
         force_quantize: str = "",
         overwrite: bool = False,
+        scales: str = "tensor",
     ) -> io.NodeOutput:
         statistics = statistics_of(stats)
         category, path = find_source(source, statistics)
@@ -143,6 +155,7 @@ class HSWQQuantize(io.ComfyNode):
                 budget=budget.strip(),
                 selection=selection,
                 rounding=rounding,
+                scales=scales,
                 force_keep=patterns(force_keep),
                 force_quantize=patterns(force_quantize),
                 progress=progress,

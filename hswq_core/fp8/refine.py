@@ -29,7 +29,7 @@ def refine(
         codes: of Q, ``float8_e4m3fn`` [K, C_out].
         x: float32 [R, K].
         residual: X (W - Q), [R, C_out].
-        scale: float32 [1].
+        scale: float32 [1], or [C_out].
     """
     # In units of the grid, where a code is its own value.
     wanted, values, left = columns / scale, codes.float(), residual / scale

@@ -42,7 +42,7 @@ def round_calibrated(
 
     Args:
         weight: [C_out, C_in] or [C_out, C_in, kH, kW], finite.
-        scale: float32 [1].
+        scale: float32 [1], or [C_out].
         rows: [R, K] sampled inputs, K = C_in * kH * kW.
         second_moment: [C_in], the exact E[x^2]; the sample's columns are scaled to it.
 
@@ -55,7 +55,7 @@ def round_calibrated(
     x = _scaled_rows(rows.to(device).float(), exact)
     damp, unit = damping(x) * float(exact.mean()), scale.to(device)
     if not damp > 0:  # no input was ever anything but zero
-        return Rounded(quantize(weight, unit), 0.0, 0.0)
+        return Rounded(_as_weight(quantize(columns, unit), weight), 0.0, 0.0)
     if len(x) > x.shape[1]:
         # More rows than columns: the triangular factor has the same second moments in K rows.
         x = torch.linalg.qr(x, mode="r").R
@@ -73,7 +73,12 @@ def round_calibrated(
     # Back from columns in the order of importance to the weight's own.
     restored = torch.empty_like(codes, dtype=torch.uint8)
     restored[order] = codes.view(torch.uint8)
-    return Rounded(restored.t().contiguous().view(codes.dtype).view(weight.shape), error, nearest_error)
+    return Rounded(_as_weight(restored.view(codes.dtype), weight), error, nearest_error)
+
+
+def _as_weight(codes: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Codes [K, C_out] in the weight's shape."""
+    return codes.view(torch.uint8).t().contiguous().view(codes.dtype).view(weight.shape)
 
 
 def _scaled_rows(rows: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..calibration.statistics import LayerStatistics
+from .channel_scale import search_channel_scales
 from .grid import dequantize, quantize
 from .histogram import Histogram, histogram
 from .rounding import round_calibrated
@@ -17,7 +18,7 @@ from .scale import scale_of, search_amax
 
 @dataclass(frozen=True)
 class QuantizedWeight:
-    """FP8 codes, scale (float32 [1]), and what was lost.
+    """FP8 codes, scale (float32 [1], or [C_out]), and what was lost.
 
     ``error`` is the importance-weighted squared error of the weights, ``plain_error`` that of a plain cast.
     ``gain`` is the squared error of the layer's output over nearest rounding's, where rounding was calibrated.
@@ -31,27 +32,39 @@ class QuantizedWeight:
 
 
 def quantize_weight(
-    weight: torch.Tensor, measured: LayerStatistics | None, *, scaled: bool, rounding: str = "nearest"
+    weight: torch.Tensor,
+    measured: LayerStatistics | None,
+    *,
+    scaled: bool,
+    per_channel: bool = False,
+    rounding: str = "nearest",
 ) -> QuantizedWeight:
     """A weight with the best scale (V2), or with none (V1).
 
     Args:
         weight: [C_out, C_in] or [C_out, C_in, kH, kW], float of 16 bits or more.
         measured: the layer's statistics; ``None`` weighs all channels alike.
+        scaled, per_channel: whether there is a scale, and one for each output channel.
         rounding: ``nearest``, or ``calibrated`` where there are rows of the layer's input to calibrate with.
 
     Errors: ValueError for a weight that holds NaN or infinity.
     """
-    distribution = histogram(weight, measured.importance if measured else None)
-    scale = find_scale(distribution, scaled=scaled)
-    plain_error = squared_error(distribution, torch.ones(1))
-    error = squared_error(distribution, scale) if scaled else plain_error
+    importance = measured.importance if measured else None
+    distribution = histogram(weight, importance)
+    _check_finite(distribution)
+    error = plain_error = squared_error(distribution, torch.ones(1))
+    scale = torch.ones(1)
+    if scaled and per_channel:
+        scale, error = search_channel_scales(weight, importance)
+    elif scaled:
+        scale = find_scale(distribution, scaled=True)
+        error = squared_error(distribution, scale)
     if rounding == "calibrated" and measured is not None and can_calibrate(weight.shape, measured):
         assert measured.rows is not None
         rounded = round_calibrated(weight, scale, measured.rows, measured.second_moment)
         gain = rounded.error / rounded.nearest_error if rounded.nearest_error else 1.0
         return QuantizedWeight(rounded.codes, scale, error, plain_error, gain)
-    return QuantizedWeight(quantize(weight, scale), scale, error, plain_error)
+    return QuantizedWeight(quantize(weight, scale.view(-1, *[1] * (weight.dim() - 1))), scale, error, plain_error)
 
 
 def can_calibrate(shape: Sequence[int], measured: LayerStatistics) -> bool:
@@ -72,10 +85,14 @@ def relative_output_error(weight: torch.Tensor, measured: LayerStatistics, *, sc
 
 def find_scale(distribution: Histogram, *, scaled: bool) -> torch.Tensor:
     """The stored scale, float32 [1]: searched for V2, 1 for V1. Errors: ValueError for NaN or infinity."""
-    if not distribution.is_finite:
-        raise ValueError("the weights hold NaN or infinity")
+    _check_finite(distribution)
     # V1 needs no search: a clip below max|W| cannot lower the error (scale.py), above it nothing is clipped.
     return scale_of(search_amax(distribution, scaled=True).amax) if scaled else torch.ones(1)
+
+
+def _check_finite(distribution: Histogram) -> None:
+    if not distribution.is_finite:
+        raise ValueError("the weights hold NaN or infinity")
 
 
 def squared_error(distribution: Histogram, scale: torch.Tensor) -> float:

@@ -6,7 +6,7 @@ import fnmatch
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -22,6 +22,7 @@ from .damage import damage_of
 from .selection import SELECTIONS, check_keep_ratio, cut_by_bytes, cut_by_ratio, parse_budget
 from .source import check_model, fingerprint_of, layer_weights
 
+SCALES = ("tensor", "channel")
 _WEIGHT = ".weight"
 
 
@@ -72,6 +73,11 @@ class QuantizationPlan:
         return [layer for layer in self.layers if layer.quantize]
 
     @property
+    def scales(self) -> str:
+        """What has a scale of its own: every ``tensor``, every output ``channel``, or nothing."""
+        return ("channel" if self.format.channel_scales else "tensor") if self.format.scaled else ""
+
+    @property
     def nbytes(self) -> int:
         """The exact size of the file that will be written."""
         return FileLayout(self.layout, self.metadata()).nbytes
@@ -92,6 +98,7 @@ class QuantizationPlan:
             "hswq.budget": self.budget,
             "hswq.selection": self.selection,
             "hswq.rounding": self.rounding,
+            "hswq.scales": self.scales,
             "hswq.kept_layers": json.dumps([layer.layer for layer in self.kept]),
             "hswq.statistics_fingerprint": self.statistics_digest,
             "hswq.source_fingerprint": self.source_fingerprint,
@@ -106,6 +113,7 @@ class QuantizationPlan:
             "budget": self.budget,
             "selection": self.selection,
             "rounding": self.rounding,
+            "scales": self.scales,
             "bytes": self.nbytes,
             "source_bytes": self.source_bytes,
             "unet_bytes": self.unet_bytes,
@@ -136,6 +144,7 @@ def make_plan(
     budget: str = "",
     selection: str = "variance",
     rounding: str = "nearest",
+    scales: str = "tensor",
     force_keep: Sequence[str] = (),
     force_quantize: Sequence[str] = (),
     progress: Callable[[int, int], None] = lambda _done, _total: None,
@@ -144,6 +153,7 @@ def make_plan(
 
     Args:
         budget: the size the file may have ("3.2GB", or "57%" of the source); replaces the keep ratio unless empty.
+        scales: whether a ``tensor`` has one scale, or every output ``channel`` its own (V2 alone).
         force_keep, force_quantize: patterns of layer names (``*`` and ``?``) that are decided beforehand.
         progress: called with layers done and layers in all, where weights must be read to decide.
 
@@ -156,8 +166,14 @@ def make_plan(
         raise PlanError(f"there is no rounding {rounding!r}", do=f"Choose one of: {', '.join(ROUNDINGS)}")
     if selection not in SELECTIONS:
         raise PlanError(f"there is no selection {selection!r}", do=f"Choose one of: {', '.join(SELECTIONS)}")
+    if scales not in SCALES:
+        raise PlanError(f"there are no scales by {scales!r}", do=f"Choose one of: {', '.join(SCALES)}")
     check_keep_ratio(keep_ratio)
     form = FORMATS[mode]
+    if scales == "channel":
+        if not form.per_channel:
+            raise PlanError(f"{mode} has no scale for each channel", do="Choose v2, or scales by tensor")
+        form = replace(form, channel_scales=True)
     if statistics is not None:
         statistics.check_not_empty()
     prefix = find_prefix(source, statistics.layers if statistics else None)
@@ -232,7 +248,7 @@ def layout_of(
         if not layer.quantize:
             continue
         layout[layer.key] = ("F8_E4M3", layer.info.shape)
-        for name, tensor in form.side_tensors(layer.stem, torch.ones(1)).items():
+        for name, tensor in form.side_tensors_of(layer.stem, layer.info.shape).items():
             if name in source.tensors:
                 raise CheckpointError(
                     f"there is a tensor {name} already", where=source.path, do="Quantize the original"
@@ -246,7 +262,7 @@ def cost_of_keeping(name: str, info: TensorInfo, form: Format) -> int:
 
     In the header it adds its name to the metadata, and saves the entries of the tensors beside it.
     """
-    side = form.side_tensors(name, torch.ones(1))
+    side = form.side_tensors_of(name, info.shape)
     saved = sum(t.nbytes + len(_header_entry(key, t)) for key, t in side.items())
     return info.nbytes - math.prod(info.shape) - saved + len(json.dumps(name)) + 16
 

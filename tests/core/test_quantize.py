@@ -1,6 +1,7 @@
 """From a checkpoint and statistics to an FP8 file, read back with the official library."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,11 @@ from tests.core.conftest import PREFIX, Example, make_example
 FP8 = torch.float8_e4m3fn
 
 
-def run(example: Example, target: Path, mode: str, keep_ratio: float = 0.25, **options: object) -> Report:
+def run(
+    example: Example, target: Path, mode: str, keep_ratio: float = 0.25, scales: str = "tensor", **options: object
+) -> Report:
     with CheckpointReader(example.path) as source:
-        plan = make_plan(source, example.statistics, mode=mode, keep_ratio=keep_ratio)
+        plan = make_plan(source, example.statistics, mode=mode, keep_ratio=keep_ratio, scales=scales)
         return quantize_checkpoint(source, plan, example.statistics, target, **options)
 
 
@@ -69,6 +72,37 @@ def test_file_matches_its_format(example: Example, tmp_path: Path, mode: str) ->
     assert report.bytes == target.stat().st_size
     unet = sum(t.nbytes for k, t in written.items() if k.startswith(PREFIX))
     assert report.unet_bytes == unet
+
+
+def test_every_output_channel_can_have_a_scale(example: Example, tmp_path: Path) -> None:
+    whole, each = tmp_path / "tensor.safetensors", tmp_path / "channel.safetensors"
+    example.statistics = replace(example.statistics, fingerprint=None)  # the weights change
+    for layer in ("blocks.3.weight", "conv.weight"):  # rows of very different sizes, one of them zero
+        weight = example.tensors[PREFIX + layer]
+        weight *= torch.logspace(-3, 0, len(weight)).view(-1, *[1] * (weight.dim() - 1))
+        weight[5] = 0
+    save_file(example.tensors, example.path)
+    plain, found = (run(example, path, "v2", 0.0, scales) for path, scales in ((whole, "tensor"), (each, "channel")))
+    assert found.scales == "channel" and header(each)["hswq.scales"] == "channel"
+    assert found.weighted_error < 0.9 * plain.weighted_error
+    assert found.bytes == each.stat().st_size
+    written, total = load_file(each), 0.0
+    for layer, statistics in example.statistics.layers.items():
+        source, codes = example.tensors[f"{PREFIX}{layer}.weight"].float(), written[f"{PREFIX}{layer}.weight"]
+        scale = written[f"{PREFIX}{layer}.scale"]
+        assert codes.dtype == FP8 and scale.dtype == torch.float32 and scale.shape == (len(source),)
+        broad = scale.view(-1, *[1] * (source.dim() - 1))
+        assert torch.equal(codes.view(torch.uint8), quantize(source, broad).view(torch.uint8))
+        lost = (codes.float() * broad - source).square().double()
+        total += float((lost.movedim(1, -1) @ statistics.importance).sum())
+    assert found.weighted_error == pytest.approx(total, rel=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["v1", "comfy"])
+def test_formats_without_a_scale_for_each_channel_refuse_it(example: Example, tmp_path: Path, mode: str) -> None:
+    with pytest.raises(PlanError, match="Choose v2"):
+        run(example, tmp_path / "out.safetensors", mode, 0.0, "channel")
+    assert not (tmp_path / "out.safetensors").exists()
 
 
 def test_the_layers_with_the_largest_output_variance_are_kept(example: Example, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import { heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt } from "./cu
 import { megabytes, percent } from "./format.js";
 import { addView, FP8, KEPT, make, onChange, onServerEvent, place, widgetNamed } from "./widget.js";
 
-const ASKED = ["source", "mode", "selection", "budget", "force_keep", "force_quantize"];
+const ASKED = ["source", "mode", "selection", "budget", "force_keep", "force_quantize", "scales"];
 const HEIGHT = 96;
 const WAITING = "Once the model is calibrated, layers and sizes are shown here.";
 

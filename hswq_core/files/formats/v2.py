@@ -1,4 +1,4 @@
-"""V2, high-performance scaled: W = W8 * S, with the inverse scale S in ``L.scale``, F32 [1]."""
+"""V2, high-performance scaled: W = W8 * S, with the inverse scale S in ``L.scale``, F32 [1], or [C_out] on request."""
 
 from .base import Format
 
