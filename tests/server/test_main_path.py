@@ -147,6 +147,21 @@ def test_a_byte_budget(server: ComfyServer, quantized: dict[str, Path], selectio
     assert 0.98 * allowed < size <= allowed and report["bytes"] == size
 
 
+def test_a_scale_for_each_channel(server: ComfyServer, quantized: dict[str, Path]) -> None:
+    assert quantized
+    flow = {"stats": w.node("HSWQLoadStatistics", file="shared.safetensors")}
+    flow |= w.quantize(["stats", 0], scales="channel", keep_ratio=0.25, filename="channel")
+    server.run(flow)
+    written = load_file(server.output / "checkpoints/channel.safetensors")
+    layers = [key.removesuffix(".weight") for key, tensor in written.items() if tensor.dtype == FP8]
+    assert layers and all(written[f"{e}.scale"].shape == written[f"{e}.weight"].shape[:1] for e in layers)
+    flow = w.plain("reference", prompt="heart", seed=3, steps=8)
+    flow |= w.hswq_loaded("channel", "channel.safetensors", prompt="heart", seed=3, steps=8)
+    flow["compare"] = w.node("HSWQCompare", reference=["reference_decode", 0], candidate=["channel_decode", 0])
+    flow["figures"] = w.node("PreviewAny", source=["compare", 3])
+    assert 0.9 < json.loads(server.run(flow)["figures"]["text"][0])["ssim"] < 1
+
+
 def test_quantized_pictures_stay_close(server: ComfyServer, quantized: dict[str, Path]) -> None:
     flow = w.plain("reference", prompt="heart", seed=3, steps=8)
     for mode, path in quantized.items():
