@@ -17,6 +17,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -154,17 +155,18 @@ def confidence(ours: list[float], theirs: list[float]) -> tuple[float, float]:
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    heads = f"{'model':<34}{'MB':>7}{'UNet error':>12}{'latent MSE':>12}{'SSIM':>8}{'PSNR':>7}"
+    heads = f"{'model':<39}{'MB':>7}{'UNet error':>12}{'latent MSE':>12}{'median':>10}{'SSIM':>8}{'PSNR':>7}"
     lines = [f"{heads}   against the reference of its size"]
     for name, r in results.items():
-        line = f"{name:<34}{r['bytes'] / 1e6:>7.3f}{r['unet_error']:>12.2e}{r['latent_mse']:>12.2e}"
-        line += f"{r['ssim']:>8.4f}{r['psnr']:>7.2f}"
+        line = f"{name:<39}{r['bytes'] / 1e6:>7.3f}{r['unet_error']:>12.2e}{r['latent_mse']:>12.2e}"
+        line += f"{median(r['latent_mse_each']):>10.2e}{r['ssim']:>8.4f}{r['psnr']:>7.2f}"
         how, mode, ratio = (*name.split(), "", "")[:3]
         rival = results.get(f"reference {mode} {ratio}")
         if rival is not None and how != "reference":
             low, high = confidence(r["latent_mse_each"], rival["latent_mse_each"])
             unet, latent = r["unet_error"] / rival["unet_error"], r["latent_mse"] / rival["latent_mse"]
             line += f"   UNet {unet:.4f}, latent {latent:.3f} [{low:.3f}, {high:.3f}]"
+            line += f", median {median(r['latent_mse_each']) / median(rival['latent_mse_each']):.3f}"
         lines.append(line)
     return "\n".join(lines)
 

@@ -1,0 +1,61 @@
+"""Whether a cheaper rule could say which layers are worth measuring: what is lost if only those may be kept.
+
+    python -m benchmarks.shortlist --comfyui DIR --folder DIR
+
+On the bundled tiny model, V1, calibrated rounding. Kept are the layers that avoid most damage for their bytes, as a
+budget keeps them, of all layers or of the shortlist alone; the figures are the damage that is left, over that with all.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Set
+from pathlib import Path
+
+from . import fidelity, studio
+
+SHARE_OF_BYTES = 0.16  # what the reference keeps with a keep ratio of 0.10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--comfyui", type=Path, required=True, help="a ComfyUI checkout")
+    parser.add_argument("--folder", type=Path, required=True)
+    args = parser.parse_args()
+    studio.start(args.comfyui)
+    from hswq.hswq_core.files.checkpoint import CheckpointReader  # type: ignore[import-not-found]
+    from hswq.hswq_core.fp8.weight import relative_output_error  # type: ignore[import-not-found]
+    from hswq.hswq_core.planning.selection import cut_by_bytes, ranked  # type: ignore[import-not-found]
+
+    args.folder.mkdir(parents=True, exist_ok=True)
+    original = studio.TINY_MODEL / "hswq_tiny.safetensors"
+    model, statistics = fidelity.calibrate(original, args.folder / "shortlist.safetensors")
+    measured = fidelity.measure(model, statistics, "v1", "calibrated").layers
+    impact = {name: layer.impact for name, layer in measured.items()}
+    error: dict[str, float] = {}
+    cost: dict[str, int] = {}
+    with CheckpointReader(original) as source:
+        for name, layer in measured.items():
+            weight = source.tensor(f"model.diffusion_model.{name}.weight")
+            error[name], cost[name] = relative_output_error(weight, layer, scaled=False), weight.numel()
+    variance = {name: layer.sensitivity for name, layer in measured.items()}
+    available = int(SHARE_OF_BYTES * sum(cost.values()))
+
+    def left(shortlist: Set[str]) -> float:
+        kept = cut_by_bytes({name: impact[name] for name in shortlist}, cost, available, per_byte=True)
+        return sum(impact[name] for name in impact.keys() - kept)
+
+    everything = left(impact.keys())
+    largest = ranked(impact)
+    print(f"{len(impact)} layers; of all damage: ", end="")
+    print(", ".join(f"{name} {impact[name] / sum(impact.values()):.2f}" for name in largest[:3]))
+    rules = {"error": error, "variance": variance}
+    rules |= {f"{rule} per byte": {n: v / cost[n] for n, v in values.items()} for rule, values in rules.items()}
+    for rule, values in rules.items():
+        order = ranked(values)
+        found = (f"{share:.0%} {left(set(order[: int(share * len(order))])) / everything:.2f}" for share in (0.5, 0.75))
+        print(f"measuring the upper part by {rule}: " + ", ".join(found))
+
+
+if __name__ == "__main__":
+    main()
