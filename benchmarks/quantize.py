@@ -14,7 +14,6 @@ import argparse
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -33,6 +32,7 @@ from hswq_core.planning import make_plan
 from hswq_core.quantize import quantize_checkpoint
 
 from .geometry import PASS_THROUGH, sdxl_unet
+from .memory import resident
 from .reference import reference_amax
 
 PREFIX = "model.diffusion_model."
@@ -83,7 +83,7 @@ def run_job(job: str, path: Path, target: Path) -> None:
     """One mode in a process of its own; prints seconds and peak memory as JSON."""
     with CheckpointReader(path) as source:
         statistics = make_statistics(source)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = resident("VmHWM")
         started = time.perf_counter()
         if job == "cast":
             plain_cast(source, target)
@@ -92,10 +92,8 @@ def run_job(job: str, path: Path, target: Path) -> None:
             plan = make_plan(source, statistics, mode=mode, keep_ratio=0.0, selection=selection or "variance")
             quantize_checkpoint(source, plan, statistics, target, overwrite=True)
         seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(
-        json.dumps({"seconds": seconds, "peak": peak * 1024, "before": before * 1024, "bytes": target.stat().st_size})
-    )
+    peak = resident("VmHWM")
+    print(json.dumps({"seconds": seconds, "peak": peak, "before": before, "bytes": target.stat().st_size}))
 
 
 def plain_cast(source: CheckpointReader, target: Path) -> None:

@@ -89,14 +89,8 @@ def test_a_model_with_a_lora_and_a_control_net(probing: ComfyServer, lowvram: bo
     )
     flow["low"] = w.node("ProbeLowVram", model=["lora", 0])
     flow |= chain(["low" if lowvram else "lora", 0], name)
-    flow["net"] = w.node("ControlNetLoader", control_net_name="full.safetensors")
-    flow["hint"] = w.node("EmptyImage", width=256, height=256, batch_size=1, color=0x3080C0)
-    flow["control"] = w.node(
-        "ControlNetApplyAdvanced", positive=["x_positive", 0], negative=["x_negative", 0], control_net=["net", 0],
-        image=["hint", 0], strength=1.0, start_percent=0.0, end_percent=1.0,
-    )  # fmt: skip
-    sampler = flow["x_sampler"]["inputs"]
-    sampler |= {"model": ["calibrate", 0], "positive": ["control", 0], "negative": ["control", 1]}
+    w.add_control_net(flow, "x", "full.safetensors")
+    flow["x_sampler"]["inputs"]["model"] = ["calibrate", 0]
     probing.run(flow)
     patched = assert_exact(probing, name)
 

@@ -148,16 +148,10 @@ def test_a_control_net_acts_on_v2_as_on_its_exact_model(probing: ComfyServer, ki
     probing.run(flow)
     probing.get("/object_info")
 
-    flow = {"net": w.node("ControlNetLoader", control_net_name=f"{kind}.safetensors")}
-    flow["hint"] = w.node("EmptyImage", width=256, height=256, batch_size=1, color=0x3080C0)
+    flow = {}
     for name in ("v2", "v2_exact"):
         flow |= w.hswq_loaded(name, f"{name}.safetensors", steps=3)
-        flow[f"{name}_control"] = w.node(
-            "ControlNetApplyAdvanced", positive=[f"{name}_positive", 0], negative=[f"{name}_negative", 0],
-            control_net=["net", 0], image=["hint", 0], strength=1.0, start_percent=0.0, end_percent=1.0,
-        )  # fmt: skip
-        sampler = flow[f"{name}_sampler"]["inputs"]
-        sampler |= {"positive": [f"{name}_control", 0], "negative": [f"{name}_control", 1]}
+        w.add_control_net(flow, name, f"{kind}.safetensors")
     flow |= w.hswq_loaded("plain", "v2.safetensors", steps=3)
     for other, reference in (("v2", "v2_exact"), ("plain", "v2")):
         images = {"reference": [f"{reference}_decode", 0], "candidate": [f"{other}_decode", 0]}

@@ -88,5 +88,16 @@ def hswq_loaded(name: str, checkpoint: str, **options: Any) -> Workflow:
     return loader | sampling(*_outputs(f"{name}_loader"), name, **options)
 
 
+def add_control_net(flow: Workflow, name: str, file: str) -> None:
+    """Let a control net act on the sampling whose nodes begin with ``name``."""
+    flow[f"{name}_net"] = node("ControlNetLoader", control_net_name=file)
+    flow[f"{name}_hint"] = node("EmptyImage", width=256, height=256, batch_size=1, color=0x3080C0)
+    flow[f"{name}_control"] = node(
+        "ControlNetApplyAdvanced", positive=[f"{name}_positive", 0], negative=[f"{name}_negative", 0],
+        control_net=[f"{name}_net", 0], image=[f"{name}_hint", 0], strength=1.0, start_percent=0.0, end_percent=1.0,
+    )  # fmt: skip
+    flow[f"{name}_sampler"]["inputs"] |= {"positive": [f"{name}_control", 0], "negative": [f"{name}_control", 1]}
+
+
 def _outputs(loader: str) -> tuple[list[Any], list[Any], list[Any]]:
     return [loader, 0], [loader, 1], [loader, 2]
