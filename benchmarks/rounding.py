@@ -83,7 +83,8 @@ def main() -> None:
     print(f"{'':<28}" + "".join(f"{f'{form}, {count:,}':>12}" for form, count in heads))
     for part in dict.fromkeys(key[0] for key in logs):
         values = [logs.get((part, *head)) for head in heads]
-        print(f"{part:<28}" + "".join(f"{math.exp(sum(v) / len(v)) if v else math.nan:>12.3f}" for v in values))
+        figures = (f"{math.exp(sum(v) / len(v)):.3f}" if v else "" for v in values)
+        print(f"{part:<28}" + "".join(f"{figure:>12}" for figure in figures))
 
 
 if __name__ == "__main__":
