@@ -15,7 +15,7 @@ import comfy.quant_ops
 import torch
 from comfy.quant_ops import QuantizedTensor
 
-from ..hswq_core.kernels.launch import triton_works
+from ..hswq_core.kernels.launch import fits_dequantize, triton_works
 
 _STOCK_LAYOUT = "TensorCoreFP8Layout"
 _OUR_LAYOUT = "HSWQScaledFP8Layout"
@@ -42,7 +42,7 @@ def _register_layout() -> str:
 
 
 def _dequantized(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    if triton_works(codes.device) and codes.is_contiguous() and scale.numel() == 1 and scale.device == codes.device:
+    if triton_works(codes.device) and fits_dequantize(codes, scale):
         from ..hswq_core.kernels.fp8 import dequantize
 
         return dequantize(codes, scale, dtype)

@@ -60,6 +60,12 @@ class Kernel:
             compiled[(programs, 1, 1)](*arguments)
 
 
+def fits_dequantize(codes: torch.Tensor, scale: torch.Tensor) -> bool:
+    """Whether ``fp8.dequantize`` is for this weight: e4m3 (files of other tools have e5m2, too) with one scale."""
+    one_scale = scale.numel() == 1 and scale.dtype == torch.float32 and scale.device == codes.device
+    return codes.dtype == torch.float8_e4m3fn and one_scale and codes.is_contiguous()
+
+
 def is_aligned(*tensors: torch.Tensor) -> bool:
     """Whether all of them begin at multiples of 16 bytes, as kernels are compiled for."""
     return not any(tensor.data_ptr() % 16 for tensor in tensors)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hswq_core.fp8 import grid
+from hswq_core.kernels.launch import fits_dequantize
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +26,15 @@ def test_every_code_is_multiplied_in_float32_and_rounded_once(dtype: torch.dtype
     torch.testing.assert_close(
         dequantize(codes, torch.tensor([scale]), dtype), expected, rtol=0, atol=0, equal_nan=True
     )
+
+
+def test_which_weights_the_kernel_is_for() -> None:
+    codes, one = torch.zeros(4, 6).to(torch.float8_e4m3fn), torch.ones(1)
+    assert fits_dequantize(codes, one) and fits_dequantize(codes, one.reshape(()))
+    assert not fits_dequantize(codes.float().to(torch.float8_e5m2), one)
+    assert not fits_dequantize(codes, torch.ones(4, 1))
+    assert not fits_dequantize(codes, one.half())
+    assert not fits_dequantize(codes.t(), one)
 
 
 @pytest.mark.parametrize("unit", [2.0**-10, 1.0, 2.0**7])
