@@ -8,7 +8,6 @@ width on 64 x 64 latents.
 
 from __future__ import annotations
 
-import argparse
 import platform
 import statistics as stats
 import tempfile
@@ -24,8 +23,7 @@ from .prompts import CALIBRATION
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, required=True, help="a ComfyUI checkout")
+    parser = studio.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     studio.start(args.comfyui)

@@ -11,7 +11,6 @@ are in it already, judged by as many pictures on the same machine, are not judge
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import time
@@ -172,8 +171,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, required=True, help="a ComfyUI checkout")
+    parser = studio.parser(__doc__)
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--output", type=Path, default=studio.ROOT / "fidelity_output")
     parser.add_argument("--peers", type=Path, help="a folder with checkpoints of peers")

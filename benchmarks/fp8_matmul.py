@@ -9,7 +9,6 @@ benchmarks.fidelity.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -31,8 +30,7 @@ def rounded_linear(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, required=True, help="a ComfyUI checkout")
+    parser = studio.parser(__doc__)
     parser.add_argument("--images", type=int, default=32)
     args = parser.parse_args()
     studio.start(args.comfyui)

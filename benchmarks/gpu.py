@@ -7,11 +7,9 @@
 
 from __future__ import annotations
 
-import argparse
 import statistics as stats
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -85,10 +83,7 @@ def copies_to_host(model: Any) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, required=True, help="a ComfyUI checkout")
-    parser.add_argument("--folder", type=Path, required=True)
-    args = parser.parse_args()
+    args = studio.parser(__doc__, folder=True).parse_args()
     studio.start(args.comfyui)
     import comfy.sd
     from hswq.hswq_core.calibration.session import CalibrationSession  # type: ignore[import-not-found]

@@ -9,7 +9,6 @@ sampling step would: our weights stay mapped to the file until then.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics as stats
 import subprocess
@@ -73,9 +72,7 @@ def make_files(folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, required=True, help="a ComfyUI checkout")
-    parser.add_argument("--folder", type=Path, required=True)
+    parser = studio.parser(__doc__, folder=True)
     parser.add_argument("--job", choices=JOBS, help="one load in this process, as JSON")
     args = parser.parse_args()
     if args.job:

@@ -7,10 +7,8 @@ Every eighth layer of the bundled tiny model that has enough rows; geometric mea
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -23,10 +21,7 @@ ROWS = (1024, 4096, 8192)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, required=True, help="a ComfyUI checkout")
-    parser.add_argument("--folder", type=Path, required=True)
-    args = parser.parse_args()
+    args = studio.parser(__doc__, folder=True).parse_args()
     studio.start(args.comfyui)
     from hswq.hswq_core.files.checkpoint import CheckpointReader  # type: ignore[import-not-found]
     from hswq.hswq_core.fp8 import rounding  # type: ignore[import-not-found]

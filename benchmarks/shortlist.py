@@ -8,9 +8,7 @@ budget keeps them, of all layers or of the shortlist alone; the figures are the 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Set
-from pathlib import Path
 
 from . import fidelity, studio
 
@@ -18,10 +16,7 @@ SHARE_OF_BYTES = 0.16  # what the reference keeps with a keep ratio of 0.10
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--comfyui", type=Path, required=True, help="a ComfyUI checkout")
-    parser.add_argument("--folder", type=Path, required=True)
-    args = parser.parse_args()
+    args = studio.parser(__doc__, folder=True).parse_args()
     studio.start(args.comfyui)
     from hswq.hswq_core.files.checkpoint import CheckpointReader  # type: ignore[import-not-found]
     from hswq.hswq_core.fp8.weight import relative_output_error  # type: ignore[import-not-found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,15 @@ _inference.__enter__()
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY_MODEL = ROOT / "tests" / "tiny_model"
+
+
+def parser(description: str | None, *, folder: bool = False) -> argparse.ArgumentParser:
+    """The options of a benchmark that needs a ComfyUI, and a folder for large files if it is to have one."""
+    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--comfyui", type=Path, required=True, help="a ComfyUI checkout")
+    if folder:
+        found.add_argument("--folder", type=Path, required=True)
+    return found
 
 
 def start(comfyui: Path) -> None:

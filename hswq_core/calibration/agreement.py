@@ -1,20 +1,15 @@
-"""Whether Triton's kernel can be trusted on a GPU: it is tried before the first run, on a few small tensors.
-
-Compilers, drivers and cards are many, and sums that are wrong would not be noticed before pictures suffer.
-"""
+"""Whether Triton's kernel can be trusted on a GPU: it is tried before the first run, on a few small tensors."""
 
 from __future__ import annotations
 
-import logging
 import math
-from functools import cache
 
 import torch
 
+from ..kernels.launch import tried_once
 from .fused import FusedSums
 from .rows import Draw, Positions, Window
 
-logger = logging.getLogger(__name__)
 _WINDOW = Window((3, 3), (2, 1), (1, 1), (1, 1))
 # Shapes of input and output, where their channels are, and the window of a convolution.
 _CALLS = (
@@ -25,17 +20,10 @@ _CALLS = (
 )
 
 
-@cache
+@tried_once("calibrating")
 def kernel_agrees_with_torch(device: torch.device) -> bool:
     """Whether it measures on this device what torch does, in every type that models compute in."""
-    try:
-        agrees = all(_agrees(device, dtype) for dtype in (torch.float16, torch.bfloat16, torch.float32))
-    except Exception as error:  # whatever a compiler can throw
-        logger.warning("HSWQ: calibrating without Triton, which fails here (%s)", error)
-        return False
-    if not agrees:
-        logger.warning("HSWQ: calibrating without Triton, whose sums are wrong here")
-    return agrees
+    return all(_agrees(device, dtype) for dtype in (torch.float16, torch.bfloat16, torch.float32))
 
 
 def _agrees(device: torch.device, dtype: torch.dtype) -> bool:

@@ -51,13 +51,12 @@ def quantize_weight(
     """
     importance = measured.importance if measured else None
     distribution = histogram(weight, importance)
-    _check_finite(distribution)
+    per_channel = per_channel and scaled
+    scale = find_scale(distribution, scaled=scaled and not per_channel)
     error = plain_error = squared_error(distribution, torch.ones(1))
-    scale = torch.ones(1)
-    if scaled and per_channel:
+    if per_channel:
         scale, error = search_channel_scales(weight, importance)
     elif scaled:
-        scale = find_scale(distribution, scaled=True)
         error = squared_error(distribution, scale)
     if rounding == "calibrated" and measured is not None and can_calibrate(weight.shape, measured):
         assert measured.rows is not None
@@ -85,14 +84,10 @@ def relative_output_error(weight: torch.Tensor, measured: LayerStatistics, *, sc
 
 def find_scale(distribution: Histogram, *, scaled: bool) -> torch.Tensor:
     """The stored scale, float32 [1]: searched for V2, 1 for V1. Errors: ValueError for NaN or infinity."""
-    _check_finite(distribution)
-    # V1 needs no search: a clip below max|W| cannot lower the error (scale.py), above it nothing is clipped.
-    return scale_of(search_amax(distribution, scaled=True).amax) if scaled else torch.ones(1)
-
-
-def _check_finite(distribution: Histogram) -> None:
     if not distribution.is_finite:
         raise ValueError("the weights hold NaN or infinity")
+    # V1 needs no search: a clip below max|W| cannot lower the error (scale.py), above it nothing is clipped.
+    return scale_of(search_amax(distribution, scaled=True).amax) if scaled else torch.ones(1)
 
 
 def squared_error(distribution: Histogram, scale: torch.Tensor) -> float:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable
-from functools import cache
+from collections.abc import Callable, Hashable
+from functools import cache, wraps
 from typing import Any
 
 import torch
@@ -20,6 +20,30 @@ def triton_works(device: torch.device) -> bool:
         and device.index == torch.cuda.current_device()
         and _compiles(device.index)
     )
+
+
+def tried_once(purpose: str) -> Callable[[Callable[[torch.device], bool]], Callable[[torch.device], bool]]:
+    """Makes of a kernel's comparison with torch one that is made once a device; the kernel is used only if it holds.
+
+    Compilers, drivers and cards are many, and results that are wrong would only show in pictures.
+    """
+
+    def decorate(agrees: Callable[[torch.device], bool]) -> Callable[[torch.device], bool]:
+        @cache
+        @wraps(agrees)
+        def trusted(device: torch.device) -> bool:
+            try:
+                if agrees(device):
+                    return True
+                reason = "its results are wrong here"
+            except Exception as error:  # whatever a compiler can throw
+                reason = str(error)
+            logger.warning("HSWQ: %s without Triton (%s)", purpose, reason)
+            return False
+
+        return trusted
+
+    return decorate
 
 
 @cache
