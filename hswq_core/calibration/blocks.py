@@ -1,83 +1,119 @@
-"""Sums of a tensor on a CPU, block by block, so that each block is read from memory once and then from the cache.
+"""Sums of a tensor on a CPU: as few operations as there are, and large tensors in blocks that stay in the caches.
 
-Written as whole-tensor operations, |x|, x^2 and their sums read and write a large tensor seven times, which takes as
-long as the layer itself.
+Most layers of a small model take microseconds, in which every operation counts. Of large ones memory counts: |x|, x^2
+and their sums read and write a tensor seven times, and where one core reads what another has written, that takes as
+long as the layer itself. So every core has its own part of each block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
+from functools import cache
 
 import torch
 
-_BLOCK = 1 << 17  # numbers; half a megabyte, and as much again for |x| or x^2
+from .layer_sums import SeparateSums
+
+# Numbers of a block for each core, half a megabyte and a whole one: inputs need as much again of its cache for |x|.
+_INPUT_SHARE, _OUTPUT_SHARE = 1 << 17, 1 << 18
 
 
-class Blocks:
-    """Scratch memory for the sums of any number of tensors, one after the other."""
+class Scratch:
+    """Memory that all layers of a model work in, one after the other.
+
+    Views of it are kept for every shape, since making one takes as long as a small sum.
+    """
 
     def __init__(self) -> None:
-        self._scratch, self._ones = torch.empty(_BLOCK), torch.ones(_BLOCK)
-        self._rooms: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
+        self.cores = torch.get_num_threads()
+        self._memory = torch.empty(0)
+        self._views: dict[torch.Size, torch.Tensor] = {}
+        self.ones = cache(lambda *shape: torch.ones(shape))
+        self.column_sums = cache(_column_sums)
+        self.plane_sums = cache(_plane_sums)
 
-    def add_input(self, x: torch.Tensor, channel: int, out: torch.Tensor) -> None:
-        """Sums of |x|, x and x^2 over all dimensions but ``channel``, into float32 ``out`` [3, C]."""
-        if not x.numel():
-            return
+    def like(self, x: torch.Tensor) -> torch.Tensor:
+        """Room for as many float32 numbers in x's shape."""
+        if x.shape not in self._views:
+            if len(self._memory) < x.numel():
+                self._memory = torch.empty(x.numel())
+                self._views.clear()
+            self._views[x.shape] = self._memory[: x.numel()].view(x.shape)
+        return self._views[x.shape]
+
+
+def _column_sums(parts: int, columns: int) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """Room for three sums of every column of every part: [3, parts, 1, columns], and each of the three."""
+    sums = torch.empty(3, parts, 1, columns)
+    return sums, sums.unbind()
+
+
+def _plane_sums(pictures: int, channels: int) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """Room for three sums of every plane: [3, pictures, channels], and each of the three as [pictures * channels]."""
+    sums = torch.empty(3, pictures, channels)
+    return sums, sums.view(3, -1).unbind()
+
+
+class BlockSums(SeparateSums):
+    """The places of one layer."""
+
+    def __init__(self, places: torch.Tensor, results: torch.Tensor, scratch: Scratch) -> None:
+        super().__init__(places, results)
+        self._as_columns = places[:, None, None].unbind()
+        self._scratch = scratch
+
+    def add_input(self, x: torch.Tensor, channel: int) -> None:
+        """Sums of |x|, x and x^2."""
+        channels, block = x.shape[channel], _INPUT_SHARE * self._scratch.cores
+        divide = x.numel() > 2 * block  # less than two blocks are not worth the operations
         if channel == x.dim() - 1:
-            self._by_last(x.reshape(-1, x.shape[-1]), out)
+            self._by_last(x, max(1, block // channels) if divide else None)
         else:
-            channels, area = x.shape[channel], x.shape[channel + 1 :].numel()
-            self._by_row(x.reshape(-1, area), channels, out)
+            area = x.shape[channel + 1 :].numel()
+            self._by_plane(x.reshape(-1, area), channels, max(1, block // area) if divide else None)
 
-    def add_output(self, y: torch.Tensor, out: torch.Tensor) -> None:
-        """Sums of y and y^2 over everything, into float32 ``out`` [2]."""
-        flat = y.reshape(-1)
-        if not len(flat):
+    def add_output(self, y: torch.Tensor) -> None:
+        """Sums of y and y^2."""
+        plain, square = self.results
+        y, block = y.reshape(-1), _OUTPUT_SHARE * self._scratch.cores
+        if len(y) <= 2 * block:
+            y = y.float()
+            torch.sum(y, 0, out=plain)
+            torch.dot(y, y, out=square)
             return
-        parts = [flat] if len(flat) <= _BLOCK else flat.split(_BLOCK)
-        sums = out[:, None] if len(parts) == 1 else torch.empty(2, len(parts))
-        for block, plain, square in zip(parts, *sums.unbind(), strict=True):
+        for part in y.split(block):
+            part = part.float()
+            plain += part.sum()
+            square += part.dot(part)
+
+    def _by_last(self, x: torch.Tensor, rows: int | None) -> None:
+        """Of rows [..., C], so many at a time if not all at once."""
+        channels = x.shape[-1]
+        if rows is None:
+            self._add_up_columns(x.reshape(1, -1, channels), self._as_columns)
+            return
+        for block in x.reshape(-1, channels).split(rows):
+            parts = self._scratch.cores if len(block) % self._scratch.cores == 0 else 1
+            sums, each = self._scratch.column_sums(parts, channels)
+            self._add_up_columns(block.view(parts, -1, channels), each)
+            self.places += sums.sum((1, 2))
+
+    def _add_up_columns(self, x: torch.Tensor, sums: Iterable[torch.Tensor]) -> None:
+        """Of [parts, N, C] into three [parts, 1, C]: products with ones are faster than sums over rows."""
+        absolute, plain, square = sums
+        x, ones, scratch = x.float(), self._scratch.ones(x.shape[0], 1, x.shape[1]), self._scratch.like(x)
+        torch.bmm(ones, x, out=plain)
+        torch.bmm(ones, torch.abs(x, out=scratch), out=absolute)
+        torch.bmm(ones, torch.mul(scratch, scratch, out=scratch), out=square)
+
+    def _by_plane(self, x: torch.Tensor, channels: int, planes: int | None) -> None:
+        """Of planes [N * C, area], those of one picture's channels one after the other, so many at a time or all."""
+        sums, each = self._scratch.plane_sums(len(x) // channels, channels)
+        whole = (x, *each)
+        for block, absolute, plain, norm in zip(*(t.split(planes) for t in whole), strict=True) if planes else (whole,):
             block = block.float()
-            torch.sum(block, 0, out=plain)
-            torch.dot(block, block, out=square)
-        if len(parts) > 1:
-            torch.sum(sums, 1, out=out)
-
-    def _by_last(self, x: torch.Tensor, out: torch.Tensor) -> None:
-        """Of rows [N, C]: a product with ones adds up columns faster than a sum over the outer dimension does."""
-        absolute, plain, square = out[:, None]
-        first = 0.0
-        for block in _rows_of(x):
-            scratch, ones = self._room(*block.shape)
-            plain.addmm_(ones, block, beta=first)
-            absolute.addmm_(ones, torch.abs(block, out=scratch), beta=first)
-            square.addmm_(ones, torch.mul(block, block, out=scratch), beta=first)
-            first = 1.0
-
-    def _by_row(self, x: torch.Tensor, channels: int, out: torch.Tensor) -> None:
-        """Of planes [N * C, area], those of one picture's channels one after the other."""
-        sums, begin = torch.empty(3, len(x)), 0
-        for block in _rows_of(x):
-            absolute, plain, norm = sums[:, begin : begin + len(block)]
+            torch.sum(torch.abs(block, out=self._scratch.like(block)), 1, out=absolute)
             torch.sum(block, 1, out=plain)
             torch.linalg.vector_norm(block, 2, 1, out=norm)
-            torch.sum(torch.abs(block, out=self._room(*block.shape)[0]), 1, out=absolute)
-            begin += len(block)
-        sums[2].square_()
-        torch.sum(sums.view(3, -1, channels), 1, out=out)
-
-    def _room(self, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scratch [rows, columns] and ones [1, rows]; views are made once, as they cost as much as a small sum."""
-        if (rows, columns) not in self._rooms:
-            size = rows * columns
-            base = self._scratch if size <= _BLOCK else torch.empty(size)  # a single row may be longer than a block
-            self._rooms[rows, columns] = base[:size].view(rows, columns), self._ones[None, :rows]
-        return self._rooms[rows, columns]
-
-
-def _rows_of(x: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Blocks of whole rows, in float32."""
-    step = max(1, _BLOCK // max(1, x.shape[1]))
-    for block in (x,) if len(x) <= step else x.split(step):
-        yield block.float()
+        each[2].square_()
+        torch.sum(sums, 1, out=self.places)

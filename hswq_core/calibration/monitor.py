@@ -15,9 +15,10 @@ from typing import Any
 import torch
 
 from .inputs import InputRecorder
+from .layer_sums import LayerSums
 from .rows import Positions, Reservoir, Window
 from .statistics import LayerStatistics, Statistics
-from .sums import LayerSums, SumBank
+from .sums import SumBank
 
 _FULL = 0.9
 """A sample of this share of its size is one that later runs need not fill up."""
@@ -123,7 +124,8 @@ class DualMonitor:
 
     def _see(self, layer: _Layer, identity: torch.Tensor, y: torch.Tensor) -> None:
         # Views cost as much as a small sum, and samplers run without gradients anyway.
-        x, y = (t.detach() if t.requires_grad else t for t in (identity, y))
+        x = identity.detach() if identity.requires_grad else identity
+        y = y.detach() if y.requires_grad else y
         if layer.sums is None:
             layer.device = x.device
             layer.sums = self._bank(layer).of(layer.name, layer.window)

@@ -310,6 +310,7 @@ def _merge_rows(a: torch.Tensor, b: torch.Tensor, seen_a: int, seen_b: int) -> t
     wanted = int((torch.rand(size, generator=generator) < seen_a / (seen_a + seen_b)).sum())
     from_a = max(size - len(b), min(wanted, len(a)))
     from_b = min(size - from_a, len(b))
-    pick_a = torch.randperm(len(a), generator=generator)[:from_a]
-    pick_b = torch.randperm(len(b), generator=generator)[:from_b]
-    return torch.cat([a[pick_a], b[pick_b]])
+    merged = a.new_empty(from_a + from_b, a.shape[1])  # samples of all layers are gigabytes: each row is copied once
+    for part, place in ((a, merged[:from_a]), (b, merged[from_a:])):
+        torch.index_select(part, 0, torch.randperm(len(part), generator=generator)[: len(place)], out=place)
+    return merged

@@ -6,29 +6,15 @@ places of all layers into the totals, so a layer costs as few kernels as its red
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Mapping
 
 import torch
 
 from ..kernels.launch import triton_works
-from . import reductions
-from .blocks import Blocks
-from .rows import Draw, Window
-
-
-class LayerSums(Protocol):
-    """The places of one layer."""
-
-    def add(self, x: torch.Tensor | None, channel: int, y: torch.Tensor, draw: Draw | None) -> None:
-        """Measure one call.
-
-        Args:
-            x: the input, summed over all but its channel dimension; ``None`` where another layer measures it.
-            y: the output, summed over everything.
-            draw: rows to take from the input.
-        """
-        ...
+from .blocks import BlockSums, Scratch
+from .layer_sums import LayerSums
+from .reductions import ReductionSums
+from .rows import Window
 
 
 def way_for(device: torch.device) -> str:
@@ -60,7 +46,7 @@ class SumBank:
             total += count
         self._row = {name: row for row, name in enumerate(channels)}
         self._way = way_for(device)
-        self._separate = Blocks() if self._way == "blocks" else reductions
+        self._scratch = Scratch()
         # Programs of one launch add to the same place in any order, which only float64 does not show.
         narrow = wide if self._way == "kernels" else torch.float32
         self._input = torch.zeros(3, total, dtype=narrow, device=device)
@@ -78,7 +64,7 @@ class SumBank:
 
             return FusedSums(self._input, self._output, self._spans[name].start, self._row[name], window)
         places, results = self._input[:, self._spans[name]], self._output[:, self._row[name]]
-        return _SeparateSums(places, results, self._separate.add_input, self._separate.add_output)
+        return BlockSums(places, results, self._scratch) if self._way == "blocks" else ReductionSums(places, results)
 
     def copy_history(self, source: str, target: str) -> None:
         """Give a layer the input sums that another has had until the last fold."""
@@ -99,24 +85,3 @@ class SumBank:
             {name: inputs[:, span].clone() for name, span in self._spans.items()},
             {name: outputs[:, row].clone() for name, row in self._row.items()},
         )
-
-
-class _SeparateSums:
-    """Input, rows and output one after the other, by torch's operations."""
-
-    def __init__(
-        self,
-        places: torch.Tensor,
-        results: torch.Tensor,
-        add_input: Callable[[torch.Tensor, int, torch.Tensor], None],
-        add_output: Callable[[torch.Tensor, torch.Tensor], None],
-    ) -> None:
-        self._places, self._results = places, results
-        self._add_input, self._add_output = add_input, add_output
-
-    def add(self, x: torch.Tensor | None, channel: int, y: torch.Tensor, draw: Draw | None) -> None:
-        if x is not None:
-            self._add_input(x, channel, self._places)
-            if draw is not None:
-                draw.take(x)
-        self._add_output(y, self._results)
