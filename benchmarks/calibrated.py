@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from hswq_core.calibration import Statistics
+from hswq_core.calibration import Statistics, load_statistics, save_statistics
 from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.planning import make_plan
 from hswq_core.quantize import quantize_checkpoint
@@ -52,7 +52,7 @@ def run(source: Path, statistics: Path, target: Path, device: str) -> None:
     before = resident("VmHWM")
     started = time.perf_counter()
     with CheckpointReader(source) as reader:
-        measured = Statistics.load(statistics)
+        measured = load_statistics(statistics)
         plan = make_plan(reader, measured, mode="v2", keep_ratio=0.0, rounding="calibrated")
         report = quantize_checkpoint(reader, plan, measured, target, overwrite=True, device=device)
     figures = {
@@ -82,7 +82,7 @@ def main() -> None:
     with CheckpointReader(source) as reader:
         prefix = "model.diffusion_model."
         shapes = {k.removeprefix(prefix).removesuffix(".weight"): i.shape for k, i in reader.tensors.items()}
-        with_rows(make_statistics(reader), shapes, args.rows).save(statistics)
+        save_statistics(with_rows(make_statistics(reader), shapes, args.rows), statistics)
     sizes = [path.stat().st_size / 1e9 for path in (source, statistics)]
     print(
         f"checkpoint {sizes[0]:.2f} GB, statistics {sizes[1]:.2f} GB, {os.cpu_count()} cores, {args.device}", flush=True

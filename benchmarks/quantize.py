@@ -23,7 +23,9 @@ from pathlib import Path
 import torch
 
 from hswq_core.calibration import LayerStatistics, Statistics
-from hswq_core.files.checkpoint import CheckpointReader, CheckpointWriter, FileLayout, tensor_bytes
+from hswq_core.files.checkpoint import CheckpointReader
+from hswq_core.files.dtypes import tensor_bytes
+from hswq_core.files.writer import CheckpointWriter, FileLayout
 from hswq_core.fp8.grid import quantize
 from hswq_core.fp8.histogram import histogram
 from hswq_core.fp8.scale import search_amax, weighted_errors

@@ -16,12 +16,14 @@ import torch
 
 from . import __version__
 from .calibration.coverage import coverage_warnings
-from .calibration.statistics import Statistics, merge
+from .calibration.statistics import merge
+from .calibration.statistics_file import load_statistics, save_statistics
 from .convert import TARGETS, convert_checkpoint
 from .errors import HSWQError, PlanError
-from .files.checkpoint import CheckpointReader, check_target
+from .files.checkpoint import CheckpointReader
 from .files.formats import FORMATS
 from .files.inspect import inspect_checkpoint
+from .files.writer import check_target
 from .fp8.rounding import ROUNDINGS
 from .planning.plan import SCALES, make_plan
 from .planning.selection import SELECTIONS
@@ -100,7 +102,7 @@ def _inspect(args: argparse.Namespace) -> None:
 
 
 def _quantize(args: argparse.Namespace) -> None:
-    statistics = Statistics.load(args.stats) if args.stats else None
+    statistics = load_statistics(args.stats) if args.stats else None
     with CheckpointReader(args.source) as source:
         plan = make_plan(
             source,
@@ -148,8 +150,8 @@ def _convert(args: argparse.Namespace) -> None:
 
 def _merge(args: argparse.Namespace) -> None:
     check_target(args.target, overwrite=args.overwrite)
-    total = merge(Statistics.load(part) for part in args.parts)
-    total.save(args.target)
+    total = merge(load_statistics(part) for part in args.parts)
+    save_statistics(total, args.target)
     print(f"{args.target}: {len(total.layers)} layers, {total.runs} runs, {total.samples} samples")
     for warning in coverage_warnings(total):
         print(f"warning: {warning}")

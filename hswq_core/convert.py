@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 
 from .errors import CheckpointError, PlanError, TargetError
-from .files.checkpoint import CheckpointReader, CheckpointWriter, FileLayout, dtype_name, tensor_bytes
+from .files.checkpoint import CheckpointReader
+from .files.dtypes import dtype_name, tensor_bytes
 from .files.formats import COMFY, V2, Format
 from .files.layers import FP8_DTYPES, MARKERS, check_scales, checked_scale, find_prefix, scale_key
+from .files.writer import CheckpointWriter, FileLayout
 from .fp8.grid import dequantize
 from .quantize import Progress
 

@@ -11,7 +11,9 @@ import torch
 from .calibration.coverage import coverage_warnings
 from .calibration.statistics import Statistics
 from .errors import CheckpointError, TargetError
-from .files.checkpoint import CheckpointReader, CheckpointWriter, FileLayout, tensor_bytes
+from .files.checkpoint import CheckpointReader
+from .files.dtypes import tensor_bytes
+from .files.writer import CheckpointWriter, FileLayout
 from .fp8.weight import QuantizedWeight, quantize_weight
 from .parallel import ordered_map
 from .planning.plan import QuantizationPlan

@@ -2,5 +2,6 @@
 
 from .monitor import DualMonitor, quantizable_layers
 from .statistics import LayerStatistics, Statistics
+from .statistics_file import load_statistics, save_statistics
 
-__all__ = ["DualMonitor", "LayerStatistics", "Statistics", "quantizable_layers"]
+__all__ = ["DualMonitor", "LayerStatistics", "Statistics", "load_statistics", "quantizable_layers", "save_statistics"]

@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 from ..errors import StatisticsError
 from ..fingerprint import Fingerprint
 from .statistics import Statistics
+from .statistics_file import load_statistics, save_statistics
 
 logger = logging.getLogger(__name__)
 _SPARING = 10.0
@@ -46,7 +47,7 @@ class CalibrationSession:
         if reset:
             path.unlink(missing_ok=True)
         elif path.exists():
-            stored = Statistics.load(path)
+            stored = load_statistics(path)
             if stored.fingerprint is None or not stored.fingerprint.matches(fingerprint):
                 raise StatisticsError(
                     "this session holds statistics of another model",
@@ -58,7 +59,7 @@ class CalibrationSession:
     @classmethod
     def load(cls, path: Path) -> CalibrationSession:
         """The session in an existing file. Errors: StatisticsError when it is missing, damaged or of no known model."""
-        stored = Statistics.load(path)
+        stored = load_statistics(path)
         if stored.fingerprint is None:
             raise StatisticsError("the statistics do not say of which model they are", where=path, do="Calibrate again")
         return cls._of(path.resolve(), stored, reset=False)
@@ -103,7 +104,7 @@ class CalibrationSession:
         begin = time.monotonic()
         self._tried = self.statistics
         try:
-            self.statistics.save(self.path)
+            save_statistics(self.statistics, self.path)
         except StatisticsError as error:
             logger.warning("HSWQ: %s It is kept in memory and written with the next run.", error)
         self._written = time.monotonic()

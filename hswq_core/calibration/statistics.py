@@ -1,39 +1,18 @@
-"""Calibration statistics: exact sums per layer, added up over runs and machines, kept in a safetensors file.
-
-File format, one group per layer named by its module path in the diffusion model:
-``<layer>.importance`` [C_in] = E|x|, ``<layer>.second_moment`` [C_in] = E[x^2], ``<layer>.mean`` [C_in] = E[x],
-``<layer>.output`` [3] float64 = count, E[y], E[y^2], ``<layer>.count`` [1] float64 = input rows seen, and
-optionally ``<layer>.rows`` [R, C_in] float16, a uniform sample of them. Convolutions with a kernel larger than
-one have ``<layer>.patches`` [R, C_in * kH * kW] beside it, of which ``rows`` is the centre. Layers whose rows are the
-same (to_q, to_k, to_v) store them once; ``hswq.shared_rows`` names the layer that has them.
-
-``<layer>.impact`` [1] float64 is the measured sensitivity, where it was measured (``hswq.impact_of`` says for which
-format and rounding). The model's own inputs, kept to measure on, are ``inputs.<n>``; ``hswq.inputs`` lists each
-input's tensors by argument.
-"""
+"""Calibration statistics: exact sums per layer, added up over runs and machines."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ..errors import StatisticsError
-from ..files.checkpoint import remove_leftovers
 from ..fingerprint import Fingerprint
 from .inputs import ModelInput, join_inputs, spread
 
-FORMAT_VERSION = "1"
 NOISE_BINS = 10
-_PARTS = ("importance", "second_moment", "mean", "output", "count")
 
 
 @dataclass(frozen=True)
@@ -147,77 +126,6 @@ class Statistics:
                 hashed.update(values.float().numpy().tobytes())
         return hashed.hexdigest()[:16]
 
-    def save(self, path: Path) -> None:
-        """Write the file whole or not at all: a temporary file beside it, then a rename."""
-        tensors: dict[str, torch.Tensor] = {}
-        shared_rows: dict[str, str] = {}
-        owners: dict[int, str] = {}
-        for name, layer in self.layers.items():
-            tensors[f"{name}.importance"] = layer.importance.float()
-            tensors[f"{name}.second_moment"] = layer.second_moment.float()
-            tensors[f"{name}.mean"] = layer.mean.float()
-            tensors[f"{name}.output"] = layer.output_sums / torch.tensor([1.0, *[layer.output_sums[0]] * 2])
-            tensors[f"{name}.count"] = torch.tensor([layer.input_rows], dtype=torch.float64)
-            if layer.rows is not None:
-                owner = owners.setdefault(id(layer.rows), name)
-                if owner != name:
-                    shared_rows[name] = owner
-                elif (taps := layer.rows.shape[1] // layer.channels) > 1:
-                    tensors[f"{name}.patches"] = layer.rows.contiguous()
-                    centre = layer.rows.view(len(layer.rows), -1, taps)[:, :, taps // 2]
-                    tensors[f"{name}.rows"] = centre.contiguous()
-                else:
-                    tensors[f"{name}.rows"] = layer.rows.contiguous()
-            if layer.impact is not None:
-                tensors[f"{name}.impact"] = torch.tensor([layer.impact], dtype=torch.float64)
-        inputs, named_inputs = [], {}
-        for entry in self.inputs:
-            keys = {k: named_inputs.setdefault(id(t), (f"inputs.{len(named_inputs)}", t))[0] for k, t in entry.items()}
-            inputs.append(keys)
-        tensors |= {key: tensor.contiguous() for key, tensor in named_inputs.values()}
-        metadata = {
-            "hswq.kind": "statistics",
-            "hswq.format_version": FORMAT_VERSION,
-            "hswq.runs": str(self.runs),
-            "hswq.samples": str(self.samples),
-            "hswq.steps": str(self.steps),
-            "hswq.samplers": json.dumps(sorted(self.samplers)),
-            "hswq.noise_levels": json.dumps(self.noise_levels),
-            "hswq.inputs": json.dumps(inputs),
-            "hswq.impact_of": self.impact_of,
-            "hswq.shapes": json.dumps({name: layer.shape for name, layer in self.layers.items()}),
-            "hswq.model_fingerprint": self.fingerprint.text if self.fingerprint else "",
-            "hswq.shared_rows": json.dumps(shared_rows),
-        }
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(path)
-            save_file(tensors, temporary, metadata=metadata)
-            os.replace(temporary, path)
-        except (OSError, SafetensorError) as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise StatisticsError(
-                f"the statistics could not be written ({error})", where=path, do="Free disk space or check the folder"
-            ) from error
-
-    @staticmethod
-    def load(path: Path) -> Statistics:
-        """Read a statistics file. Errors: StatisticsError when it is missing, damaged or something else."""
-        if not path.is_file():
-            raise StatisticsError("there is no such statistics file", where=path, do="Calibrate first")
-        remedy = "Calibrate again, or choose a file that HSWQ calibration wrote"
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("hswq.kind") != "statistics":
-                    raise StatisticsError("this is not an HSWQ statistics file", where=path, do=remedy)
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-            return _parse(tensors, metadata)
-        except (OSError, SafetensorError, ValueError, KeyError, RuntimeError, AttributeError) as error:
-            raise StatisticsError(f"the statistics file is damaged ({error})", where=path, do=remedy) from error
-
 
 def merge(parts: Iterable[Statistics]) -> Statistics:
     """The sum of all parts, exact. Errors: StatisticsError when they are of different models."""
@@ -239,46 +147,6 @@ def check_same_model(a: Statistics, b: Statistics) -> None:
                 where=name,
                 do="Merge only sessions of one model",
             )
-
-
-def _parse(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> Statistics:
-    shared_rows = json.loads(metadata.get("hswq.shared_rows", "{}"))
-    shapes = json.loads(metadata.get("hswq.shapes", "{}"))
-    layers: dict[str, LayerStatistics] = {}
-    for key in tensors:
-        name, _, part = key.rpartition(".")
-        if part != "output":
-            continue
-        group = {p: tensors[f"{name}.{p}"].double() for p in _PARTS}
-        rows = int(group["count"].item())
-        owner = shared_rows.get(name, name)
-        means = torch.stack([group["importance"], group["mean"], group["second_moment"]])
-        count, mean, square = group["output"].tolist()
-        if rows <= 0 or count <= 0 or not means.isfinite().all():
-            raise ValueError(f"{name}: counts and means must be finite and positive")
-        layers[name] = LayerStatistics(
-            input_rows=rows,
-            input_sums=means * rows,
-            output_sums=torch.tensor([count, mean * count, square * count], dtype=torch.float64),
-            rows=tensors.get(f"{owner}.patches", tensors.get(f"{owner}.rows")),
-            impact=float(tensors[f"{name}.impact"]) if f"{name}.impact" in tensors else None,
-            shape=tuple(shapes.get(name, ())),
-        )
-    if not layers:
-        raise ValueError("no layers")
-    return Statistics(
-        layers=layers,
-        runs=int(metadata["hswq.runs"]),
-        samples=int(metadata["hswq.samples"]),
-        steps=int(metadata["hswq.steps"]),
-        fingerprint=Fingerprint.parse(metadata.get("hswq.model_fingerprint", "")),
-        samplers=frozenset(json.loads(metadata.get("hswq.samplers", "[]"))),
-        noise_levels=tuple(json.loads(metadata.get("hswq.noise_levels", json.dumps([0] * NOISE_BINS)))),
-        inputs=tuple(
-            {k: tensors[key] for k, key in entry.items()} for entry in json.loads(metadata.get("hswq.inputs", "[]"))
-        ),
-        impact_of=metadata.get("hswq.impact_of", ""),
-    )
 
 
 def _add(a: LayerStatistics, b: LayerStatistics, merged_rows: dict[tuple[int, int], torch.Tensor]) -> LayerStatistics:

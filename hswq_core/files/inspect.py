@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, dataclass
 
-from .checkpoint import CheckpointReader, is_float
-from .layers import FP8_DTYPES, find_prefix, scale_key
+from .checkpoint import CheckpointReader
+from .layers import FP8_DTYPES, find_prefix, layer_weights, scale_key
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,13 @@ class Inspection:
 def inspect_checkpoint(reader: CheckpointReader) -> Inspection:
     """Look at the header alone. Errors: CheckpointError when there is no diffusion model in the file."""
     prefix = find_prefix(reader)
-    quantized, unquantized, scales, sizes = [], [], Counter[str](), Counter[str]()
-    for key, info in sorted(reader.tensors.items()):
-        if not (key.startswith(prefix) and key.endswith(".weight") and len(info.shape) in (2, 4)):
-            continue
-        layer = key[len(prefix) : -len(".weight")]
+    quantized, unquantized, scales, sizes = [], [], set[str](), Counter[str]()
+    for layer, info in sorted(layer_weights(reader, prefix).items()):
         if info.dtype in FP8_DTYPES:
             quantized.append(layer)
-            scale = scale_key(reader.tensors, key[: -len(".weight")])
-            scales[scale[1] if scale else "none"] += 1
-        elif is_float(info.dtype):
+            scale = scale_key(reader.tensors, prefix + layer)
+            scales.add(scale[1] if scale else "none")
+        else:
             unquantized.append(layer)
             sizes[info.dtype] += info.nbytes
     by_dtype: Counter[str] = Counter()
@@ -82,7 +79,7 @@ def inspect_checkpoint(reader: CheckpointReader) -> Inspection:
     )
 
 
-def _format_name(quantized: list[str], scales: Counter[str]) -> str:
+def _format_name(quantized: list[str], scales: set[str]) -> str:
     if not quantized:
         return "not quantized"
     by_suffix = {

@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointError
-from .checkpoint import CheckpointReader, is_float
+from .checkpoint import CheckpointReader, TensorInfo
+from .dtypes import is_float
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "")
 """Where the diffusion model may begin, most specific first."""
 
-_WEIGHT = ".weight"
+WEIGHT = ".weight"
 FP8_DTYPES = ("F8_E4M3", "F8_E5M2")
 MARKERS = (".comfy_quant", ".input_scale", ".scale_input")
 """What other formats store beside a layer: it steers their own FP8 code and means nothing without it."""
@@ -40,7 +41,7 @@ def check_scales(source: CheckpointReader, prefix: str) -> None:
     """
     remedy = "The file is damaged or was changed; quantize the model again"
     tensors = {key: info for key, info in source.tensors.items() if key.startswith(prefix)}
-    layers = {k.removesuffix(_WEIGHT) for k, i in tensors.items() if k.endswith(_WEIGHT) and i.dtype in FP8_DTYPES}
+    layers = {k.removesuffix(WEIGHT) for k, i in tensors.items() if k.endswith(WEIGHT) and i.dtype in FP8_DTYPES}
     without = sorted(layer for layer in layers if scale_key(tensors, layer) is None)
     if without and (len(without) < len(layers) or source.metadata.get("hswq.mode") in _SCALED_MODES):
         raise CheckpointError(f"the scale of the FP8 layer {without[0]} is missing", where=source.path, do=remedy)
@@ -49,7 +50,7 @@ def check_scales(source: CheckpointReader, prefix: str) -> None:
         layer = key.removesuffix(suffix or "")
         if suffix is None or layer in layers:
             continue
-        beside = tensors.get(layer + _WEIGHT)
+        beside = tensors.get(layer + WEIGHT)
         if beside is None:
             orphan = suffix != ".scale"  # a norm has a parameter of this name, and no weight
         else:
@@ -80,6 +81,18 @@ def checked_scale(name: str, scale: torch.Tensor, shape: tuple[int, ...], where:
     raise CheckpointError(f"the scale {name} has the shape {shapes}", where=where, do=remedy)
 
 
+def layer_weights(source: CheckpointReader, prefix: str) -> dict[str, TensorInfo]:
+    """The weights of Linear and Conv2d layers under the prefix, by layer: 2-D and 4-D, float or FP8."""
+    return {
+        key[len(prefix) : -len(WEIGHT)]: info
+        for key, info in source.tensors.items()
+        if key.startswith(prefix)
+        and key.endswith(WEIGHT)
+        and len(info.shape) in (2, 4)
+        and (is_float(info.dtype) or info.dtype in FP8_DTYPES)
+    }
+
+
 def find_prefix(source: CheckpointReader, layers: Iterable[str] | None = None) -> str:
     """Where the diffusion model stands in the file: the known prefix under which its layers are found.
 
@@ -89,12 +102,12 @@ def find_prefix(source: CheckpointReader, layers: Iterable[str] | None = None) -
     Errors: CheckpointError when there is none.
     """
     if layers is None:
-        ends = {key for key in source.tensors if key.endswith(_WEIGHT)}
+        ends = {key for key in source.tensors if key.endswith(WEIGHT)}
         found = {p: sum(key.startswith(p) for key in ends) for p in PREFIXES}
         best = next((p for p in PREFIXES if found[p]), "")
     else:
         wanted = list(layers)
-        found = {p: sum(f"{p}{name}{_WEIGHT}" in source.tensors for name in wanted) for p in PREFIXES}
+        found = {p: sum(f"{p}{name}{WEIGHT}" in source.tensors for name in wanted) for p in PREFIXES}
         best = max(PREFIXES, key=lambda p: found[p])
     if not found[best]:
         raise CheckpointError(

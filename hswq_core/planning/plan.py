@@ -13,17 +13,18 @@ import torch
 from .. import __version__
 from ..calibration.statistics import Statistics
 from ..errors import CheckpointError, PlanError, StatisticsError
-from ..files.checkpoint import CheckpointReader, FileLayout, TensorInfo, dtype_name, is_float, nbytes_of
+from ..files.checkpoint import CheckpointReader, TensorInfo
+from ..files.dtypes import dtype_name, is_float, nbytes_of
 from ..files.formats import FORMATS, Format
-from ..files.layers import find_prefix
+from ..files.layers import WEIGHT, find_prefix, layer_weights
+from ..files.writer import FileLayout
 from ..fp8.rounding import ROUNDINGS
 from ..fp8.weight import can_calibrate
 from .damage import damage_of
 from .selection import SELECTIONS, check_keep_ratio, cut_by_bytes, cut_by_ratio, parse_budget
-from .source import check_model, fingerprint_of, layer_weights
+from .source import check_model, fingerprint_of
 
 SCALES = ("tensor", "channel")
-_WEIGHT = ".weight"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class LayerPlan:
     @property
     def stem(self) -> str:
         """The layer's name in the file: its key without ``.weight``."""
-        return self.key[: -len(_WEIGHT)]
+        return self.key[: -len(WEIGHT)]
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ def make_plan(
     candidates = sorted(name for name in weights if name not in reasons and name not in forced)
     damage: dict[str, float] = {}
     if statistics is not None:
-        damage = damage_of(candidates, lambda n: f"{prefix}{n}{_WEIGHT}", source, statistics, form, selection, progress)
+        damage = damage_of(candidates, lambda n: f"{prefix}{n}{WEIGHT}", source, statistics, form, selection, progress)
     elif budget or keep_ratio > 0:
         raise PlanError("choosing layers to keep needs statistics", do="Give statistics, or a keep ratio of 0")
 
@@ -206,7 +207,7 @@ def make_plan(
             reason = reasons.get(name) or (why if name in kept else "")
             default = "quantized by pattern" if name in forced else "below the cut"
             layers.append(
-                LayerPlan(name, f"{prefix}{name}{_WEIGHT}", info, not reason, reason or default, damage.get(name))
+                LayerPlan(name, f"{prefix}{name}{WEIGHT}", info, not reason, reason or default, damage.get(name))
             )
         return QuantizationPlan(
             format=form,

@@ -6,23 +6,10 @@ from collections.abc import Iterable
 
 from ..calibration.statistics import Statistics
 from ..errors import CheckpointError, StatisticsError
-from ..files.checkpoint import CheckpointReader, TensorInfo, is_float
-from ..files.layers import FP8_DTYPES, find_prefix
+from ..files.checkpoint import CheckpointReader, TensorInfo
+from ..files.dtypes import is_float
+from ..files.layers import WEIGHT, find_prefix, layer_weights
 from ..fingerprint import Fingerprint
-
-_WEIGHT = ".weight"
-
-
-def layer_weights(source: CheckpointReader, prefix: str) -> dict[str, TensorInfo]:
-    """The weights of Linear and Conv2d layers under the prefix, by layer: 2-D and 4-D, float or FP8."""
-    return {
-        key[len(prefix) : -len(_WEIGHT)]: info
-        for key, info in source.tensors.items()
-        if key.startswith(prefix)
-        and key.endswith(_WEIGHT)
-        and len(info.shape) in (2, 4)
-        and (is_float(info.dtype) or info.dtype in FP8_DTYPES)
-    }
 
 
 def check_model(source: CheckpointReader, prefix: str, weights: dict[str, TensorInfo], statistics: Statistics) -> None:
@@ -53,4 +40,4 @@ def holds_model_of(source: CheckpointReader, statistics: Statistics) -> bool:
 
 
 def fingerprint_of(source: CheckpointReader, prefix: str, layers: Iterable[str]) -> Fingerprint:
-    return Fingerprint.of(list(layers), lambda name: source.element(f"{prefix}{name}{_WEIGHT}"))
+    return Fingerprint.of(list(layers), lambda name: source.element(f"{prefix}{name}{WEIGHT}"))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hswq_core.calibration import DualMonitor, Statistics, quantizable_layers
+from hswq_core.calibration import DualMonitor, Statistics, quantizable_layers, save_statistics
 from hswq_core.fingerprint import Fingerprint
 
 PREFIX = "model.diffusion_model."
@@ -56,7 +56,7 @@ def make_example(folder: Path, seed: int = 0) -> Example:
     tensors["alphas"] = torch.randn(11, dtype=torch.float64)
     path, statistics_path = folder / f"model{seed}.safetensors", folder / f"stats{seed}.safetensors"
     save_file(tensors, path, metadata={"title": "example"})
-    statistics.save(statistics_path)
+    save_statistics(statistics, statistics_path)
     return Example(path, tensors, statistics, statistics_path)
 
 

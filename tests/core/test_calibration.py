@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hswq_core.calibration import DualMonitor, Statistics, quantizable_layers
+from hswq_core.calibration import DualMonitor, Statistics, load_statistics, quantizable_layers, save_statistics
 from hswq_core.calibration.session import CalibrationSession
 from hswq_core.calibration.statistics import merge
 from hswq_core.errors import StatisticsError
@@ -98,8 +98,8 @@ def test_statistics_equal_float64_over_several_runs_and_after_a_merge(tmp_path: 
     runs = [measure(net, batch[:3]), measure(net, batch[3:4]), measure(net, batch[4:])]
     total = merge(runs)
     check(total, plain)
-    total.save(tmp_path / "s.safetensors")
-    check(Statistics.load(tmp_path / "s.safetensors"), plain)
+    save_statistics(total, tmp_path / "s.safetensors")
+    check(load_statistics(tmp_path / "s.safetensors"), plain)
 
 
 def test_only_layers_that_can_be_quantized_are_measured() -> None:
@@ -220,8 +220,8 @@ def test_few_rows_are_all_kept_and_shared_inputs_are_stored_once(tmp_path: Path)
     statistics = measure(make_net(), inputs(1), rows=1000)
     assert statistics.layers["flat"].rows is not None and len(statistics.layers["flat"].rows) == 72
     assert statistics.layers["to_q"].rows is statistics.layers["to_v"].rows
-    (statistics + statistics).save(path)
-    loaded = Statistics.load(path)
+    save_statistics(statistics + statistics, path)
+    loaded = load_statistics(path)
     assert loaded.layers["to_q"].rows is loaded.layers["to_k"].rows
     assert torch.equal(loaded.layers["conv"].rows, (statistics + statistics).layers["conv"].rows)
 
@@ -266,7 +266,7 @@ def test_a_session_opened_twice_loses_no_run(tmp_path: Path) -> None:
     second = CalibrationSession.open(path, fingerprint(net))
     for session in (second, first, second):
         session.add_run(run)
-    assert Statistics.load(path).runs == 4
+    assert load_statistics(path).runs == 4
     path.unlink()  # what a user does who wants to begin anew
     assert CalibrationSession.open(path, fingerprint(net)).statistics.runs == 0
 
@@ -280,7 +280,7 @@ def test_a_failed_flush_does_not_end_the_sampling(tmp_path: Path) -> None:
     assert session.statistics.runs == 1
     (tmp_path / "folder").unlink()
     session.add_run(run)
-    assert Statistics.load(session.path).runs == 2
+    assert load_statistics(session.path).runs == 2
 
 
 def test_merging_different_models_is_refused() -> None:
@@ -293,7 +293,7 @@ def test_merging_different_models_is_refused() -> None:
 @pytest.mark.parametrize("damage", ["missing", "truncated", "text", "foreign", "flipped"])
 def test_damaged_statistics_give_one_clear_error(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "s.safetensors"
-    Statistics(measure(make_net(), inputs(1)).layers, 1, 1, 1).save(path)
+    save_statistics(Statistics(measure(make_net(), inputs(1)).layers, 1, 1, 1), path)
     data = path.read_bytes()
     if damage == "missing":
         path.unlink()
@@ -308,5 +308,5 @@ def test_damaged_statistics_give_one_clear_error(tmp_path: Path, damage: str) ->
     else:
         path.write_bytes(data[:20] + bytes([data[20] ^ 0xFF]) + data[21:])
     with pytest.raises(StatisticsError) as caught:
-        Statistics.load(path)
+        load_statistics(path)
     assert str(path) in str(caught.value) and caught.value.do

@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hswq_core.errors import CheckpointError, HSWQError, TargetError
-from hswq_core.files.checkpoint import CheckpointReader, CheckpointWriter, FileLayout, tensor_bytes
+from hswq_core.files.checkpoint import CheckpointReader
+from hswq_core.files.dtypes import tensor_bytes
 from hswq_core.files.names import default_name, safe_file_name
+from hswq_core.files.writer import CheckpointWriter, FileLayout
 
 
 def with_header(path: Path, header: object, data: bytes = b"") -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hswq_core.calibration import Statistics
+from hswq_core.calibration import load_statistics
 from tests.core.conftest import Example, make_example
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,7 +44,7 @@ def test_merge_stats(example: Example, tmp_path: Path) -> None:
     total = tmp_path / "total.safetensors"
     done = hswq("merge-stats", total, example.statistics_path, example.statistics_path)
     assert done.returncode == 0, done.stderr
-    assert Statistics.load(total).samples == 24
+    assert load_statistics(total).samples == 24
     other = make_example(tmp_path, seed=1)
     refused = hswq("merge-stats", tmp_path / "x.safetensors", example.statistics_path, other.statistics_path)
     assert (

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hswq_core.calibration import DualMonitor, Statistics
+from hswq_core.calibration import DualMonitor, Statistics, load_statistics, save_statistics
 from hswq_core.calibration.impact import ImpactMeter
 from hswq_core.calibration.inputs import AT_MOST, PER_RUN
 from hswq_core.errors import StatisticsError
@@ -63,8 +63,8 @@ def test_inputs_are_spread_over_the_run_and_survive_the_file(tmp_path: Path) -> 
     assert len(times) == PER_RUN and times == sorted(times, reverse=True)
     assert times[0] > 980 and times[-1] < 930 and max(a - b for a, b in pairwise(times)) <= 20
     assert all(len(tensor) == 2 for entry in statistics.inputs for tensor in entry.values())
-    statistics.save(tmp_path / "s.safetensors")
-    loaded = Statistics.load(tmp_path / "s.safetensors")
+    save_statistics(statistics, tmp_path / "s.safetensors")
+    loaded = load_statistics(tmp_path / "s.safetensors")
     assert all(torch.equal(a[k], b[k]) for a, b in zip(statistics.inputs, loaded.inputs, strict=True) for k in (*a, *b))
     contexts = {id(entry["context"]) for entry in statistics.inputs}
     assert len(contexts) < len(statistics.inputs), "equal conditioning is kept once"

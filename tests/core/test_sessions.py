@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hswq_core.calibration import DualMonitor, Statistics
+from hswq_core.calibration import DualMonitor, Statistics, load_statistics, save_statistics
 from hswq_core.calibration.session import CalibrationSession
 from hswq_core.fingerprint import Fingerprint
 
@@ -57,8 +57,8 @@ def test_means_of_256_drifting_runs_are_exact_to_seven_digits(tmp_path: Path) ->
                     outputs += torch.stack([y.double().sum(), y.double().square().sum()])
                     rows += 16
             session.statistics = session.statistics + replace(monitor.statistics(), runs=1)
-    session.statistics.save(session.path)
-    found = Statistics.load(session.path).layers["0"]
+    save_statistics(session.statistics, session.path)
+    found = load_statistics(session.path).layers["0"]
     for got, expected in ((found.importance, sums[0]), (found.mean, sums[1]), (found.second_moment, sums[2])):
         assert ((got - expected / rows).abs() / (expected / rows).abs()).max() < 1e-6
     mean, square = (outputs / (rows * 8)).tolist()
@@ -79,7 +79,7 @@ def test_a_killed_calibration_loses_no_finished_run_and_counts_none_twice(tmp_pa
         process.send_signal(signal.SIGKILL)
         process.wait()
         logged = len(log.read_text().split())
-        found = Statistics.load(path)
+        found = load_statistics(path)
         assert logged <= found.runs <= logged + 1
         assert found.layers["0"].input_rows == 300 * found.runs
         expected = sum(range(1, found.runs + 1)) / found.runs
@@ -94,28 +94,27 @@ def test_a_killed_calibration_loses_no_finished_run_and_counts_none_twice(tmp_pa
 
 def test_long_writes_are_spared_and_nothing_is_left_unwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, writes = tmp_path / "s.safetensors", []
-    save = Statistics.save
 
-    def slow(self: Statistics, target: Path) -> None:
+    def slow(statistics: Statistics, target: Path) -> None:
         time.sleep(0.1)
-        writes.append(self.runs)
-        save(self, target)
+        writes.append(statistics.runs)
+        save_statistics(statistics, target)
 
-    monkeypatch.setattr(Statistics, "save", slow)
+    monkeypatch.setattr("hswq_core.calibration.session.save_statistics", slow)
     session = CalibrationSession.open(path, FINGERPRINT)
     with pytest.raises(KeyboardInterrupt), session.sparing_writes():
         for number in range(6):
             session.add_run(replace(one_run(number), fingerprint=FINGERPRINT))
         raise KeyboardInterrupt
-    assert writes == [1, 6] and Statistics.load(path).runs == 6
+    assert writes == [1, 6] and load_statistics(path).runs == 6
     session.add_run(replace(one_run(6), fingerprint=FINGERPRINT))
     assert writes == [1, 6, 7]
 
     # Where writing takes no time, every run is written at once.
-    monkeypatch.setattr(Statistics, "save", save)
+    monkeypatch.undo()
     session.add_run(replace(one_run(7), fingerprint=FINGERPRINT))
     with session.sparing_writes():
         for number in (8, 9):
             time.sleep(0.5)
             session.add_run(replace(one_run(number), fingerprint=FINGERPRINT))
-            assert Statistics.load(path).runs == number + 1
+            assert load_statistics(path).runs == number + 1

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hswq_core.calibration import Statistics
+from hswq_core.calibration import Statistics, load_statistics
 from tests.support import workflows as w
 from tests.support.server import ComfyServer
 
@@ -25,7 +25,7 @@ def chain(model: list[Any], name: str, rows: int = 16) -> w.Workflow:
 def assert_exact(server: ComfyServer, name: str) -> Statistics:
     """Every layer that ran is in the session, with the plain measurement's means to seven digits or so."""
     expected = load_file(server.output / f"{name}.reference")
-    found = Statistics.load(server.output / "hswq" / f"exact-{name}.safetensors")
+    found = load_statistics(server.output / "hswq" / f"exact-{name}.safetensors")
     assert found.layers.keys() == {key.removesuffix(".input") for key in expected if key.endswith(".input")}
     for layer, measured in found.layers.items():
         rows = expected[f"{layer}.rows"]
@@ -116,4 +116,4 @@ def test_sampling_survives_a_folder_that_cannot_be_written(probing: ComfyServer)
         Path(away).rename(folder)
     # The same node is still there, and so is what it has measured.
     probing.run(w.calibrated("second", session="unwritable", loader="HSWQLoader", seed=12))
-    assert Statistics.load(folder / "unwritable.safetensors").runs == 2
+    assert load_statistics(folder / "unwritable.safetensors").runs == 2

@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from hswq_core.calibration import Statistics
+from hswq_core.calibration import load_statistics
 from hswq_core.fingerprint import Fingerprint
 from tests.support import workflows as w
 from tests.support.server import TINY_CHECKPOINT, ComfyServer, ExecutionError
@@ -147,7 +147,7 @@ def test_a_scale_that_is_no_positive_number(server: ComfyServer, value: float) -
 
 
 def test_the_statistics_file_is_still_whole(server: ComfyServer) -> None:
-    assert Statistics.load(server.output / "hswq" / "errors.safetensors").runs >= 1
+    assert load_statistics(server.output / "hswq" / "errors.safetensors").runs >= 1
 
 
 def test_the_calibrated_model_is_found_by_its_weights(server: ComfyServer) -> None:

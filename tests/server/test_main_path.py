@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from hswq_core.calibration import Statistics
+from hswq_core.calibration import load_statistics
 from tests.support import workflows as w
 from tests.support.server import TINY_CHECKPOINT, ComfyServer, ExecutionError
 
@@ -86,7 +86,7 @@ def test_calibration_does_not_change_the_picture_and_leaves_no_hook(server: Comf
 def test_runs_add_up_in_one_session(server: ComfyServer) -> None:
     for seed in (1, 2, 3):
         server.run(w.calibrated("cal", session="sum", seed=seed, batch=2, steps=3))
-    total = Statistics.load(statistics_file(server, "sum"))
+    total = load_statistics(statistics_file(server, "sum"))
     assert (total.runs, total.samples, total.steps) == (3, 6, 9)
     assert total.samplers == {"sample_euler"}
     with safe_open(TINY_CHECKPOINT, framework="pt") as file:
@@ -102,7 +102,7 @@ def test_runs_add_up_in_one_session(server: ComfyServer) -> None:
 def test_reset_and_continue(server: ComfyServer) -> None:
     server.run(w.calibrated("cal", session="again", seed=1))
     server.run(w.calibrated("cal", session="again", seed=2, reset=True))
-    assert Statistics.load(statistics_file(server, "again")).runs == 1
+    assert load_statistics(statistics_file(server, "again")).runs == 1
 
 
 def test_a_cancelled_run_adds_nothing_and_leaves_no_hook(server: ComfyServer) -> None:
@@ -112,7 +112,7 @@ def test_a_cancelled_run_adds_nothing_and_leaves_no_hook(server: ComfyServer) ->
         server.run(w.calibrated("cal", session="cancel", seed=2, steps=400), interrupt_at_step=3)
     assert statistics_file(server, "cancel").read_bytes() == before
     server.run(w.calibrated("cal", session="cancel", seed=3))
-    assert Statistics.load(statistics_file(server, "cancel")).runs == 2
+    assert load_statistics(statistics_file(server, "cancel")).runs == 2
 
 
 def test_written_files_hold_what_they_promise(server: ComfyServer, quantized: dict[str, Path]) -> None:

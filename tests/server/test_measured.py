@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from hswq_core.calibration import Statistics
+from hswq_core.calibration import load_statistics
 from tests.support import workflows as w
 from tests.support.server import ComfyServer, ExecutionError
 
@@ -55,15 +55,15 @@ def measured(server: ComfyServer) -> Path:
 
 def test_the_recipe_draws_measures_and_continues(server: ComfyServer) -> None:
     server.run(recipe("recipe", 2))
-    first = Statistics.load(session_file(server, "recipe"))
+    first = load_statistics(session_file(server, "recipe"))
     assert (first.runs, first.samples, first.steps) == (2, 2, 12)
     assert sum(first.noise_levels) == 12 and first.noise_levels[-1] > 0 and first.inputs
     server.run(recipe("recipe", 3))
-    assert Statistics.load(session_file(server, "recipe")).samples == 3
+    assert load_statistics(session_file(server, "recipe")).samples == 3
     # What the recipe measures is what the calibrate node measures around a KSampler of the same settings.
     server.run(w.calibrated("ksampler", session="ksampler", rows=256, prompt="apple", seed=3, steps=6, cfg=2.0))
     server.run(recipe("one", 1, prompts="apple"))
-    recipe_one, ksampler = (Statistics.load(session_file(server, name)) for name in ("one", "ksampler"))
+    recipe_one, ksampler = (load_statistics(session_file(server, name)) for name in ("one", "ksampler"))
     for name, layer in ksampler.layers.items():
         assert torch.allclose(recipe_one.layers[name].importance, layer.importance, rtol=1e-4, atol=1e-7), name
 
@@ -71,16 +71,16 @@ def test_the_recipe_draws_measures_and_continues(server: ComfyServer) -> None:
 def test_a_cancelled_recipe_keeps_its_finished_pictures(server: ComfyServer) -> None:
     with pytest.raises(ExecutionError, match="interrupted"):
         server.run(recipe("cancelled", 40), interrupt_at_step=15)
-    kept = Statistics.load(session_file(server, "cancelled"))
+    kept = load_statistics(session_file(server, "cancelled"))
     assert 2 <= kept.samples < 40 and kept.runs == kept.samples
     server.run(recipe("cancelled", kept.samples + 1))
-    assert Statistics.load(session_file(server, "cancelled")).samples == kept.samples + 1
+    assert load_statistics(session_file(server, "cancelled")).samples == kept.samples + 1
 
 
 def test_prompts_from_a_file(server: ComfyServer) -> None:
     (server.base / "input/list.txt").write_text("apple\n\n  pizza \n", encoding="utf-8")
     server.run(recipe("from-file", 2, prompts="list.txt"))
-    assert Statistics.load(session_file(server, "from-file")).samples == 2
+    assert load_statistics(session_file(server, "from-file")).samples == 2
     for name in ("nowhere.txt", "../outside.txt"):
         with pytest.raises(ExecutionError, match="no such file of prompts"):
             server.run(recipe("no-file", 1, prompts=name))
@@ -88,12 +88,12 @@ def test_prompts_from_a_file(server: ComfyServer) -> None:
 
 def test_sampling_patterns_are_recorded(server: ComfyServer) -> None:
     server.run(w.calibrated("partial", session="partial", steps=8, sampler="dpmpp_2m", denoise=0.5))
-    found = Statistics.load(session_file(server, "partial"))
+    found = load_statistics(session_file(server, "partial"))
     assert found.samplers == {"sample_dpmpp_2m"} and found.noise_levels[-1] == 0 and sum(found.noise_levels) == 8
 
 
 def test_measured_selection_and_calibrated_rounding_make_a_model(server: ComfyServer, measured: Path) -> None:
-    statistics = Statistics.load(measured)
+    statistics = load_statistics(measured)
     impacts = {name: layer.impact for name, layer in statistics.layers.items()}
     assert statistics.impact_of == "v2 calibrated" and all(i is not None and i >= 0 for i in impacts.values())
     flow = {"stats": w.node("HSWQLoadStatistics", file=measured.name)}
@@ -134,11 +134,11 @@ def test_a_cancelled_measurement_continues_where_it_stopped(server: ComfyServer,
     copy.write_bytes(measured.read_bytes())
     with pytest.raises(ExecutionError, match="interrupted"):
         server.run(measuring(copy.name), interrupt_at_step=20)
-    partly = Statistics.load(copy)
+    partly = load_statistics(copy)
     done = {name: layer.impact for name, layer in partly.layers.items() if layer.impact is not None}
     assert partly.impact_of == "v1 nearest" and 15 <= len(done) < len(partly.layers)
     server.run(measuring(copy.name))
-    finished = Statistics.load(copy)
+    finished = load_statistics(copy)
     assert all(layer.impact is not None for layer in finished.layers.values())
     assert all(finished.layers[name].impact == impact for name, impact in done.items())
 

@@ -1,0 +1,160 @@
+"""Writes safetensors checkpoints in a stream, the layout first and then tensor by tensor, whole or not at all.
+
+The safetensors library writes dictionaries of tensors that are all in memory.
+Format: https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+
+from ..errors import TargetError
+from .dtypes import BITS, nbytes_of
+
+
+class FileLayout:
+    """Where every tensor of a file will stand, known before any data is: the header and the exact size.
+
+    Args:
+        tensors: safetensors dtype name and shape by key.
+        metadata: text by key, for the header.
+    """
+
+    def __init__(self, tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> None:
+        # Largest element first, as the library orders them, so that every tensor stays aligned to its type.
+        order = sorted(tensors, key=lambda name: (-BITS[tensors[name][0]], name))
+        header: dict[str, object] = {"__metadata__": dict(metadata)}
+        self.spans: dict[str, tuple[int, int]] = {}
+        offset = 0
+        for name in order:
+            dtype, shape = tensors[name]
+            end = offset + nbytes_of(dtype, shape)
+            header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
+            self.spans[name] = (offset, end)
+            offset = end
+        encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+        encoded += b" " * (-len(encoded) % 8)
+        self.header = len(encoded).to_bytes(8, "little") + encoded
+        self.nbytes = len(self.header) + offset
+
+
+class CheckpointWriter:
+    """Writes a checkpoint whole or not at all, as a context manager.
+
+    The header is written first; tensors then go to their places in any order, into a temporary file in the
+    target's folder that is flushed to disk and renamed at the end. Whatever stops it, the target is as it was.
+
+    Errors: TargetError when the target exists (and ``overwrite`` is off), its folder is missing, or the disk is full.
+    """
+
+    def __init__(self, path: Path, layout: FileLayout, *, overwrite: bool = False) -> None:
+        self.path = path
+        self._overwrite = overwrite
+        self._layout = layout
+        self._pending = set(layout.spans)
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+    def __enter__(self) -> CheckpointWriter:
+        check_target(self.path, overwrite=self._overwrite)
+        remove_leftovers(self.path)
+        free, needed = shutil.disk_usage(self.path.parent).free, self._layout.nbytes
+        if free < needed:
+            raise TargetError(
+                f"{needed:,} bytes are needed, {free:,} are free", where=self.path.parent, do="Free disk space"
+            )
+        try:
+            self._file = self._temporary.open("wb")
+        except OSError as error:
+            raise self._failed(error) from error
+        self._guarded(lambda: self._file.write(self._layout.header))
+        return self
+
+    def write(self, name: str, chunks: Iterable[bytes]) -> None:
+        """Put one tensor's bytes in their place."""
+        begin, end = self._layout.spans[name]
+        start = len(self._layout.header)
+
+        def put() -> None:
+            self._file.seek(start + begin)
+            for chunk in chunks:
+                self._file.write(chunk)
+
+        self._guarded(put)
+        if self._file.tell() != start + end:
+            raise AssertionError(f"{name}: {self._file.tell() - start - begin} bytes given, {end - begin} announced")
+        self._pending.discard(name)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                if self._pending:
+                    raise AssertionError(f"tensors never written: {sorted(self._pending)}")
+                self._guarded(self._commit)
+        finally:
+            self._file.close()
+            self._temporary.unlink(missing_ok=True)
+
+    def _commit(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        check_target(self.path, overwrite=self._overwrite)  # it may have appeared meanwhile
+        os.replace(self._temporary, self.path)
+
+    def _guarded(self, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> TargetError:
+        reason = error.strerror or str(error)
+        remedy = "Check the disk and the folder"
+        if isinstance(error, PermissionError) and self.path.exists():
+            # Windows does not replace a file that is mapped, and loaders map theirs.
+            remedy = "A model that was loaded from it may hold it: unload the models, or choose another name"
+        return TargetError(f"the file could not be written ({reason})", where=self.path, do=remedy)
+
+
+def check_target(path: Path, *, overwrite: bool) -> None:
+    """Errors: TargetError when a file cannot or must not be written there."""
+    if not path.parent.is_dir():
+        raise TargetError("the target's folder does not exist", where=path.parent, do="Create it first")
+    if path.is_dir():
+        raise TargetError("the target is a folder", where=path, do="Give a file name")
+    if path.exists() and not overwrite:
+        raise TargetError("the target exists already", where=path, do="Choose another name, or allow overwriting")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove temporary files for this target whose process is gone: what a crash or a kill left behind."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        process = leftover.name.split(".")[-2]
+        if process.isdigit() and not _is_running(int(process)):
+            with contextlib.suppress(OSError):
+                leftover.unlink()
+
+
+def _is_running(process: int) -> bool:
+    if process == os.getpid():
+        return True
+    if os.name == "nt":
+        # There, os.kill would end the process instead of asking for it. An open file cannot be removed on
+        # Windows, so trying to is safe.
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
