@@ -12,7 +12,7 @@ from functools import cache
 
 import torch
 
-from .layer_sums import SeparateSums
+from .places import SeparateSums
 
 # Numbers of a block for each core, half a megabyte and a whole one: inputs need as much again of its cache for |x|.
 _INPUT_SHARE, _OUTPUT_SHARE = 1 << 17, 1 << 18

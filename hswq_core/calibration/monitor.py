@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from .inputs import InputRecorder
-from .layer_sums import LayerSums
+from .places import LayerSums
 from .rows import Positions, Reservoir, Window
 from .statistics import LayerStatistics, Statistics
 from .sums import SumBank

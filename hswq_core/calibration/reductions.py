@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from .layer_sums import SeparateSums
+from .places import SeparateSums
 
 
 class ReductionSums(SeparateSums):

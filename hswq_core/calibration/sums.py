@@ -12,7 +12,7 @@ import torch
 
 from ..kernels.launch import triton_works
 from .blocks import BlockSums, Scratch
-from .layer_sums import LayerSums
+from .places import LayerSums
 from .reductions import ReductionSums
 from .rows import Window
 

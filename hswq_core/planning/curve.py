@@ -7,7 +7,8 @@ from collections.abc import Container
 from dataclasses import asdict, dataclass, replace
 
 from ..files.checkpoint import CheckpointReader
-from .plan import QuantizationPlan, cost_of_keeping, layout_of
+from .layer import cost_of_keeping, layout_of
+from .plan import QuantizationPlan
 from .selection import ranked
 
 

@@ -8,40 +8,22 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from .. import __version__
 from ..calibration.statistics import Statistics
-from ..errors import CheckpointError, PlanError, StatisticsError
+from ..errors import PlanError, StatisticsError
 from ..files.checkpoint import CheckpointReader, TensorInfo
-from ..files.dtypes import dtype_name, is_float, nbytes_of
+from ..files.dtypes import is_float, nbytes_of
 from ..files.formats import FORMATS, Format
 from ..files.layers import WEIGHT, find_prefix, layer_weights
 from ..files.writer import FileLayout
 from ..fp8.rounding import ROUNDINGS
 from ..fp8.weight import can_calibrate
 from .damage import damage_of
+from .layer import LayerPlan, cost_of_keeping, layout_of
 from .selection import SELECTIONS, check_keep_ratio, cut_by_bytes, cut_by_ratio, parse_budget
 from .source import check_model, fingerprint_of
 
 SCALES = ("tensor", "channel")
-
-
-@dataclass(frozen=True)
-class LayerPlan:
-    """One layer: its path in the diffusion model, its tensor in the file, what happens and why."""
-
-    layer: str
-    key: str
-    info: TensorInfo
-    quantize: bool
-    reason: str
-    damage: float | None = None
-
-    @property
-    def stem(self) -> str:
-        """The layer's name in the file: its key without ``.weight``."""
-        return self.key[: -len(WEIGHT)]
 
 
 @dataclass(frozen=True)
@@ -238,40 +220,6 @@ def make_plan(
     cost = {name: cost_of_keeping(name, weights[name], form) for name in candidates}
     kept = cut_by_bytes(damage, cost, allowed - smallest, per_byte=selection != "variance")
     return plan_keeping(kept, f"worth its bytes by {selection}")
-
-
-def layout_of(
-    source: CheckpointReader, form: Format, layers: Iterable[LayerPlan]
-) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Type and shape by key of the file in which these layers are quantized or kept as they say."""
-    layout = {key: (info.dtype, info.shape) for key, info in source.tensors.items()}
-    for layer in layers:
-        if not layer.quantize:
-            continue
-        layout[layer.key] = ("F8_E4M3", layer.info.shape)
-        for name, tensor in form.side_tensors_of(layer.stem, layer.info.shape).items():
-            if name in source.tensors:
-                raise CheckpointError(
-                    f"there is a tensor {name} already", where=source.path, do="Quantize the original"
-                )
-            layout[name] = (dtype_name(tensor.dtype), tuple(tensor.shape))
-    return layout
-
-
-def cost_of_keeping(name: str, info: TensorInfo, form: Format) -> int:
-    """The bytes that keeping a layer adds, at most: its own, less the FP8 ones and what stands beside them.
-
-    In the header it adds its name to the metadata, and saves the entries of the tensors beside it.
-    """
-    side = form.side_tensors_of(name, info.shape)
-    saved = sum(t.nbytes + len(_header_entry(key, t)) for key, t in side.items())
-    return info.nbytes - math.prod(info.shape) - saved + len(json.dumps(name)) + 16
-
-
-def _header_entry(key: str, tensor: torch.Tensor) -> str:
-    """A tensor's entry in the header as short as it can be: with the smallest offsets."""
-    spec = {"dtype": dtype_name(tensor.dtype), "shape": list(tensor.shape), "data_offsets": [0, 4]}
-    return json.dumps({key: spec}, separators=(",", ":"))[1:-1] + ","
 
 
 def _matching(patterns: Sequence[str], names: Iterable[str]) -> set[str]:

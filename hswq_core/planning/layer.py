@@ -1,0 +1,67 @@
+"""What happens to each layer, and the bytes that follow from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import CheckpointError
+from ..files.checkpoint import CheckpointReader, TensorInfo
+from ..files.dtypes import dtype_name
+from ..files.formats import Format
+from ..files.layers import WEIGHT
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """One layer: its path in the diffusion model, its tensor in the file, what happens and why."""
+
+    layer: str
+    key: str
+    info: TensorInfo
+    quantize: bool
+    reason: str
+    damage: float | None = None
+
+    @property
+    def stem(self) -> str:
+        """The layer's name in the file: its key without ``.weight``."""
+        return self.key[: -len(WEIGHT)]
+
+
+def layout_of(
+    source: CheckpointReader, form: Format, layers: Iterable[LayerPlan]
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape by key of the file in which these layers are quantized or kept as they say."""
+    layout = {key: (info.dtype, info.shape) for key, info in source.tensors.items()}
+    for layer in layers:
+        if not layer.quantize:
+            continue
+        layout[layer.key] = ("F8_E4M3", layer.info.shape)
+        for name, tensor in form.side_tensors_of(layer.stem, layer.info.shape).items():
+            if name in source.tensors:
+                raise CheckpointError(
+                    f"there is a tensor {name} already", where=source.path, do="Quantize the original"
+                )
+            layout[name] = (dtype_name(tensor.dtype), tuple(tensor.shape))
+    return layout
+
+
+def cost_of_keeping(name: str, info: TensorInfo, form: Format) -> int:
+    """The bytes that keeping a layer adds, at most: its own, less the FP8 ones and what stands beside them.
+
+    In the header it adds its name to the metadata, and saves the entries of the tensors beside it.
+    """
+    side = form.side_tensors_of(name, info.shape)
+    saved = sum(t.nbytes + len(_header_entry(key, t)) for key, t in side.items())
+    return info.nbytes - math.prod(info.shape) - saved + len(json.dumps(name)) + 16
+
+
+def _header_entry(key: str, tensor: torch.Tensor) -> str:
+    """A tensor's entry in the header as short as it can be: with the smallest offsets."""
+    spec = {"dtype": dtype_name(tensor.dtype), "shape": list(tensor.shape), "data_offsets": [0, 4]}
+    return json.dumps({key: spec}, separators=(",", ":"))[1:-1] + ","
