@@ -110,7 +110,8 @@ class BlockSums(SeparateSums):
         """Of planes [N * C, area], those of one picture's channels one after the other, so many at a time or all."""
         sums, each = self._scratch.plane_sums(len(x) // channels, channels)
         whole = (x, *each)
-        for block, absolute, plain, norm in zip(*(t.split(planes) for t in whole), strict=True) if planes else (whole,):
+        blocks = zip(*(t.split(planes) for t in whole), strict=True) if planes else (whole,)
+        for block, absolute, plain, norm in blocks:
             block = block.float()
             torch.sum(torch.abs(block, out=self._scratch.like(block)), 1, out=absolute)
             torch.sum(block, 1, out=plain)

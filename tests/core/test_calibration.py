@@ -81,11 +81,14 @@ def check(statistics: Statistics, recorder: Recorder) -> None:
         assert layer.sensitivity == pytest.approx(float(y.var(unbiased=False)), rel=1e-4)
 
 
-@pytest.fixture(params=["blocks", "reductions", "kernels"])
+@pytest.fixture(params=["blocks", "many blocks", "reductions", "kernels"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each way of taking sums, on the CPU; Triton's kernels run in its interpreter."""
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setattr("hswq_core.calibration.sums.way_for", lambda _device: request.param)
+    monkeypatch.setattr("hswq_core.calibration.sums.way_for", lambda _device: request.param.split()[-1])
+    if request.param == "many blocks":  # as large tensors are divided
+        monkeypatch.setattr("hswq_core.calibration.blocks._INPUT_SHARE", 50)
+        monkeypatch.setattr("hswq_core.calibration.blocks._OUTPUT_SHARE", 50)
 
 
 @pytest.mark.usefixtures("way")
