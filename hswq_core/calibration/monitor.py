@@ -142,7 +142,7 @@ class DualMonitor:
         if layer.leader is layer:
             draw = None
             if layer.reservoir is not None:
-                draw = layer.reservoir.draw(x, y.shape[:channel] + y.shape[channel + 1 :])
+                draw = layer.reservoir.draw(x, y, y.shape[channel])
             layer.sums.add(x, channel, y, draw)
             self._previous = (weakref.ref(identity), layer)
         else:

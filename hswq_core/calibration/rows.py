@@ -40,25 +40,31 @@ class Positions:
         self._seed = seed
         self._host = random.Random(seed)
         self._generators: dict[torch.device, torch.Generator] = {}
-        self._drawn: dict[tuple[torch.device, int], torch.Tensor] = {}
+        self._phases: dict[int, float] = {}
+        self._orders: dict[tuple[torch.device, int], torch.Tensor] = {}
+        self._picked: dict[tuple[torch.device, int, int], torch.Tensor] = {}
         self._taps: dict[tuple[Any, ...], Taps] = {}
 
     def renew(self) -> None:
         """Forget the positions drawn: a new call of the model begins."""
-        self._drawn.clear()
+        self._orders.clear()
+        self._picked.clear()
         self._taps.clear()
 
-    def uniform(self) -> float:
-        """A number in [0, 1)."""
-        return self._host.random()
+    def phase(self, of: int) -> float:
+        """A random number in [0, 1), the same for all layers of so many positions, so that they draw as many."""
+        return self._phases.setdefault(of, self._host.random())
 
     def pick(self, count: int, of: int, device: torch.device) -> torch.Tensor:
         """``count`` different positions out of ``of``, int64 on the device."""
-        if (device, of) not in self._drawn:
-            if device not in self._generators:
-                self._generators[device] = torch.Generator(device).manual_seed(self._seed)
-            self._drawn[device, of] = torch.randperm(of, device=device, generator=self._generators[device])
-        return self._drawn[device, of][:count]
+        picked = self._picked.get((device, of, count))
+        if picked is None:
+            if (device, of) not in self._orders:
+                if device not in self._generators:
+                    self._generators[device] = torch.Generator(device).manual_seed(self._seed)
+                self._orders[device, of] = torch.randperm(of, device=device, generator=self._generators[device])
+            picked = self._picked[device, of, count] = self._orders[device, of][:count]
+        return picked
 
     def taps(
         self, count: int, area: tuple[int, int], window: Window, size: tuple[int, int], of: int, device: torch.device
@@ -105,11 +111,14 @@ class Taps:
 
 
 class Draw(NamedTuple):
-    """Rows to take from one call: ``size`` of ``seen``, into ``rows`` from the row ``first`` on."""
+    """Rows to take from one call: ``size`` of ``seen``, into ``rows`` from the row ``first`` on.
+
+    ``area`` is the height and width of the output, of a convolution.
+    """
 
     positions: Positions
     window: Window | None
-    shape: tuple[int, ...]
+    area: tuple[int, int]
     seen: int
     size: int
     first: int
@@ -124,8 +133,8 @@ class Draw(NamedTuple):
         if self.window is None:
             found = x.reshape(-1, x.shape[-1]).index_select(0, self.chosen())
         else:
-            area, size = (self.shape[-2], self.shape[-1]), (x.shape[-2], x.shape[-1])
-            found = _patches(x, self.positions.taps(self.size, area, self.window, size, self.seen, x.device))
+            size = (x.shape[-2], x.shape[-1])
+            found = _patches(x, self.positions.taps(self.size, self.area, self.window, size, self.seen, x.device))
         if found.dtype != torch.float16:
             found = found.clamp_(-_LARGEST, _LARGEST)
         self.rows[self.first : self.first + self.size].copy_(found)
@@ -147,24 +156,26 @@ class Reservoir:
     def __init__(self, size: int, window: Window | None, positions: Positions, calls: float = 1) -> None:
         self.window = window
         self._size, self._positions, self._calls = size, positions, calls
-        # A random phase instead of rounding: over the calls, fractions of rows come out right on average.
-        self._rate, self._due = 0.0, positions.uniform()
+        self._rate = self._due = 0.0
         self._rows: torch.Tensor | None = None
         self._begin = self._taken = 0
         self._sample: torch.Tensor | None = None
 
-    def draw(self, x: torch.Tensor, shape: tuple[int, ...]) -> Draw | None:
+    def draw(self, x: torch.Tensor, y: torch.Tensor, channels: int) -> Draw | None:
         """Which rows of one call to take, in a place made for them; the caller puts them there.
 
         Args:
             x: the layer's input, [..., C_in] or [B, C_in, H, W].
-            shape: of the output without its channels; each position multiplies one row.
+            y: its output; each position of it, of which there are as many as in one of its ``channels``, multiplies
+                one row.
         """
-        seen = math.prod(shape)
+        seen = y.numel() // channels
         if not seen:
             return None
         if not self._rate:
             self._rate = min(1.0, self._size / (seen * self._calls))
+            # A random phase instead of rounding: over the calls, fractions of rows come out right on average.
+            self._due = self._positions.phase(seen)
         count = self._count(seen)
         while self._taken + count > self._size and self._taken:
             self._drop_half()
@@ -178,7 +189,8 @@ class Reservoir:
             self._rows = torch.empty(self._size, width, dtype=torch.float16, device=x.device)
         self._begin = self._taken
         self._taken += count
-        return Draw(self._positions, self.window, shape, seen, count, self._begin, self._rows)
+        area = (y.shape[-2], y.shape[-1]) if self.window else (0, 0)
+        return Draw(self._positions, self.window, area, seen, count, self._begin, self._rows)
 
     def fork(self, without_last: bool) -> Reservoir:
         """Another sample of what was seen so far, with or without the last call, that goes its own way from here."""
