@@ -22,11 +22,12 @@ import torch
 
 from hswq_core.calibration import Statistics, load_statistics, save_statistics
 from hswq_core.files.checkpoint import CheckpointReader
+from hswq_core.files.layers import layer_weights
 from hswq_core.planning import make_plan
 from hswq_core.quantize import quantize_checkpoint
 
 from .memory import resident
-from .quantize import make_checkpoint, make_statistics
+from .quantize import PREFIX, make_checkpoint, make_statistics
 
 
 def with_rows(statistics: Statistics, shapes: dict[str, tuple[int, ...]], rows: int) -> Statistics:
@@ -80,8 +81,7 @@ def main() -> None:
         return
     make_checkpoint(source, args.share)
     with CheckpointReader(source) as reader:
-        prefix = "model.diffusion_model."
-        shapes = {k.removeprefix(prefix).removesuffix(".weight"): i.shape for k, i in reader.tensors.items()}
+        shapes = {layer: info.shape for layer, info in layer_weights(reader, PREFIX).items()}
         save_statistics(with_rows(make_statistics(reader), shapes, args.rows), statistics)
     sizes = [path.stat().st_size / 1e9 for path in (source, statistics)]
     print(

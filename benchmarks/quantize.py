@@ -25,6 +25,7 @@ import torch
 from hswq_core.calibration import LayerStatistics, Statistics
 from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.files.dtypes import tensor_bytes
+from hswq_core.files.layers import layer_weights
 from hswq_core.files.writer import CheckpointWriter, FileLayout
 from hswq_core.fp8.grid import quantize
 from hswq_core.fp8.histogram import histogram
@@ -72,12 +73,11 @@ def _block(key: str) -> int:
 def make_statistics(source: CheckpointReader) -> Statistics:
     generator = torch.Generator().manual_seed(1)
     layers = {}
-    for key, info in source.tensors.items():
-        if key.startswith(PREFIX) and key.endswith(".weight") and len(info.shape) in (2, 4):
-            importance = torch.rand(info.shape[1], generator=generator, dtype=torch.float64) + 0.01
-            sums = torch.stack([importance, importance * 0, importance**2]) * 1000
-            output = torch.tensor([1000.0, 0.0, 1000 * float(torch.rand(1, generator=generator))], dtype=torch.float64)
-            layers[key[len(PREFIX) : -len(".weight")]] = LayerStatistics(1000, sums, output)
+    for layer, info in layer_weights(source, PREFIX).items():
+        importance = torch.rand(info.shape[1], generator=generator, dtype=torch.float64) + 0.01
+        sums = torch.stack([importance, importance * 0, importance**2]) * 1000
+        output = torch.tensor([1000.0, 0.0, 1000 * float(torch.rand(1, generator=generator))], dtype=torch.float64)
+        layers[layer] = LayerStatistics(1000, sums, output)
     return Statistics(layers, runs=8, samples=32, steps=200)
 
 

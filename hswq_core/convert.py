@@ -10,7 +10,7 @@ from .errors import CheckpointError, PlanError, TargetError
 from .files.checkpoint import CheckpointReader
 from .files.dtypes import dtype_name, tensor_bytes
 from .files.formats import COMFY, V2, Format
-from .files.layers import FP8_DTYPES, MARKERS, check_scales, checked_scale, find_prefix, scale_key
+from .files.layers import FP8_DTYPES, MARKERS, WEIGHT, check_scales, checked_scale, find_prefix, scale_key
 from .files.writer import CheckpointWriter, FileLayout
 from .fp8.grid import dequantize
 from .quantize import Progress
@@ -56,7 +56,7 @@ def convert_checkpoint(
         if key in dropped:
             continue
         layout[key] = (info.dtype, info.shape)
-        layer = key.removesuffix(".weight")
+        layer = key.removesuffix(WEIGHT)
         if layer == key or layer not in scales:
             continue
         if form is None or not form.holds(info.shape, info.dtype, scales[layer]):
@@ -73,7 +73,7 @@ def convert_checkpoint(
         for number, key in enumerate(keys):
             progress(number, len(keys))
             if key in expanded:
-                scale = scales[key.removesuffix(".weight")]
+                scale = scales[key.removesuffix(WEIGHT)]
                 writer.write(key, [tensor_bytes(dequantize(source.tensor(key), scale).half())])
             else:
                 writer.write(key, source.chunks(key))
@@ -87,9 +87,9 @@ def _scales(source: CheckpointReader, prefix: str) -> dict[str, torch.Tensor]:
     """The scale of every FP8 layer by its name in the file: float32, [] or [C_out, 1, ...]."""
     scales: dict[str, torch.Tensor] = {}
     for key, info in source.tensors.items():
-        if not (key.startswith(prefix) and key.endswith(".weight") and info.dtype in FP8_DTYPES):
+        if not (key.startswith(prefix) and key.endswith(WEIGHT) and info.dtype in FP8_DTYPES):
             continue
-        layer = key.removesuffix(".weight")
+        layer = key.removesuffix(WEIGHT)
         found = scale_key(source.tensors, layer)
         one = torch.ones(())
         scales[layer] = checked_scale(found[0], source.tensor(found[0]), info.shape, source.path) if found else one

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 
 from ..hswq_core.errors import CheckpointError
-from ..hswq_core.files.layers import MARKERS, checked_scale, scale_key
+from ..hswq_core.files.layers import MARKERS, WEIGHT, checked_scale, scale_key
 from ..hswq_core.fp8.grid import dequantize
 from .compat import quantized_tensor
 
 _FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
-_WEIGHT = ".weight"
 
 
 def join_scales(state_dict: dict[str, Any], prefix: str, path: Path) -> torch.dtype:
@@ -29,14 +28,14 @@ def join_scales(state_dict: dict[str, Any], prefix: str, path: Path) -> torch.dt
     """
     keys = [key for key in state_dict if key.startswith(prefix)]
     dtype = _majority_float(state_dict, keys)
-    fp8_weights = {key for key in keys if key.endswith(_WEIGHT) and state_dict[key].dtype in _FP8}
+    fp8_weights = {key for key in keys if key.endswith(WEIGHT) and state_dict[key].dtype in _FP8}
 
     for key in keys:
         tensor = state_dict.get(key)
         if tensor is None:
             continue
         if key in fp8_weights:
-            scale = _pop_scale(state_dict, key.removesuffix(_WEIGHT), tensor, path)
+            scale = _pop_scale(state_dict, key.removesuffix(WEIGHT), tensor, path)
             if tensor.dim() in (2, 4):
                 state_dict[key] = quantized_tensor(tensor, scale, dtype)
             else:
@@ -45,7 +44,7 @@ def join_scales(state_dict: dict[str, Any], prefix: str, path: Path) -> torch.dt
             del state_dict[key]
         elif tensor.dtype in _FP8:
             state_dict[key] = tensor.to(dtype)  # a naive cast of the whole file turned biases to FP8, too
-        elif key.endswith(_WEIGHT) and tensor.dim() in (2, 4):
+        elif key.endswith(WEIGHT) and tensor.dim() in (2, 4):
             _check_float(key, tensor, path)
     return dtype
 
@@ -54,7 +53,7 @@ def _check_float(key: str, weight: torch.Tensor, path: Path) -> None:
     if not weight.is_floating_point() or weight.element_size() < 2:
         kind = str(weight.dtype).removeprefix("torch.")
         raise CheckpointError(
-            f"the layer {key.removesuffix(_WEIGHT)} is quantized to {kind}, not to FP8",
+            f"the layer {key.removesuffix(WEIGHT)} is quantized to {kind}, not to FP8",
             where=path,
             do="Open it with ComfyUI's own loader, or with the one that its publisher names",
         )

@@ -30,10 +30,10 @@ def _agrees(device: torch.device, dtype: torch.dtype) -> bool:
     generator = torch.Generator().manual_seed(0)
     for input_shape, output_shape, channel, window in _CALLS:
         x, y = (torch.randn(s, generator=generator).add_(0.5).to(device, dtype) for s in (input_shape, output_shape))
-        channels, seen, area = input_shape[channel], y.numel() // y.shape[channel], (y.shape[-2], y.shape[-1])
+        channels, seen = input_shape[channel], y.numel() // y.shape[channel]
         rows = torch.zeros(2, 20, channels * math.prod(window.kernel if window else ()), device=device).half()
         # 17 rows into places from the third on; positions of the same seed are the same.
-        fused, plain = (Draw(Positions(0), window, area, seen, 17, 2, part) for part in rows)
+        fused, plain = (Draw(Positions(0), window, y.shape[-2:], seen, 17, 2, part) for part in rows)
         input_sums = torch.zeros(3, channels + 9, dtype=torch.float64, device=device)
         output_sums = torch.zeros(2, 3, dtype=torch.float64, device=device)
         FusedSums(input_sums, output_sums, 5, 1, window).add(x, channel, y, fused)

@@ -29,7 +29,6 @@ class Scratch:
         self._memory = torch.empty(0)
         self._views: dict[torch.Size, torch.Tensor] = {}
         self.ones = cache(lambda *shape: torch.ones(shape))
-        self.column_sums = cache(_column_sums)
         self.plane_sums = cache(_plane_sums)
 
     def like(self, x: torch.Tensor) -> torch.Tensor:
@@ -40,12 +39,6 @@ class Scratch:
                 self._views.clear()
             self._views[x.shape] = self._memory[: x.numel()].view(x.shape)
         return self._views[x.shape]
-
-
-def _column_sums(parts: int, columns: int) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    """Room for three sums of every column of every part: [3, parts, 1, columns], and each of the three."""
-    sums = torch.empty(3, parts, 1, columns)
-    return sums, sums.unbind()
 
 
 def _plane_sums(pictures: int, channels: int) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
@@ -94,8 +87,8 @@ class BlockSums(SeparateSums):
             return
         for block in x.reshape(-1, channels).split(rows):
             parts = self._scratch.cores if len(block) % self._scratch.cores == 0 else 1
-            sums, each = self._scratch.column_sums(parts, channels)
-            self._add_up_columns(block.view(parts, -1, channels), each)
+            sums = torch.empty(3, parts, 1, channels)
+            self._add_up_columns(block.view(parts, -1, channels), sums)
             self.places += sums.sum((1, 2))
 
     def _add_up_columns(self, x: torch.Tensor, sums: Iterable[torch.Tensor]) -> None:

@@ -34,8 +34,7 @@ class SeparateSums(ABC):
 
     def __init__(self, places: torch.Tensor, results: torch.Tensor) -> None:
         # Views are made once, as they cost as much as a small sum.
-        self.places, self.by_sum = places, places.unbind()
-        self.results = results.unbind()
+        self.places, self.results = places, results.unbind()
 
     def add(self, x: torch.Tensor | None, channel: int, y: torch.Tensor, draw: Draw | None) -> None:
         """As ``LayerSums.add``."""

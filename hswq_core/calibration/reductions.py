@@ -13,9 +13,13 @@ from .places import SeparateSums
 class ReductionSums(SeparateSums):
     """The places of one layer; the last of the input's and of the output's get norms."""
 
+    def __init__(self, places: torch.Tensor, results: torch.Tensor) -> None:
+        super().__init__(places, results)
+        self._by_sum = places.unbind()
+
     def add_input(self, x: torch.Tensor, channel: int) -> None:
         """Sums of |x| and x, and the norm of x."""
-        absolute, plain, norm = self.by_sum
+        absolute, plain, norm = self._by_sum
         over = [d for d in range(x.dim()) if d != channel]
         if not over:  # a single vector: every channel was seen once
             for sums, value in ((absolute, x.abs()), (plain, x), (norm, x.abs())):

@@ -67,7 +67,7 @@ class Positions:
         return picked
 
     def taps(
-        self, count: int, area: tuple[int, int], window: Window, size: tuple[int, int], of: int, device: torch.device
+        self, count: int, area: tuple[int, ...], window: Window, size: tuple[int, ...], of: int, device: torch.device
     ) -> Taps:
         """Where the window reads for ``count`` output positions out of ``of``.
 
@@ -90,7 +90,7 @@ class Taps:
     inside: torch.Tensor | None
 
     @staticmethod
-    def of(chosen: torch.Tensor, area: tuple[int, int], window: Window, size: tuple[int, int]) -> Taps:
+    def of(chosen: torch.Tensor, area: tuple[int, ...], window: Window, size: tuple[int, ...]) -> Taps:
         height, width = area
         batch = chosen // (height * width)
         corners = (chosen // width % height, chosen % width)
@@ -113,12 +113,12 @@ class Taps:
 class Draw(NamedTuple):
     """Rows to take from one call: ``size`` of ``seen``, into ``rows`` from the row ``first`` on.
 
-    ``area`` is the height and width of the output, of a convolution.
+    ``area`` is the output's height and width, for convolutions.
     """
 
     positions: Positions
     window: Window | None
-    area: tuple[int, int]
+    area: tuple[int, ...]
     seen: int
     size: int
     first: int
@@ -133,8 +133,8 @@ class Draw(NamedTuple):
         if self.window is None:
             found = x.reshape(-1, x.shape[-1]).index_select(0, self.chosen())
         else:
-            size = (x.shape[-2], x.shape[-1])
-            found = _patches(x, self.positions.taps(self.size, self.area, self.window, size, self.seen, x.device))
+            taps = self.positions.taps(self.size, self.area, self.window, x.shape[-2:], self.seen, x.device)
+            found = _patches(x, taps)
         if found.dtype != torch.float16:
             found = found.clamp_(-_LARGEST, _LARGEST)
         self.rows[self.first : self.first + self.size].copy_(found)
@@ -189,8 +189,7 @@ class Reservoir:
             self._rows = torch.empty(self._size, width, dtype=torch.float16, device=x.device)
         self._begin = self._taken
         self._taken += count
-        area = (y.shape[-2], y.shape[-1]) if self.window else (0, 0)
-        return Draw(self._positions, self.window, area, seen, count, self._begin, self._rows)
+        return Draw(self._positions, self.window, y.shape[-2:], seen, count, self._begin, self._rows)
 
     def fork(self, without_last: bool) -> Reservoir:
         """Another sample of what was seen so far, with or without the last call, that goes its own way from here."""

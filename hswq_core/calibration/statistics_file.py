@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..errors import StatisticsError
-from ..files.writer import remove_leftovers
+from ..files.writer import remove_leftovers, temporary_beside
 from ..fingerprint import Fingerprint
 from .statistics import NOISE_BINS, LayerStatistics, Statistics
 
@@ -39,7 +39,7 @@ def save_statistics(statistics: Statistics, path: Path) -> None:
     Errors: StatisticsError when it cannot be written.
     """
     tensors, metadata = _content(statistics)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path)

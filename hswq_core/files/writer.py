@@ -59,7 +59,7 @@ class CheckpointWriter:
         self._overwrite = overwrite
         self._layout = layout
         self._pending = set(layout.spans)
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._temporary = temporary_beside(path)
 
     def __enter__(self) -> CheckpointWriter:
         check_target(self.path, overwrite=self._overwrite)
@@ -133,6 +133,11 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         raise TargetError("the target is a folder", where=path, do="Give a file name")
     if path.exists() and not overwrite:
         raise TargetError("the target exists already", where=path, do="Choose another name, or allow overwriting")
+
+
+def temporary_beside(path: Path) -> Path:
+    """Where this process writes what is to become ``path``: hidden, and known to ``remove_leftovers``."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def remove_leftovers(path: Path) -> None:
