@@ -40,9 +40,7 @@ def demo(session: nox.Session) -> None:
     started = time.time()
     comfyui = provide_comfyui(session)
     arguments = ["--comfyui", str(comfyui), "--started", str(started), *session.posargs]
-    session.run(
-        "python", "-m", "benchmarks.demo", *arguments, env={"PYTHONPATH": str(ROOT)}, external=bool(own_comfyui)
-    )
+    session.run("python", "-m", "showcase.demo", *arguments, env={"PYTHONPATH": str(ROOT)}, external=bool(own_comfyui))
 
 
 @nox.session(**session_options)
@@ -78,7 +76,7 @@ def screenshots(session: nox.Session) -> None:
     """Lay out the example workflows anew, and make their pictures and the README's from the running product."""
     comfyui = provide_comfyui(session)
     install(session, *BROWSING)
-    for module in ("benchmarks.workflows", "benchmarks.screenshots"):
+    for module in ("showcase.workflows", "showcase.screenshots"):
         session.run(
             "python", "-m", module, "--comfyui", str(comfyui), env={"PYTHONPATH": str(ROOT)}, external=bool(own_comfyui)
         )

@@ -18,17 +18,17 @@ from typing import Any
 
 import torch
 
-from . import studio
+from . import inprocess_comfy
 from .prompts import CALIBRATION
 
 
 def main() -> None:
-    parser = studio.parser(__doc__)
+    parser = inprocess_comfy.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    studio.start(args.comfyui)
+    inprocess_comfy.start(args.comfyui)
     print(f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    tiny = studio.Studio(studio.TINY_MODEL / "hswq_tiny.safetensors")
+    tiny = inprocess_comfy.LoadedModel(inprocess_comfy.TINY_MODEL / "hswq_tiny.safetensors")
     prompts = CALIBRATION[:4]
     compare("tiny model, 4 pictures, 25 steps", tiny.model, lambda m: tiny.latents(prompts, 0, m), args.rounds)
     wide = wide_model()
@@ -42,7 +42,7 @@ def main() -> None:
 
 def compare(name: str, model: Any, draw: Callable[[Any], object], rounds: int) -> None:
     from hswq.hswq_core.calibration.session import CalibrationSession  # type: ignore[import-not-found]
-    from hswq.loader.sampling import calibrated_clone, model_fingerprint  # type: ignore[import-not-found]
+    from hswq.loader.calibrate import calibrated_clone, model_fingerprint  # type: ignore[import-not-found]
 
     with tempfile.TemporaryDirectory() as folder:
         models = {"plain": model}

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from . import studio
+from . import inprocess_comfy
 from .prompts import CALIBRATION, HELD_OUT
 
 CURVE = (0.1, 0.25, 0.0, 0.5, 0.05)
@@ -37,7 +37,7 @@ class Judge:
 
     def __init__(self, original: Path, images: int) -> None:
         self._batches = [HELD_OUT[:images][i : i + BATCH] for i in range(0, images, BATCH)]
-        model = studio.Studio(original)
+        model = inprocess_comfy.LoadedModel(original)
         calls: list[tuple[tuple[Any, ...], dict[str, Any], torch.Tensor]] = []
 
         def record(_unet: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor) -> None:
@@ -53,7 +53,7 @@ class Judge:
     def figures(self, checkpoint: Path, **loading: Any) -> dict[str, Any]:
         from hswq.hswq_core.metrics import compare_images  # type: ignore[import-not-found]
 
-        model = studio.Studio(checkpoint, **loading)
+        model = inprocess_comfy.LoadedModel(checkpoint, **loading)
         latents = torch.cat([self._draw(model, i) for i in range(len(self._batches))])
         each = (latents - self._latents).double().square().mean((1, 2, 3))
         compared = compare_images(self._pictures, model.pictures(latents))
@@ -66,10 +66,10 @@ class Judge:
             "psnr": compared.psnr,
         }
 
-    def _draw(self, model: studio.Studio, batch: int) -> torch.Tensor:
+    def _draw(self, model: inprocess_comfy.LoadedModel, batch: int) -> torch.Tensor:
         return model.latents(self._batches[batch], 1000 + batch).float().cpu()
 
-    def _unet_error(self, model: studio.Studio) -> float:
+    def _unet_error(self, model: inprocess_comfy.LoadedModel) -> float:
         """|y_q - y|^2 / |y|^2 over all recorded calls, each call weighing the same."""
         device, total = model.model.load_device, 0.0
         for args, kwargs, expected in self._calls:
@@ -82,9 +82,9 @@ class Judge:
 def calibrate(original: Path, path: Path) -> Any:
     """Statistics of the calibration prompts, by the hooks that HSWQ Calibrate uses, on disk and in memory."""
     from hswq.hswq_core.calibration.session import CalibrationSession  # type: ignore[import-not-found]
-    from hswq.loader.sampling import calibrated_clone, model_fingerprint  # type: ignore[import-not-found]
+    from hswq.loader.calibrate import calibrated_clone, model_fingerprint  # type: ignore[import-not-found]
 
-    model = studio.Studio(original)
+    model = inprocess_comfy.LoadedModel(original)
     session = CalibrationSession.open(path, model_fingerprint(model.model), reset=True)
     measured = calibrated_clone(model.model, session, ROWS)
     for start in range(0, len(CALIBRATION), 8):
@@ -94,7 +94,7 @@ def calibrate(original: Path, path: Path) -> Any:
 
 def measure(model: Any, statistics: Any, mode: str, rounding: str) -> Any:
     """The statistics with every layer's effect on the UNet's output."""
-    from hswq.loader.measure import measure_impacts  # type: ignore[import-not-found]
+    from hswq.loader.impact import measure_impacts  # type: ignore[import-not-found]
 
     impacts = dict(
         measure_impacts(
@@ -107,12 +107,13 @@ def measure(model: Any, statistics: Any, mode: str, rounding: str) -> Any:
 
 def write(original: Path, target: Path, statistics: Any, **options: Any) -> Path:
     from hswq.hswq_core.files.checkpoint import CheckpointReader  # type: ignore[import-not-found]
+    from hswq.hswq_core.options import QuantizeOptions  # type: ignore[import-not-found]
     from hswq.hswq_core.planning import make_plan  # type: ignore[import-not-found]
-    from hswq.hswq_core.quantize import quantize_checkpoint  # type: ignore[import-not-found]
+    from hswq.hswq_core.quantize_file import quantize_checkpoint  # type: ignore[import-not-found]
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with CheckpointReader(original) as source:
-        plan = make_plan(source, statistics, **options)
+        plan = make_plan(source, statistics, QuantizeOptions(**options))
         quantize_checkpoint(source, plan, statistics, target, overwrite=True, device=device)
     return target
 
@@ -171,15 +172,15 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = studio.parser(__doc__)
+    parser = inprocess_comfy.parser(__doc__)
     parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--output", type=Path, default=studio.ROOT / "fidelity_output")
+    parser.add_argument("--output", type=Path, default=inprocess_comfy.ROOT / "fidelity_output")
     parser.add_argument("--peers", type=Path, help="a folder with checkpoints of peers")
     args = parser.parse_args()
     started = time.time()
-    studio.start(args.comfyui)
+    inprocess_comfy.start(args.comfyui)
     args.output.mkdir(parents=True, exist_ok=True)
-    original = studio.TINY_MODEL / "hswq_tiny.safetensors"
+    original = inprocess_comfy.TINY_MODEL / "hswq_tiny.safetensors"
     model, statistics = calibrate(original, args.output / "statistics.safetensors")
     measured = {
         (m, r): measure(model, statistics, m, r)

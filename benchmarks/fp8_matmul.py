@@ -14,9 +14,9 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from hswq_core.fp8.grid import FP8_MAX, dequantize, quantize
+from hswq_core.grids.e4m3 import FP8_MAX, dequantize, quantize
 
-from . import studio
+from . import inprocess_comfy
 from .fidelity import Judge, write
 
 
@@ -30,14 +30,14 @@ def rounded_linear(
 
 
 def main() -> None:
-    parser = studio.parser(__doc__)
+    parser = inprocess_comfy.parser(__doc__)
     parser.add_argument("--images", type=int, default=32)
     args = parser.parse_args()
-    studio.start(args.comfyui)
+    inprocess_comfy.start(args.comfyui)
     from hswq.loader import load, ops  # type: ignore[import-not-found]
 
     ops.fp8_linear = rounded_linear
-    original = studio.TINY_MODEL / "hswq_tiny.safetensors"
+    original = inprocess_comfy.TINY_MODEL / "hswq_tiny.safetensors"
     judge = Judge(original, args.images)
     with TemporaryDirectory() as folder:
         v2 = write(original, Path(folder) / "v2.safetensors", None, mode="v2", keep_ratio=0.0)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from . import studio
+from . import inprocess_comfy
 from .quantize import make_checkpoint
 
 SIZE = 1024
@@ -29,7 +29,7 @@ def conditioning(seed: int) -> list[Any]:
 
 def draw(model: Any, steps: int = STEPS, callback: Callable[..., None] | None = None, pictures: int = 1) -> float:
     """Seconds that sampling takes."""
-    from hswq.loader.run import empty_latent, sample  # type: ignore[import-not-found]
+    from hswq.loader.sample import empty_latent, sample  # type: ignore[import-not-found]
 
     torch.cuda.synchronize()
     started = time.perf_counter()
@@ -83,15 +83,16 @@ def copies_to_host(model: Any) -> int:
 
 
 def main() -> None:
-    args = studio.parser(__doc__, folder=True).parse_args()
-    studio.start(args.comfyui)
+    args = inprocess_comfy.parser(__doc__, folder=True).parse_args()
+    inprocess_comfy.start(args.comfyui)
     import comfy.sd
     from hswq.hswq_core.calibration.session import CalibrationSession  # type: ignore[import-not-found]
     from hswq.hswq_core.files.checkpoint import CheckpointReader  # type: ignore[import-not-found]
+    from hswq.hswq_core.options import QuantizeOptions  # type: ignore[import-not-found]
     from hswq.hswq_core.planning import make_plan  # type: ignore[import-not-found]
-    from hswq.hswq_core.quantize import quantize_checkpoint  # type: ignore[import-not-found]
+    from hswq.hswq_core.quantize_file import quantize_checkpoint  # type: ignore[import-not-found]
+    from hswq.loader.calibrate import calibrated_clone, model_fingerprint  # type: ignore[import-not-found]
     from hswq.loader.load import load_diffusion_model  # type: ignore[import-not-found]
-    from hswq.loader.sampling import calibrated_clone, model_fingerprint  # type: ignore[import-not-found]
 
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}", flush=True)
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -137,7 +138,7 @@ def main() -> None:
         started = time.perf_counter()
         with CheckpointReader(source) as reader:
             measured = sessions[1024].statistics
-            plan = make_plan(reader, measured, mode="v2", keep_ratio=0.1, rounding=rounding)
+            plan = make_plan(reader, measured, QuantizeOptions(mode="v2", keep_ratio=0.1, rounding=rounding))
             report = quantize_checkpoint(reader, plan, measured, target, overwrite=True, device="cuda")
         print(f"quantize to V2, {rounding}: {time.perf_counter() - started:.1f} s; {report}", flush=True)
         return report

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from . import studio
+from . import inprocess_comfy
 from .memory import resident
 from .quantize import make_checkpoint, make_statistics
 
@@ -59,25 +59,26 @@ def load(loader: str, path: Path) -> dict[str, float]:
 
 def make_files(folder: Path) -> None:
     from hswq_core.files.checkpoint import CheckpointReader
+    from hswq_core.options import QuantizeOptions
     from hswq_core.planning import make_plan
-    from hswq_core.quantize import quantize_checkpoint
+    from hswq_core.quantize_file import quantize_checkpoint
 
     folder.mkdir(parents=True, exist_ok=True)
     source = folder / "fp16.safetensors"
     make_checkpoint(source, 1.0, pass_through=False)
     with CheckpointReader(source) as reader:
         measured = make_statistics(reader)
-        plan = make_plan(reader, measured, mode="v2", keep_ratio=0.0)
+        plan = make_plan(reader, measured, QuantizeOptions(mode="v2", keep_ratio=0.0))
         quantize_checkpoint(reader, plan, measured, folder / "v2.safetensors", overwrite=True)
 
 
 def main() -> None:
-    parser = studio.parser(__doc__, folder=True)
+    parser = inprocess_comfy.parser(__doc__, folder=True)
     parser.add_argument("--job", choices=JOBS, help="one load in this process, as JSON")
     args = parser.parse_args()
     if args.job:
         loader, file = JOBS[args.job]
-        studio.start(args.comfyui)
+        inprocess_comfy.start(args.comfyui)
         print(json.dumps(load(loader, args.folder / f"{file}.safetensors")))
         return
     make_files(args.folder)

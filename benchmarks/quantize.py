@@ -27,16 +27,17 @@ from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.files.dtypes import tensor_bytes
 from hswq_core.files.layers import layer_weights
 from hswq_core.files.writer import CheckpointWriter, FileLayout
-from hswq_core.fp8.grid import quantize
-from hswq_core.fp8.histogram import histogram
-from hswq_core.fp8.scale import search_amax, weighted_errors
+from hswq_core.grids.e4m3 import quantize
+from hswq_core.grids.histogram import histogram
+from hswq_core.grids.scale_search import search_amax, weighted_errors
+from hswq_core.options import QuantizeOptions
 from hswq_core.parallel import ordered_map
 from hswq_core.planning import make_plan
-from hswq_core.quantize import quantize_checkpoint
+from hswq_core.quantize_file import quantize_checkpoint
 
-from .geometry import PASS_THROUGH, sdxl_unet
 from .memory import resident
 from .reference import reference_amax
+from .sdxl_shapes import PASS_THROUGH, sdxl_unet
 
 PREFIX = "model.diffusion_model."
 JOBS = ("cast", "v1", "v2", "comfy", "v2-error")
@@ -91,7 +92,9 @@ def run_job(job: str, path: Path, target: Path) -> None:
             plain_cast(source, target)
         else:
             mode, _, selection = job.partition("-")
-            plan = make_plan(source, statistics, mode=mode, keep_ratio=0.0, selection=selection or "variance")
+            plan = make_plan(
+                source, statistics, QuantizeOptions(mode=mode, keep_ratio=0.0, selection=selection or "variance")
+            )
             quantize_checkpoint(source, plan, statistics, target, overwrite=True)
         seconds = time.perf_counter() - started
     peak = resident("VmHWM")
@@ -100,7 +103,7 @@ def run_job(job: str, path: Path, target: Path) -> None:
 
 def plain_cast(source: CheckpointReader, target: Path) -> None:
     """Read, cast, write: what any FP8 conversion must do."""
-    plan = make_plan(source, None, mode="v1", keep_ratio=0.0)
+    plan = make_plan(source, None, QuantizeOptions(mode="v1", keep_ratio=0.0))
     keys = sorted(source.tensors, key=lambda key: source.tensors[key].begin)
     cast = {layer.key for layer in plan.quantized}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from hswq_core.fp8.grid import FP8_MAX, magnitudes
+from hswq_core.grids.e4m3 import FP8_MAX, magnitudes
 
 BINS, CANDIDATES, REFINEMENTS = 4096, 200, 3
 

@@ -10,20 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Set
 
-from . import fidelity, studio
+from . import fidelity, inprocess_comfy
 
 SHARE_OF_BYTES = 0.16  # what the reference keeps with a keep ratio of 0.10
 
 
 def main() -> None:
-    args = studio.parser(__doc__, folder=True).parse_args()
-    studio.start(args.comfyui)
+    args = inprocess_comfy.parser(__doc__, folder=True).parse_args()
+    inprocess_comfy.start(args.comfyui)
     from hswq.hswq_core.files.checkpoint import CheckpointReader  # type: ignore[import-not-found]
-    from hswq.hswq_core.fp8.weight import relative_output_error  # type: ignore[import-not-found]
     from hswq.hswq_core.planning.selection import cut_by_bytes, ranked  # type: ignore[import-not-found]
+    from hswq.hswq_core.rounding.weight import relative_output_error  # type: ignore[import-not-found]
 
     args.folder.mkdir(parents=True, exist_ok=True)
-    original = studio.TINY_MODEL / "hswq_tiny.safetensors"
+    original = inprocess_comfy.TINY_MODEL / "hswq_tiny.safetensors"
     model, statistics = fidelity.calibrate(original, args.folder / "shortlist.safetensors")
     measured = fidelity.measure(model, statistics, "v1", "calibrated").layers
     impact = {name: layer.impact for name, layer in measured.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -11,13 +13,13 @@ class HSWQError(Exception):
     Args:
         what: the problem, as a sentence without its full stop.
         where: the file or layer it was found in.
-        do: the remedy, as a sentence without its full stop.
+        remedy: what to do, as a sentence without its full stop.
     """
 
-    def __init__(self, what: str, *, where: str | Path | None = None, do: str | None = None) -> None:
-        self.what, self.where, self.do = what, where, do
+    def __init__(self, what: str, *, where: str | Path | None = None, remedy: str | None = None) -> None:
+        self.what, self.where, self.remedy = what, where, remedy
         message = f"{where}: {what}" if where is not None else what
-        super().__init__(f"{message}. {do}." if do else f"{message}.")
+        super().__init__(f"{message}. {remedy}." if remedy else f"{message}.")
 
 
 class CheckpointError(HSWQError):
@@ -34,3 +36,9 @@ class PlanError(HSWQError):
 
 class TargetError(HSWQError):
     """An output file that cannot or must not be written."""
+
+
+def nearest_name(name: str, choices: Iterable[str]) -> str | None:
+    """The choice that a mistyped name most likely means; ``None`` when none is near."""
+    found = difflib.get_close_matches(name.lower(), list(choices), n=1, cutoff=0.6)
+    return found[0] if found else None

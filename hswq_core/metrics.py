@@ -39,10 +39,10 @@ def ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     if a.shape != b.shape:
         raise HSWQError(
             f"the pictures differ in shape: {list(a.shape)} and {list(b.shape)}",
-            do="Compare pictures of one size and number",
+            remedy="Compare pictures of one size and number",
         )
     if min(a.shape[1:3]) < _WINDOW:
-        raise HSWQError(f"SSIM needs pictures of at least {_WINDOW} x {_WINDOW} pixels", do="Make larger pictures")
+        raise HSWQError(f"SSIM needs pictures of at least {_WINDOW} x {_WINDOW} pixels", remedy="Make larger pictures")
     channels = a.shape[-1]
     x, y = (t.double().movedim(-1, 1).reshape(-1, 1, *t.shape[1:3]) for t in (a, b))
     line = torch.arange(_WINDOW, dtype=torch.float64, device=x.device) - _WINDOW // 2
@@ -123,7 +123,7 @@ def compare_trajectories(
     """Compare latents [B, ...] by run (seed) and step. Errors: HSWQError when runs, steps or shapes differ."""
     shapes = [[[tuple(step.shape) for step in run] for run in side] for side in (reference, candidate)]
     if shapes[0] != shapes[1] or not shapes[0] or not shapes[0][0]:
-        raise HSWQError("the models' latents differ in number or shape", do="Compare models of one architecture")
+        raise HSWQError("the models' latents differ in number or shape", remedy="Compare models of one architecture")
     relative, final = [], []
     for run, other in zip(reference, candidate, strict=True):
         pairs = [(a.double().flatten(1), b.double().flatten(1)) for a, b in zip(run, other, strict=True)]

@@ -15,7 +15,7 @@ import comfy.quant_ops
 import torch
 from comfy.quant_ops import QuantizedTensor
 
-from ..hswq_core.kernels.launch import fits_dequantize, triton_works
+from ..hswq_core.inference.dequantize import dequantize
 
 _STOCK_LAYOUT = "TensorCoreFP8Layout"
 _OUR_LAYOUT = "HSWQScaledFP8Layout"
@@ -35,19 +35,10 @@ def _register_layout() -> str:
     class HSWQScaledFP8Layout(stock):  # type: ignore[misc]
         @classmethod
         def dequantize(cls, qdata: torch.Tensor, params: Any) -> torch.Tensor:
-            return _dequantized(qdata, params.scale, params.orig_dtype)
+            return dequantize(qdata, params.scale, params.orig_dtype)
 
     register(_OUR_LAYOUT, HSWQScaledFP8Layout)
     return _OUR_LAYOUT
-
-
-def _dequantized(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    if triton_works(codes.device) and fits_dequantize(codes, scale):
-        from ..hswq_core.kernels.fp8 import dequantize
-
-        return dequantize(codes, scale, dtype)
-    # An in-place product is computed in the wider of both types, float32, and rounded into the narrower.
-    return codes.to(dtype).mul_(scale)
 
 
 _LAYOUT = _register_layout()
@@ -77,7 +68,7 @@ def ready_weight(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
     """A weight in the type that ``x`` is computed with, or ``None`` if it is on another device."""
     if isinstance(weight, QuantizedTensor):
         codes, scale = codes_and_scale(weight)
-        return _dequantized(codes, scale, x.dtype) if codes.device == x.device else None
+        return dequantize(codes, scale, x.dtype) if codes.device == x.device else None
     return weight.to(x.dtype) if weight.device == x.device else None
 
 

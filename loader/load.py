@@ -17,11 +17,11 @@ from comfy.patcher_extension import WrappersMP
 
 from ..hswq_core.errors import CheckpointError
 from ..hswq_core.files.checkpoint import CheckpointReader
-from ..hswq_core.files.inspect import Inspection, inspect_checkpoint
+from ..hswq_core.files.inspection import Inspection, inspect_checkpoint
 from ..hswq_core.files.layers import check_scales
 from .compat import exact_patching, multiplies_fp8
 from .ops import FP8MatmulOperations, HSWQOperations, weights_in_one_piece
-from .weights import join_scales
+from .state_dict import join_scales
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +42,9 @@ def load_checkpoint(
         raise CheckpointError(
             "this is a diffusion model alone, without text encoder and VAE",
             where=path,
-            do="Move it to models/diffusion_models and open it with HSWQ Diffusion Model Loader",
+            remedy="Move it to models/diffusion_models and open it with HSWQ Diffusion Model Loader",
         )
-    with _naming(path):
+    with _add_file_to_errors(path):
         found = comfy.sd.load_state_dict_guess_config(
             file.state_dict,
             output_vae=True,
@@ -55,8 +55,8 @@ def load_checkpoint(
             **exact_patching(comfy.sd.load_state_dict_guess_config),
         )
     if found is None or found[0] is None:
-        raise _unknown(path)
-    return _ready(found[0], path, file), found[1], found[2], file.found
+        raise _unknown_model_error(path)
+    return _finish_model(found[0], path, file), found[1], found[2], file.found
 
 
 def load_diffusion_model(path: Path, *, fp8_matmul: bool = False) -> tuple[Any, Inspection]:
@@ -65,7 +65,7 @@ def load_diffusion_model(path: Path, *, fp8_matmul: bool = False) -> tuple[Any, 
     Args, errors: as for ``load_checkpoint``.
     """
     file = _read(path)
-    with _naming(path):
+    with _add_file_to_errors(path):
         model = comfy.sd.load_diffusion_model_state_dict(
             file.state_dict,
             model_options=_options(path, file, fp8_matmul),
@@ -73,8 +73,8 @@ def load_diffusion_model(path: Path, *, fp8_matmul: bool = False) -> tuple[Any, 
             **exact_patching(comfy.sd.load_diffusion_model_state_dict),
         )
     if model is None:
-        raise _unknown(path)
-    return _ready(model, path, file), file.found
+        raise _unknown_model_error(path)
+    return _finish_model(model, path, file), file.found
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _read(path: Path) -> _File:
     with CheckpointReader(path) as reader:  # checks the header against the file, and names what is wrong
         metadata = {k: v for k, v in reader.metadata.items() if k != "_quantization_metadata"}
         if any(".lora_" in key for key in reader.tensors):
-            raise CheckpointError("this is a LoRA, not a model", where=path, do="Open it with Load LoRA")
+            raise CheckpointError("this is a LoRA, not a model", where=path, remedy="Open it with Load LoRA")
         inspection = inspect_checkpoint(reader)
     state_dict = comfy.utils.load_torch_file(str(path))
     prefix = comfy.model_detection.unet_prefix_from_state_dict(state_dict)
@@ -109,7 +109,7 @@ def _options(path: Path, file: _File, fp8_matmul: bool) -> dict[str, Any]:
     return {"custom_operations": operations, "dtype": file.dtype}
 
 
-def _ready(model: Any, path: Path, file: _File) -> Any:
+def _finish_model(model: Any, path: Path, file: _File) -> Any:
     """A MODEL whose weights are whole tensors to everything that runs inside a sampling run.
 
     A control LoRA, for one, builds its network there from the diffusion model's state dict.
@@ -117,13 +117,13 @@ def _ready(model: Any, path: Path, file: _File) -> Any:
     Errors: CheckpointError when layers of the file found no place in the model.
     """
     modules = dict(model.model.diffusion_model.named_modules())
-    homeless = [layer for layer in file.found.quantized if layer not in modules]
+    unplaced = [layer for layer in file.found.quantized if layer not in modules]
     # Where most are, ComfyUI took the names as they are; otherwise it translated them from another tool's.
-    if 0 < len(homeless) < len(file.found.quantized) / 2:
+    if 0 < len(unplaced) < len(file.found.quantized) / 2:
         raise CheckpointError(
-            f"ComfyUI took this for a model without the layer {homeless[0]} and {len(homeless) - 1} more",
+            f"ComfyUI took this for a model without the layer {unplaced[0]} and {len(unplaced) - 1} more",
             where=path,
-            do="Tensors that it tells models by are missing; download the file or quantize it again",
+            remedy="Tensors that it tells models by are missing; download the file or quantize it again",
         )
     logger.info("HSWQ: %s: %s", path.name, file.found.summary)
 
@@ -136,18 +136,20 @@ def _ready(model: Any, path: Path, file: _File) -> Any:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _add_file_to_errors(path: Path) -> Iterator[None]:
     """An error that knows only the layer gets to know the file."""
     try:
         yield
     except CheckpointError as error:
         what = f"the layer {error.where} cannot be loaded: {error.what}"
-        raise CheckpointError(what, where=path, do="The file is damaged; download it or quantize it again") from error
+        raise CheckpointError(
+            what, where=path, remedy="The file is damaged; download it or quantize it again"
+        ) from error
 
 
-def _unknown(path: Path) -> CheckpointError:
+def _unknown_model_error(path: Path) -> CheckpointError:
     return CheckpointError(
         "ComfyUI does not know this kind of model",
         where=path,
-        do="Choose a checkpoint of a model that ComfyUI supports",
+        remedy="Choose a checkpoint of a model that ComfyUI supports",
     )

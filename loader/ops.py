@@ -17,7 +17,7 @@ import comfy.ops
 import torch
 
 from ..hswq_core.errors import CheckpointError
-from ..hswq_core.fp8.matmul import fits_fp8_matmul, fp8_linear
+from ..hswq_core.inference.fp8_matmul import fits_fp8_matmul, fp8_linear
 from .compat import codes_and_scale, is_quantized, ready_weight
 
 _in_file_form: ContextVar[bool] = ContextVar("in_file_form", default=True)

@@ -10,10 +10,10 @@ from .compare import HSWQCompare
 from .compare_models import HSWQCompareModels
 from .load import HSWQDiffusionModelLoader, HSWQLoader
 from .measure import HSWQMeasureSensitivity
-from .page import add_routes
 from .quantize import HSWQQuantize
 from .report import HSWQReport
 from .statistics import HSWQLoadStatistics, HSWQMergeStatistics
+from .web_api import add_routes
 
 
 class HSWQExtension(ComfyExtension):

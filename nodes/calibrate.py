@@ -8,9 +8,9 @@ from comfy_api.latest import io
 
 from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.files.names import safe_file_name
-from ..loader.sampling import calibrated_clone, model_fingerprint
+from ..loader.calibrate import calibrated_clone, model_fingerprint
 from .common import CATEGORY, HSWQStats, statistics_folder
-from .page import calibration_events
+from .web_api import calibration_events
 
 
 class HSWQCalibrate(io.ComfyNode):

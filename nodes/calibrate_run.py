@@ -12,11 +12,11 @@ from comfy_api.latest import io
 
 from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.files.names import EXTENSION, safe_file_name
-from ..loader.run import empty_latent, encode, previewer, sample
-from ..loader.sampling import calibrated_clone, model_fingerprint
+from ..loader.calibrate import calibrated_clone, model_fingerprint
+from ..loader.sample import empty_latent, encode, previewer, sample
 from .common import CATEGORY, HSWQStats, modification_time, statistics_folder
-from .page import calibration_events
 from .prompts import choose_prompts
+from .web_api import calibration_events
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import comfy.utils
@@ -17,7 +19,9 @@ from ..hswq_core.calibration.statistics import Statistics
 from ..hswq_core.errors import CheckpointError
 from ..hswq_core.files.checkpoint import CheckpointReader
 from ..hswq_core.files.names import EXTENSION
-from ..hswq_core.planning.source import holds_model_of
+from ..hswq_core.options import QuantizeOptions
+from ..hswq_core.planning.source_check import holds_model_of
+from ..hswq_core.progress import Progress
 
 CATEGORY = "HSWQ"
 CALIBRATED = "(the calibrated model)"
@@ -44,7 +48,7 @@ def model_path(category: str, name: str) -> Path:
     """The file behind a name from a model list. Errors: CheckpointError when it is gone."""
     path = folder_paths.get_full_path(category, name) if category in SOURCES else None
     if path is None:
-        raise CheckpointError("there is no such file", where=name, do="Refresh the page, and choose another model")
+        raise CheckpointError("there is no such file", where=name, remedy="Refresh the page, and choose another model")
     return Path(path)
 
 
@@ -61,7 +65,7 @@ def find_source(name: str, statistics: Statistics) -> tuple[str, Path]:
     for category in SOURCES:
         if name in folder_paths.get_filename_list(category):
             return category, model_path(category, name)
-    raise CheckpointError("there is no such checkpoint", where=name, do="Refresh the page, and choose another one")
+    raise CheckpointError("there is no such checkpoint", where=name, remedy="Refresh the page, and choose another one")
 
 
 def sources() -> list[str]:
@@ -83,7 +87,7 @@ def _find_calibrated(statistics: Statistics) -> tuple[str, Path]:
     raise CheckpointError(
         "no checkpoint holds the model that was calibrated",
         where=", ".join(SOURCES),
-        do="Choose the source by its name; a model that was merged or changed by other nodes must be saved first",
+        remedy="Choose the source by its name; a model that was merged or changed by other nodes must be saved first",
     )
 
 
@@ -96,9 +100,17 @@ def _checkpoints() -> Iterator[tuple[str, Path]]:
                 yield category, Path(path)
 
 
-def patterns(text: str) -> list[str]:
-    """Patterns of layer names, separated by commas or lines."""
-    return [pattern for part in text.replace("\n", ",").split(",") if (pattern := part.strip())]
+def quantize_options(values: Mapping[str, Any]) -> QuantizeOptions:
+    """The options among a node's inputs or the page's query; patterns are separated by commas or lines.
+
+    Errors: PlanError for a value that cannot be used.
+    """
+    known = {field.name for field in fields(QuantizeOptions)}
+    chosen = {name: value for name, value in values.items() if name in known}
+    for name in ("force_keep", "force_quantize"):
+        parts = chosen.get(name, "").replace("\n", ",").split(",")
+        chosen[name] = tuple(pattern for part in parts if (pattern := part.strip()))
+    return QuantizeOptions(**chosen)
 
 
 def model_modification_time(category: str, name: str) -> int:
@@ -112,7 +124,7 @@ def modification_time(path: Path) -> int:
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def progress_bar() -> Callable[[int, int], None]:
+def progress_bar() -> Progress:
     """What a long job calls with the amount done and in all: it moves the node's bar, and ends the job on cancel."""
     bar = comfy.utils.ProgressBar(1)
 

@@ -11,7 +11,7 @@ import torch
 from comfy_api.latest import io
 
 from ..hswq_core.metrics import compare_images, compare_trajectories
-from ..loader.run import sample
+from ..loader.sample import sample
 from .common import CATEGORY
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
-from ..hswq_core.files.inspect import Inspection
+from ..hswq_core.files.inspection import Inspection
 from ..loader.load import load_checkpoint, load_diffusion_model
 from .common import CATEGORY, model_modification_time, model_path
-from .page import file_summary
+from .web_api import file_summary
 
 
 def _more_inputs() -> list[Any]:

@@ -9,9 +9,10 @@ from comfy_api.latest import io
 
 from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.calibration.statistics import Statistics, check_same_model
-from ..hswq_core.fp8.rounding import ROUNDINGS
-from ..loader.measure import measure_impacts
-from ..loader.sampling import model_fingerprint
+from ..hswq_core.files.formats import FORMATS
+from ..hswq_core.options import ROUNDINGS, Rounding
+from ..loader.calibrate import model_fingerprint
+from ..loader.impact import measure_impacts
 from .common import CATEGORY, HSWQStats, progress_bar, statistics_of
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class HSWQMeasureSensitivity(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, stats: Any, mode: str, probes: int, rounding: str = "calibrated", after: Any = None
+        cls, model: Any, stats: Any, mode: str, probes: int, rounding: Rounding = "calibrated", after: Any = None
     ) -> io.NodeOutput:
         statistics = statistics_of(stats)
         statistics.check_not_empty()
@@ -78,7 +79,7 @@ class HSWQMeasureSensitivity(io.ComfyNode):
             return stats
 
         measuring = measure_impacts(
-            model, statistics, layers, scaled=mode == "v2", rounding=rounding, probes=probes, progress=progress_bar()
+            model, statistics, layers, form=FORMATS[mode], rounding=rounding, probes=probes, progress=progress_bar()
         )
         try:
             for name, impact in measuring:

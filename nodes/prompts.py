@@ -53,9 +53,9 @@ def choose_prompts(text: str) -> list[str]:
         folder = Path(folder_paths.get_input_directory()).resolve()
         path = (folder / text).resolve()
         if folder not in path.parents or not path.is_file():
-            raise PlanError("there is no such file of prompts in the input folder", where=text, do="Put it there")
+            raise PlanError("there is no such file of prompts in the input folder", where=text, remedy="Put it there")
         text = path.read_text(encoding="utf-8", errors="replace")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
-        raise PlanError("the file of prompts is empty", where=name, do="Write one prompt a line")
+        raise PlanError("the file of prompts is empty", where=name, remedy="Write one prompt a line")
     return lines

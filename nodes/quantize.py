@@ -11,15 +11,10 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
-from ..hswq_core.files.checkpoint import CheckpointReader
-from ..hswq_core.files.formats import FORMATS
+from ..hswq_core import quantize
 from ..hswq_core.files.names import default_name, safe_file_name
-from ..hswq_core.fp8.rounding import ROUNDINGS
-from ..hswq_core.planning import make_plan
-from ..hswq_core.planning.plan import SCALES
-from ..hswq_core.planning.selection import SELECTIONS
-from ..hswq_core.quantize import quantize_checkpoint
-from .common import CATEGORY, HSWQStats, find_source, patterns, progress_bar, sources, statistics_of
+from ..hswq_core.options import MODES, ROUNDINGS, SCALES, SELECTIONS
+from .common import CATEGORY, HSWQStats, find_source, progress_bar, quantize_options, sources, statistics_of
 
 
 class HSWQQuantize(io.ComfyNode):
@@ -42,7 +37,7 @@ class HSWQQuantize(io.ComfyNode):
                 HSWQStats.Input("stats", tooltip="The statistics of HSWQ Calibrate."),
                 io.Combo.Input(
                     "mode",
-                    options=list(FORMATS),
+                    options=list(MODES),
                     default="v2",
                     tooltip=(
                         "v1: plain FP8, any loader opens it. v2: scaled FP8, more exact, opened by HSWQ Loader. "
@@ -131,39 +126,20 @@ class HSWQQuantize(io.ComfyNode):
         stats: Any,
         mode: str,
         keep_ratio: float,
-        selection: str,
-        rounding: str,
         filename: str,
-        after: Any = None,
-        budget: str = "",
-        force_keep: str = "",
-        force_quantize: str = "",
         overwrite: bool = False,
-        scales: str = "tensor",
+        after: Any = None,
+        **more: Any,
     ) -> io.NodeOutput:
         statistics = statistics_of(stats)
         category, path = find_source(source, statistics)
-        name = filename or default_name(path.name, statistics.samples, budget.strip() or keep_ratio, mode)
+        options = quantize_options(more | {"mode": mode, "keep_ratio": keep_ratio})
+        name = filename or default_name(path.name, statistics.samples, options.budget or keep_ratio, mode)
         target = Path(folder_paths.get_output_directory()) / category / safe_file_name(name)
-        progress = progress_bar()
-        with CheckpointReader(path) as reader:
-            plan = make_plan(
-                reader,
-                statistics,
-                mode=mode,
-                keep_ratio=keep_ratio,
-                budget=budget.strip(),
-                selection=selection,
-                rounding=rounding,
-                scales=scales,
-                force_keep=patterns(force_keep),
-                force_quantize=patterns(force_quantize),
-                progress=progress,
-            )
-            target.parent.mkdir(parents=True, exist_ok=True)
-            report = quantize_checkpoint(
-                reader, plan, statistics, target, overwrite=overwrite, device=_device(), progress=progress
-            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        report = quantize(
+            path, target, statistics, options, device=_device(), overwrite=overwrite, progress=progress_bar()
+        )
         return io.NodeOutput(str(target), json.dumps(report.as_dict(), indent=2), ui={"text": [str(report)]})
 
 

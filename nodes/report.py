@@ -6,9 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..hswq_core.planning.outline import outline
-from .chart import chart
+from ..hswq_core.planning.preview import preview
 from .common import CATEGORY, HSWQStats, statistics_of
+from .report_chart import report_chart
 
 
 class HSWQReport(io.ComfyNode):
@@ -38,5 +38,5 @@ class HSWQReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, stats: Any, keep_ratio: float, after: Any = None) -> io.NodeOutput:
-        found = outline(statistics_of(stats), keep_ratio)
-        return io.NodeOutput(chart(found), str(found))
+        found = preview(statistics_of(stats), keep_ratio)
+        return io.NodeOutput(report_chart(found), str(found))

@@ -52,7 +52,7 @@ class CalibrationSession:
                 raise StatisticsError(
                     "this session holds statistics of another model",
                     where=path,
-                    do="Choose another session name, or turn on 'reset' to start it anew",
+                    remedy="Choose another session name, or turn on 'reset' to start it anew",
                 )
         return cls._of(path, stored, reset=reset or not path.exists())
 
@@ -61,7 +61,9 @@ class CalibrationSession:
         """The session in an existing file. Errors: StatisticsError when it is missing, damaged or of no known model."""
         stored = load_statistics(path)
         if stored.fingerprint is None:
-            raise StatisticsError("the statistics do not say of which model they are", where=path, do="Calibrate again")
+            raise StatisticsError(
+                "the statistics do not say of which model they are", where=path, remedy="Calibrate again"
+            )
         return cls._of(path.resolve(), stored, reset=False)
 
     @classmethod

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from ..errors import StatisticsError
 from ..fingerprint import Fingerprint
-from .inputs import ModelInput, join_inputs, spread
+from .model_inputs import ModelInput, evenly_spaced, join_inputs
 
 NOISE_BINS = 10
 
@@ -55,6 +56,10 @@ class LayerStatistics:
         """The variance of all output elements, E[y^2] - E[y]^2."""
         count, total, squares = self.output_sums.tolist()
         return max(0.0, squares / count - (total / count) ** 2)
+
+    def has_rows_for(self, shape: Sequence[int]) -> bool:
+        """Whether there are input rows of the width of a weight of this shape."""
+        return self.rows is not None and len(self.rows) > 0 and self.rows.shape[1] == math.prod(shape[1:])
 
 
 @dataclass(frozen=True)
@@ -101,11 +106,11 @@ class Statistics:
     def check_not_empty(self) -> None:
         """Errors: StatisticsError when nothing was measured yet."""
         if not self.layers:
-            raise StatisticsError("the statistics hold no run", do="Run a KSampler with the calibrated model first")
+            raise StatisticsError("the statistics hold no run", remedy="Run a KSampler with the calibrated model first")
 
     def probes(self, count: int) -> list[ModelInput]:
         """Up to ``count`` of the kept inputs, spread over the noise levels."""
-        return spread(self.inputs, count)
+        return evenly_spaced(self.inputs, count)
 
     def with_impacts(self, impacts: Mapping[str, float], impact_of: str) -> Statistics:
         """The same statistics with some layers' measured impacts, replacing those measured for something else."""
@@ -138,14 +143,14 @@ def merge(parts: Iterable[Statistics]) -> Statistics:
 def check_same_model(a: Statistics, b: Statistics) -> None:
     """Errors: StatisticsError when the two were measured on different models."""
     if a.fingerprint and b.fingerprint and not a.fingerprint.matches(b.fingerprint):
-        raise StatisticsError("the statistics are of different models", do="Merge only sessions of one model")
+        raise StatisticsError("the statistics are of different models", remedy="Merge only sessions of one model")
     for name in a.layers.keys() & b.layers.keys():
         if a.layers[name].channels != b.layers[name].channels:
             raise StatisticsError(
                 f"the statistics are of different models: {a.layers[name].channels} and "
                 f"{b.layers[name].channels} input channels",
                 where=name,
-                do="Merge only sessions of one model",
+                remedy="Merge only sessions of one model",
             )
 
 

@@ -49,24 +49,24 @@ def save_statistics(statistics: Statistics, path: Path) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise StatisticsError(
-            f"the statistics could not be written ({error})", where=path, do="Free disk space or check the folder"
+            f"the statistics could not be written ({error})", where=path, remedy="Free disk space or check the folder"
         ) from error
 
 
 def load_statistics(path: Path) -> Statistics:
     """Read a statistics file. Errors: StatisticsError when it is missing, damaged or something else."""
     if not path.is_file():
-        raise StatisticsError("there is no such statistics file", where=path, do="Calibrate first")
+        raise StatisticsError("there is no such statistics file", where=path, remedy="Calibrate first")
     remedy = "Calibrate again, or choose a file that HSWQ calibration wrote"
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("hswq.kind") != "statistics":
-                raise StatisticsError("this is not an HSWQ statistics file", where=path, do=remedy)
+                raise StatisticsError("this is not an HSWQ statistics file", where=path, remedy=remedy)
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
         return _parse(tensors, metadata)
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError, AttributeError) as error:
-        raise StatisticsError(f"the statistics file is damaged ({error})", where=path, do=remedy) from error
+        raise StatisticsError(f"the statistics file is damaged ({error})", where=path, remedy=remedy) from error
 
 
 def _content(statistics: Statistics) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

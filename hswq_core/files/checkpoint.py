@@ -43,6 +43,20 @@ class TensorInfo:
         return self.end - self.begin
 
 
+@dataclass(frozen=True)
+class FileIdentity:
+    """Which file it is and in which state: rewriting it changes its size or its time, replacing it its number."""
+
+    path: Path
+    nbytes: int
+    modified_ns: int
+    inode: int
+
+    @staticmethod
+    def of(path: Path, status: os.stat_result) -> FileIdentity:
+        return FileIdentity(path.resolve(), status.st_size, status.st_mtime_ns, status.st_ino)
+
+
 class CheckpointReader:
     """A checkpoint whose header has been checked against the file, as a context manager.
 
@@ -53,11 +67,12 @@ class CheckpointReader:
         self.path = path
         self._lock = threading.Lock()  # layers are read from several threads
         if not path.is_file():
-            raise CheckpointError("there is no such file", where=path, do="Check the name and the folder")
+            raise CheckpointError("there is no such file", where=path, remedy="Check the name and the folder")
         self._file: BufferedReader = path.open("rb")
         try:
             self.tensors, self.metadata, self._data_start = _read_header(self._file, path)
-            self.nbytes = os.fstat(self._file.fileno()).st_size
+            self.identity = FileIdentity.of(path, os.fstat(self._file.fileno()))
+            self.nbytes = self.identity.nbytes
         except BaseException:
             self._file.close()
             raise
@@ -69,6 +84,13 @@ class CheckpointReader:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+
+    def check_unchanged(self) -> None:
+        """Errors: CheckpointError when the file was rewritten in place since it was opened."""
+        if FileIdentity.of(self.path, os.fstat(self._file.fileno())) != self.identity:
+            raise CheckpointError(
+                "the file was changed while it was read", where=self.path, remedy="Try again when it is complete"
+            )
 
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor, read into memory of its own. Errors: CheckpointError for a type torch does not have."""
@@ -110,13 +132,13 @@ class CheckpointReader:
         kind = self.tensors[name].dtype
         if kind not in TORCH_DTYPES:
             raise CheckpointError(
-                f"tensor {name} has the type {kind}", where=self.path, do="This version cannot compute with it"
+                f"tensor {name} has the type {kind}", where=self.path, remedy="This version cannot compute with it"
             )
         return TORCH_DTYPES[kind]
 
     def _shrunk(self, name: str) -> CheckpointError:
         return CheckpointError(
-            f"the file ended while tensor {name} was read", where=self.path, do="Was it replaced meanwhile?"
+            f"the file ended while tensor {name} was read", where=self.path, remedy="Was it replaced meanwhile?"
         )
 
 
@@ -124,7 +146,7 @@ def _read_header(file: BufferedReader, path: Path) -> tuple[dict[str, TensorInfo
     remedy = "Only safetensors checkpoints can be opened; download it again if it should be one"
 
     def bad(what: str) -> CheckpointError:
-        return CheckpointError(what, where=path, do=remedy)
+        return CheckpointError(what, where=path, remedy=remedy)
 
     size = os.fstat(file.fileno()).st_size
     prefix = file.read(8)
@@ -138,16 +160,16 @@ def _read_header(file: BufferedReader, path: Path) -> tuple[dict[str, TensorInfo
     try:
         header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise bad("this is not a safetensors file: its header is no JSON, or names a tensor twice") from error
+        raise bad("this is not a safetensors file: its header is not JSON, or names a tensor twice") from error
     if not isinstance(header, dict):
-        raise bad("this is not a safetensors file: its header is no JSON object")
+        raise bad("this is not a safetensors file: its header is not a JSON object")
     metadata = header.pop("__metadata__", {}) or {}
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise bad("the header's metadata is not text")
     try:
         "".join([*header, *metadata, *metadata.values()]).encode("utf-8")
     except UnicodeEncodeError as error:
-        raise bad("the header is damaged: a name in it is no text") from error
+        raise bad("the header is damaged: a name in it is not text") from error
 
     data_start, available = 8 + length, size - 8 - length
     tensors = {name: _tensor_info(name, entry, bad) for name, entry in header.items()}

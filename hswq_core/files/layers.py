@@ -44,7 +44,7 @@ def check_scales(source: CheckpointReader, prefix: str) -> None:
     layers = {k.removesuffix(WEIGHT) for k, i in tensors.items() if k.endswith(WEIGHT) and i.dtype in FP8_DTYPES}
     without = sorted(layer for layer in layers if scale_key(tensors, layer) is None)
     if without and (len(without) < len(layers) or source.metadata.get("hswq.mode") in _SCALED_MODES):
-        raise CheckpointError(f"the scale of the FP8 layer {without[0]} is missing", where=source.path, do=remedy)
+        raise CheckpointError(f"the scale of the FP8 layer {without[0]} is missing", where=source.path, remedy=remedy)
     for key, info in tensors.items():
         suffix = next((s for s in sorted(_SCALE_SUFFIXES, key=len, reverse=True) if key.endswith(s)), None)
         layer = key.removesuffix(suffix or "")
@@ -58,7 +58,7 @@ def check_scales(source: CheckpointReader, prefix: str) -> None:
             orphan = is_float(beside.dtype) and len(beside.shape) in (2, 4)
             orphan = orphan and (suffix != ".scale" or math.prod(info.shape) in (1, beside.shape[0]))
         if orphan:
-            raise CheckpointError(f"the scale {key} belongs to no FP8 weight", where=source.path, do=remedy)
+            raise CheckpointError(f"the scale {key} belongs to no FP8 weight", where=source.path, remedy=remedy)
 
 
 def checked_scale(name: str, scale: torch.Tensor, shape: tuple[int, ...], where: Path) -> torch.Tensor:
@@ -69,16 +69,16 @@ def checked_scale(name: str, scale: torch.Tensor, shape: tuple[int, ...], where:
     """
     remedy = "The file is damaged or of an unknown format; quantize the model again"
     if not scale.is_floating_point() or scale.element_size() < 2:
-        raise CheckpointError(f"the scale {name} has the type {scale.dtype}", where=where, do=remedy)
+        raise CheckpointError(f"the scale {name} has the type {scale.dtype}", where=where, remedy=remedy)
     scale = scale.detach().to(torch.float32)
     if not bool((scale.isfinite() & (scale > 0)).all()):
-        raise CheckpointError(f"the scale {name} is not a positive number", where=where, do=remedy)
+        raise CheckpointError(f"the scale {name} is not a positive number", where=where, remedy=remedy)
     if scale.numel() == 1:
         return scale.reshape(())
     if shape and scale.numel() == scale.shape[0] == shape[0]:
         return scale.reshape(-1, *[1] * (len(shape) - 1))
     shapes = f"{list(scale.shape)} for a weight of {list(shape)}"
-    raise CheckpointError(f"the scale {name} has the shape {shapes}", where=where, do=remedy)
+    raise CheckpointError(f"the scale {name} has the shape {shapes}", where=where, remedy=remedy)
 
 
 def layer_weights(source: CheckpointReader, prefix: str) -> dict[str, TensorInfo]:
@@ -114,6 +114,6 @@ def find_prefix(source: CheckpointReader, layers: Iterable[str] | None = None) -
             "no layer of the diffusion model was found in this file"
             + ("" if layers is None else ", or the statistics are of another model"),
             where=source.path,
-            do="Choose the checkpoint that was calibrated",
+            remedy="Choose the checkpoint that was calibrated",
         )
     return best

@@ -67,7 +67,7 @@ class CheckpointWriter:
         free, needed = shutil.disk_usage(self.path.parent).free, self._layout.nbytes
         if free < needed:
             raise TargetError(
-                f"{needed:,} bytes are needed, {free:,} are free", where=self.path.parent, do="Free disk space"
+                f"{needed:,} bytes are needed, {free:,} are free", where=self.path.parent, remedy="Free disk space"
             )
         try:
             self._file = self._temporary.open("wb")
@@ -122,17 +122,23 @@ class CheckpointWriter:
         if isinstance(error, PermissionError) and self.path.exists():
             # Windows does not replace a file that is mapped, and loaders map theirs.
             remedy = "A model that was loaded from it may hold it: unload the models, or choose another name"
-        return TargetError(f"the file could not be written ({reason})", where=self.path, do=remedy)
+        return TargetError(f"the file could not be written ({reason})", where=self.path, remedy=remedy)
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
     """Errors: TargetError when a file cannot or must not be written there."""
     if not path.parent.is_dir():
-        raise TargetError("the target's folder does not exist", where=path.parent, do="Create it first")
+        raise TargetError("the target's folder does not exist", where=path.parent, remedy="Create it first")
     if path.is_dir():
-        raise TargetError("the target is a folder", where=path, do="Give a file name")
+        raise TargetError("the target is a folder", where=path, remedy="Give a file name")
     if path.exists() and not overwrite:
-        raise TargetError("the target exists already", where=path, do="Choose another name, or allow overwriting")
+        raise TargetError("the target exists already", where=path, remedy="Choose another name, or allow overwriting")
+
+
+def check_not_source(target: Path, source: Path) -> None:
+    """Errors: TargetError when the target is the file that is read."""
+    if target.exists() and target.samefile(source):
+        raise TargetError("the target is the source", where=target, remedy="Choose another name")
 
 
 def temporary_beside(path: Path) -> Path:

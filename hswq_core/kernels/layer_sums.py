@@ -1,6 +1,6 @@
 """All that calibration measures in one call of a layer, in one launch: input sums, output sums and sampled rows.
 
-Every tensor is read once. A program sums its part in float32 and adds it to the layer's places in float64, so that the
+Every tensor is read once. A program sums its part in float32 and adds it to the layer's sums in float64, so that the
 order in which programs end does not show in the result.
 """
 
@@ -9,44 +9,91 @@ order in which programs end does not show in the result.
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 
-from .launch import Kernel
+from .launch import Kernel, is_aligned
+from .layer_params import CHANNELS, OUTPUTS, PIXELS, PLANES, ROWS, TAPS, LaunchParams
 
-# Tiles of the input: rows by channels where channels come last, planes by pixels where they come first.
-ROWS, CHANNELS = 32, 64
-PLANES, PIXELS = 8, 256
-OUTPUTS, TAPS = 1024, 512
 _ROWS, _CHANNELS, _PLANES, _PIXELS = (tl.constexpr(n) for n in (ROWS, CHANNELS, PLANES, PIXELS))
 _OUTPUTS, _TAPS = tl.constexpr(OUTPUTS), tl.constexpr(TAPS)
 _ONE, _EIGHT = tl.constexpr(1), tl.constexpr(8)
 _LARGEST_FP16 = tl.constexpr(65504.0)
 
-GEOMETRY = (
-    # How many programs sum the input and the output, and how many numbers along the longer side each of them does.
-    "input_programs", "output_programs", "input_share", "output_share",
-    # Where the layer's sums begin, and how far apart those of |x|, x and x^2 are, and those of y and y^2.
-    "input_place", "input_stride", "output_place", "output_stride",
-    # The input as [length, channels] where ``channels_last``, else as [planes, length].
-    "channels_last", "length", "channels", "planes", "outputs",
-    # A sampled row is [channels, kernel_height, kernel_width] of a picture; a Linear's is one pixel.
-    "row", "output_height", "output_width", "height", "width", "kernel_height", "kernel_width",
-    "stride_down", "stride_across", "padding_down", "padding_across", "dilation_down", "dilation_across",
-)  # fmt: skip
-"""What a kernel is told of a layer's call, as int64 numbers in this order."""
+
+def _index(name: str) -> tl.constexpr:
+    """Where a launch parameter stands among the others."""
+    return tl.constexpr(LaunchParams._fields.index(name))
+
+
+_INPUT_PROGRAMS_AT = _index("input_programs")
+_OUTPUT_PROGRAMS_AT = _index("output_programs")
+_INPUT_SHARE_AT = _index("input_share")
+_OUTPUT_SHARE_AT = _index("output_share")
+_INPUT_PLACE_AT = _index("input_place")
+_INPUT_STRIDE_AT = _index("input_stride")
+_OUTPUT_PLACE_AT = _index("output_place")
+_OUTPUT_STRIDE_AT = _index("output_stride")
+_CHANNELS_LAST_AT = _index("channels_last")
+_LENGTH_AT = _index("length")
+_CHANNELS_AT = _index("channels")
+_PLANES_AT = _index("planes")
+_OUTPUTS_AT = _index("outputs")
+_ROW_AT = _index("row")
+_OUTPUT_HEIGHT_AT = _index("output_height")
+_OUTPUT_WIDTH_AT = _index("output_width")
+_HEIGHT_AT = _index("height")
+_WIDTH_AT = _index("width")
+_KERNEL_HEIGHT_AT = _index("kernel_height")
+_KERNEL_WIDTH_AT = _index("kernel_width")
+_STRIDE_DOWN_AT = _index("stride_down")
+_STRIDE_ACROSS_AT = _index("stride_across")
+_PADDING_DOWN_AT = _index("padding_down")
+_PADDING_ACROSS_AT = _index("padding_across")
+_DILATION_DOWN_AT = _index("dilation_down")
+_DILATION_ACROSS_AT = _index("dilation_across")
+
+
+def measure(
+    params: LaunchParams,
+    packed: torch.Tensor,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    input_sums: torch.Tensor,
+    output_sums: torch.Tensor,
+    chosen: torch.Tensor,
+    rows: torch.Tensor,
+    first: int,
+    count: int,
+) -> None:
+    """Add a call's sums to ``input_sums`` and ``output_sums``, and put ``count`` sampled rows into ``rows``.
+
+    Args:
+        packed: ``params`` as int64 on the device.
+        chosen: the positions of the rows.
+        rows: FP16 [size, row], filled from the row ``first`` on.
+    """
+    kind = (x.dtype, y.dtype, x.device, is_aligned(x, y))
+    measure_layer.launch(
+        params.programs(count), kind, x, y, packed, input_sums, output_sums, chosen, rows, first, count
+    )
 
 
 @triton.jit(do_not_specialize=["first", "count"])
-def _measure_layer(x, y, geometry, input_sums, output_sums, chosen, rows, first, count):
+def _measure_layer(x, y, params, input_sums, output_sums, chosen, rows, first, count):
     program = tl.program_id(0)
-    input_programs = tl.load(geometry + 0)
-    output_programs = tl.load(geometry + 1)
+    input_programs = tl.load(params + _INPUT_PROGRAMS_AT)
+    output_programs = tl.load(params + _OUTPUT_PROGRAMS_AT)
     if program < input_programs:
-        sums = input_sums + tl.load(geometry + 4)
-        stride, share = tl.load(geometry + 5), tl.load(geometry + 2)
-        length, channels, planes = tl.load(geometry + 9), tl.load(geometry + 10), tl.load(geometry + 11)
-        if tl.load(geometry + 8) != 0:
+        sums = input_sums + tl.load(params + _INPUT_PLACE_AT)
+        stride, share = tl.load(params + _INPUT_STRIDE_AT), tl.load(params + _INPUT_SHARE_AT)
+        length, channels, planes = (
+            tl.load(params + _LENGTH_AT),
+            tl.load(params + _CHANNELS_AT),
+            tl.load(params + _PLANES_AT),
+        )
+        if tl.load(params + _CHANNELS_LAST_AT) != 0:
             if channels % 8 == 0:
                 _sum_columns(x, sums, stride, program, share, length, channels, _EIGHT)
             else:
@@ -57,15 +104,15 @@ def _measure_layer(x, y, geometry, input_sums, output_sums, chosen, rows, first,
             else:
                 _sum_planes(x, sums, stride, program, share, length, channels, planes, _ONE)
     elif program < input_programs + output_programs:
-        sums = output_sums + tl.load(geometry + 6)
-        stride, share = tl.load(geometry + 7), tl.load(geometry + 3)
-        outputs = tl.load(geometry + 12)
+        sums = output_sums + tl.load(params + _OUTPUT_PLACE_AT)
+        stride, share = tl.load(params + _OUTPUT_STRIDE_AT), tl.load(params + _OUTPUT_SHARE_AT)
+        outputs = tl.load(params + _OUTPUTS_AT)
         if outputs % 8 == 0:
             _sum_outputs(y, sums, stride, program - input_programs, share, outputs, _EIGHT)
         else:
             _sum_outputs(y, sums, stride, program - input_programs, share, outputs, _ONE)
     else:
-        _sample(x, geometry, chosen, rows, first, count, program - input_programs - output_programs)
+        _sample(x, params, chosen, rows, first, count, program - input_programs - output_programs)
 
 
 @triton.jit
@@ -147,26 +194,28 @@ def _sum_outputs(y, sums, stride, part, share, outputs, multiple: tl.constexpr):
 
 
 @triton.jit
-def _sample(x, geometry, chosen, rows, first, count, part):
+def _sample(x, params, chosen, rows, first, count, part):
     """Some taps of one of the chosen rows, as FP16, into ``rows`` [size, row] from the row ``first`` on."""
-    row = tl.load(geometry + 13)
+    row = tl.load(params + _ROW_AT)
     parts = tl.cdiv(row, _TAPS)
     number = part // parts
     if number < count:
         position = tl.load(chosen + number)
-        output_height, output_width = tl.load(geometry + 14), tl.load(geometry + 15)
-        height, width = tl.load(geometry + 16), tl.load(geometry + 17)
-        kernel_height, kernel_width = tl.load(geometry + 18), tl.load(geometry + 19)
+        output_height, output_width = tl.load(params + _OUTPUT_HEIGHT_AT), tl.load(params + _OUTPUT_WIDTH_AT)
+        height, width = tl.load(params + _HEIGHT_AT), tl.load(params + _WIDTH_AT)
+        kernel_height, kernel_width = tl.load(params + _KERNEL_HEIGHT_AT), tl.load(params + _KERNEL_WIDTH_AT)
         tap = (part % parts) * _TAPS + tl.arange(0, _TAPS)
         channel = tap // (kernel_height * kernel_width)
-        down = tap // kernel_width % kernel_height * tl.load(geometry + 24)
-        down += position // output_width % output_height * tl.load(geometry + 20) - tl.load(geometry + 22)
-        across = tap % kernel_width * tl.load(geometry + 25)
-        across += position % output_width * tl.load(geometry + 21) - tl.load(geometry + 23)
-        picture = position // (output_height * output_width)
-        # Zero where the window reaches beyond the picture.
+        down = tap // kernel_width % kernel_height * tl.load(params + _DILATION_DOWN_AT)
+        down += position // output_width % output_height * tl.load(params + _STRIDE_DOWN_AT) - tl.load(
+            params + _PADDING_DOWN_AT
+        )
+        across = tap % kernel_width * tl.load(params + _DILATION_ACROSS_AT)
+        across += position % output_width * tl.load(params + _STRIDE_ACROSS_AT) - tl.load(params + _PADDING_ACROSS_AT)
+        image = position // (output_height * output_width)
+        # Zero where the window reaches beyond the image.
         inside = (tap < row) & (down >= 0) & (down < height) & (across >= 0) & (across < width)
-        at = ((picture * tl.load(geometry + 10) + channel) * height + down) * width + across
+        at = ((image * tl.load(params + _CHANNELS_AT) + channel) * height + down) * width + across
         value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
         value = tl.minimum(tl.maximum(value, -_LARGEST_FP16), _LARGEST_FP16)
         tl.store(rows + (first + number) * row + tap, value.to(tl.float16), mask=tap < row)

@@ -1,6 +1,7 @@
 """From statistics to a plan: which layers are quantized, which are kept, and why."""
 
 from .layer import LayerPlan
-from .plan import QuantizationPlan, make_plan
+from .make_plan import make_plan
+from .plan import QuantizationPlan
 
 __all__ = ["LayerPlan", "QuantizationPlan", "make_plan"]

@@ -25,7 +25,7 @@ class LayerPlan:
     info: TensorInfo
     quantize: bool
     reason: str
-    damage: float | None = None
+    sensitivity: float | None = None
 
     @property
     def stem(self) -> str:
@@ -41,18 +41,18 @@ def layout_of(
     for layer in layers:
         if not layer.quantize:
             continue
-        layout[layer.key] = ("F8_E4M3", layer.info.shape)
+        layout[layer.key] = (form.grid.file_dtype, layer.info.shape)
         for name, tensor in form.side_tensors_of(layer.stem, layer.info.shape).items():
             if name in source.tensors:
                 raise CheckpointError(
-                    f"there is a tensor {name} already", where=source.path, do="Quantize the original"
+                    f"there is a tensor {name} already", where=source.path, remedy="Quantize the original"
                 )
             layout[name] = (dtype_name(tensor.dtype), tuple(tensor.shape))
     return layout
 
 
 def cost_of_keeping(name: str, info: TensorInfo, form: Format) -> int:
-    """The bytes that keeping a layer adds, at most: its own, less the FP8 ones and what stands beside them.
+    """The bytes that keeping a layer adds, at most: its own, less those of its codes and what stands beside them.
 
     In the header it adds its name to the metadata, and saves the entries of the tensors beside it.
     """

@@ -1,4 +1,4 @@
-"""Which layers are kept: the ones whose damage would be worst, as far as a rule can tell."""
+"""Which layers are kept: the most sensitive ones, by count or by bytes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,9 @@ from collections.abc import Mapping, Sequence
 
 from ..errors import PlanError
 
-SELECTIONS = ("variance", "error", "measured")
-_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?)\s*(%|[kmgt]?i?b?)\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{0,18})?)\s*(%|[kmgt]i?b?|b?)\s*", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
 _BINARY_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-
-
-def check_keep_ratio(keep_ratio: float) -> None:
-    """Errors: PlanError when it is no number in [0, 1]."""
-    if not (math.isfinite(keep_ratio) and 0.0 <= keep_ratio <= 1.0):
-        raise PlanError(f"the keep ratio is {keep_ratio}", do="Give a number from 0 (keep none) to 1 (keep all)")
 
 
 def parse_budget(text: str, source_bytes: int) -> int:
@@ -25,7 +18,7 @@ def parse_budget(text: str, source_bytes: int) -> int:
     found = _SIZE.fullmatch(text)
     if found is None:
         raise PlanError(
-            f"{text!r} is no size", do="Give a size as in 3.2GB or 800MiB, or a share of the source as in 57%"
+            f"{text!r} is not a size", remedy="Give a size as in 3.2GB or 800MiB, or a share of the source as in 57%"
         )
     number, unit = float(found[1]), found[2].lower().removesuffix("b")
     if unit == "%":
@@ -33,23 +26,25 @@ def parse_budget(text: str, source_bytes: int) -> int:
     return int(number * (_BINARY_UNITS[unit[0]] if unit.endswith("i") else _UNITS[unit]))
 
 
-def cut_by_ratio(damage: Mapping[str, float], keep_ratio: float) -> set[str]:
-    """The ``keep_ratio`` of the layers with the largest damage, rounded up: asking for protection gives some."""
+def cut_by_ratio(sensitivity: Mapping[str, float], keep_ratio: float) -> set[str]:
+    """The ``keep_ratio`` of the layers with the largest sensitivity, rounded up: asking for protection gives some."""
     # The tolerance is for 0.1 * 30 and its like.
-    count = math.ceil(keep_ratio * len(damage) - 1e-9)
-    return set(ranked(damage)[:count])
+    count = math.ceil(keep_ratio * len(sensitivity) - 1e-9)
+    return set(ranked(sensitivity)[:count])
 
 
-def cut_by_bytes(damage: Mapping[str, float], cost: Mapping[str, int], available: int, *, per_byte: bool) -> set[str]:
-    """As much avoided damage as fits into ``available`` bytes.
+def cut_by_bytes(
+    sensitivity: Mapping[str, float], cost: Mapping[str, int], available: int, *, per_byte: bool
+) -> set[str]:
+    """The layers whose protection fits into ``available`` bytes and avoids the most error.
 
     Args:
-        damage: by layer, what quantizing it does.
+        sensitivity: by layer.
         cost: by layer, the bytes that keeping it adds to the file.
-        per_byte: whether damages are amounts that add up, so that the bytes go where they avoid most;
+        per_byte: whether sensitivities are errors that add up, so that the bytes go where they avoid most;
             otherwise they only rank, and layers are kept from the top for as long as they fit.
     """
-    worth = {name: damage[name] / max(cost[name], 1) for name in damage} if per_byte else damage
+    worth = {name: sensitivity[name] / max(cost[name], 1) for name in sensitivity} if per_byte else sensitivity
     kept: set[str] = set()
     for name in ranked(worth):
         if cost[name] <= available:
@@ -58,6 +53,6 @@ def cut_by_bytes(damage: Mapping[str, float], cost: Mapping[str, int], available
     return kept
 
 
-def ranked(damage: Mapping[str, float]) -> Sequence[str]:
+def ranked(sensitivity: Mapping[str, float]) -> Sequence[str]:
     """Names with the largest value first, equal ones in the order of their names."""
-    return sorted(damage, key=lambda name: (-damage[name], name))
+    return sorted(sensitivity, key=lambda name: (-sensitivity[name], name))

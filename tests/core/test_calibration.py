@@ -1,5 +1,6 @@
 """The dual monitor against an independent float64 computation over the same activations."""
 
+import importlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,17 +82,21 @@ def check(statistics: Statistics, recorder: Recorder) -> None:
         assert layer.sensitivity == pytest.approx(float(y.var(unbiased=False)), rel=1e-4)
 
 
-@pytest.fixture(params=["blocks", "many blocks", "reductions", "kernels"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each way of taking sums, on the CPU; Triton's kernels run in its interpreter."""
+@pytest.fixture(params=["cpu", "cpu in blocks", "torch", "triton"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kind of accumulator, on the CPU; Triton's kernels run in its interpreter."""
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setattr("hswq_core.calibration.sums.way_for", lambda _device: request.param.split()[-1])
-    if request.param == "many blocks":  # as large tensors are divided
-        monkeypatch.setattr("hswq_core.calibration.blocks._INPUT_SHARE", 50)
-        monkeypatch.setattr("hswq_core.calibration.blocks._OUTPUT_SHARE", 50)
+    if request.param == "cpu in blocks":  # as large tensors are divided
+        monkeypatch.setattr("hswq_core.calibration.accumulators.cpu._INPUT_SHARE", 50)
+        monkeypatch.setattr("hswq_core.calibration.accumulators.cpu._OUTPUT_SHARE", 50)
+    elif request.param == "torch":
+        monkeypatch.setattr("hswq_core.calibration.accumulators.bank.Scratch", lambda: None)
+    elif request.param == "triton":
+        kernel = importlib.import_module("hswq_core.kernels.layer_sums")
+        monkeypatch.setattr("hswq_core.backend.Operation.kernel", lambda _operation, _device: kernel)
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("backend")
 def test_statistics_equal_float64_over_several_runs_and_after_a_merge(tmp_path: Path) -> None:
     net, twin, batch = make_net(), make_net(), inputs(8)
     plain = Recorder(twin)
@@ -118,7 +123,7 @@ def test_no_hook_is_left_behind_even_when_the_run_fails() -> None:
     assert all(not module._forward_hooks for module in net.modules())
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("backend")
 def test_half_precision_activations_keep_their_statistics_exact() -> None:
     layer = torch.nn.Linear(64, 64).to(torch.bfloat16)
     x = (torch.randn(4096, 64) + 100).to(torch.bfloat16)
@@ -184,7 +189,7 @@ class Wandering(torch.nn.Module):
         return y if how == "first alone" else y + self.second(other)
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("odd", ["apart", "first alone", "second alone"])
 def test_layers_that_stop_sharing_their_input_keep_exact_sums(odd: str) -> None:
     net, generator = Wandering(), torch.Generator().manual_seed(0)
@@ -203,7 +208,7 @@ def test_layers_that_stop_sharing_their_input_keep_exact_sums(odd: str) -> None:
         assert layer.rows is not None and (layer.rows[:, None] == x.half()[None]).all(-1).any(1).all()
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("backend")
 def test_a_convolutions_patches_are_what_its_weight_is_multiplied_with() -> None:
     conv = torch.nn.Conv2d(3, 5, (3, 2), stride=(2, 1), padding=(1, 1), dilation=(1, 2), bias=False)
     x = torch.randn(2, 3, 7, 6).half().float()
@@ -217,7 +222,7 @@ def test_a_convolutions_patches_are_what_its_weight_is_multiplied_with() -> None
     assert distance.min(0).values.max() < 1e-4 and distance.min(1).values.max() < 1e-4
 
 
-@pytest.mark.usefixtures("way")
+@pytest.mark.usefixtures("backend")
 def test_few_rows_are_all_kept_and_shared_inputs_are_stored_once(tmp_path: Path) -> None:
     path = tmp_path / "s.safetensors"
     statistics = measure(make_net(), inputs(1), rows=1000)
@@ -312,4 +317,4 @@ def test_damaged_statistics_give_one_clear_error(tmp_path: Path, damage: str) ->
         path.write_bytes(data[:20] + bytes([data[20] ^ 0xFF]) + data[21:])
     with pytest.raises(StatisticsError) as caught:
         load_statistics(path)
-    assert str(path) in str(caught.value) and caught.value.do
+    assert str(path) in str(caught.value) and caught.value.remedy

@@ -57,7 +57,7 @@ def test_damaged_files_give_one_clear_error(tmp_path: Path, name: str) -> None:
         with_header(path, HEADERS[name], b"\0" * 4)
     with pytest.raises(CheckpointError) as caught:
         CheckpointReader(path)
-    assert str(path) in str(caught.value) and caught.value.do
+    assert str(path) in str(caught.value) and caught.value.remedy
 
 
 def test_truncated_and_missing_files(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_quantize_and_inspect(example: Example, tmp_path: Path) -> None:
         "quantize", example.path, target, "--mode", "v2", "--stats", example.statistics_path, "--keep-ratio", 0.1
     )
     assert done.returncode == 0, done.stderr
-    assert "9 layers in FP8, 2 kept" in done.stdout
+    assert "9 in FP8, 2 kept" in done.stdout
     found = json.loads(hswq("inspect", target, "--json").stdout)
     assert found["format"] == "v2" and found["bytes"] == target.stat().st_size
     assert len(found["quantized"]) == 9 and len(found["unquantized"]) == 2

@@ -6,11 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hswq_core.convert import convert_checkpoint
+from hswq_core.convert_file import convert_checkpoint
 from hswq_core.errors import CheckpointError, TargetError
 from hswq_core.files.checkpoint import CheckpointReader
+from hswq_core.options import QuantizeOptions
 from hswq_core.planning import make_plan
-from hswq_core.quantize import quantize_checkpoint
+from hswq_core.quantize_file import quantize_checkpoint
 from tests.core.conftest import PREFIX, WIDTH, Example
 
 FP8 = torch.float8_e4m3fn
@@ -21,7 +22,7 @@ def files(example: Example, tmp_path: Path) -> dict[str, Path]:
     paths = {mode: tmp_path / f"{mode}.safetensors" for mode in ("v1", "v2", "comfy")}
     for mode, path in paths.items():
         with CheckpointReader(example.path) as source:
-            plan = make_plan(source, example.statistics, mode=mode, keep_ratio=0.1)
+            plan = make_plan(source, example.statistics, QuantizeOptions(mode=mode, keep_ratio=0.1))
             quantize_checkpoint(source, plan, example.statistics, path)
     return paths
 

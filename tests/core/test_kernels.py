@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from hswq_core.fp8 import grid
-from hswq_core.kernels.launch import fits_dequantize
+from hswq_core.calibration.accumulators.triton import LAYER_SUMS
+from hswq_core.grids import E4M3
+from hswq_core.inference.dequantize import fits_kernel
+from hswq_core.rounding.sequential import ROUND_ROWS, round_rows
 
 
 @pytest.fixture(autouse=True)
@@ -19,10 +21,10 @@ def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 @pytest.mark.parametrize("scale", [1.0, 0.0123, 3e-6])
 def test_every_code_is_multiplied_in_float32_and_rounded_once(dtype: torch.dtype, scale: float) -> None:
-    from hswq_core.kernels.fp8 import dequantize
+    from hswq_core.kernels.e4m3 import dequantize
 
     codes = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).repeat(13)[:-3].view(5, -1)
-    expected = grid.dequantize(codes, torch.tensor(scale)).to(dtype)
+    expected = E4M3.dequantize(codes, torch.tensor(scale)).to(dtype)
     torch.testing.assert_close(
         dequantize(codes, torch.tensor([scale]), dtype), expected, rtol=0, atol=0, equal_nan=True
     )
@@ -30,16 +32,16 @@ def test_every_code_is_multiplied_in_float32_and_rounded_once(dtype: torch.dtype
 
 def test_which_weights_the_kernel_is_for() -> None:
     codes, one = torch.zeros(4, 6).to(torch.float8_e4m3fn), torch.ones(1)
-    assert fits_dequantize(codes, one) and fits_dequantize(codes, one.reshape(()))
-    assert not fits_dequantize(codes.float().to(torch.float8_e5m2), one)
-    assert not fits_dequantize(codes, torch.ones(4, 1))
-    assert not fits_dequantize(codes, one.half())
-    assert not fits_dequantize(codes.t(), one)
+    assert fits_kernel(codes, one) and fits_kernel(codes, one.reshape(()))
+    assert not fits_kernel(codes.float().to(torch.float8_e5m2), one)
+    assert not fits_kernel(codes, torch.ones(4, 1))
+    assert not fits_kernel(codes, one.half())
+    assert not fits_kernel(codes.t(), one)
 
 
 @pytest.mark.parametrize("unit", [2.0**-10, 1.0, 2.0**7])
 def test_inputs_fill_the_grid(unit: float) -> None:
-    from hswq_core.kernels.fp8 import quantize
+    from hswq_core.kernels.e4m3 import quantize
 
     # Points of the grid alone: the interpreter does not round to the nearest as hardware does.
     codes = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
@@ -50,25 +52,23 @@ def test_inputs_fill_the_grid(unit: float) -> None:
 
 
 def test_zeros_stay_zeros() -> None:
-    from hswq_core.kernels.fp8 import quantize
+    from hswq_core.kernels.e4m3 import quantize
 
     found, scale = quantize(torch.zeros(37, 48), 1e-12)
     assert float(scale) == pytest.approx(1e-12) and not found.float().any()
 
 
 def test_the_sums_kernel_is_checked_against_torch_before_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hswq_core.calibration import fused
-    from hswq_core.calibration.agreement import kernel_agrees_with_torch
+    from hswq_core.kernels import layer_sums
 
-    agrees = kernel_agrees_with_torch.__wrapped__
-    launch = fused.measure_layer.launch
-    assert agrees(torch.device("cpu"))
-    monkeypatch.setattr(fused.measure_layer, "launch", lambda programs, *rest: launch(programs - 1, *rest))
-    assert not agrees(torch.device("cpu"))
+    launch = layer_sums.measure_layer.launch
+    assert LAYER_SUMS.agrees(layer_sums, torch.device("cpu"))
+    monkeypatch.setattr(layer_sums.measure_layer, "launch", lambda programs, *rest: launch(programs - 1, *rest))
+    assert not LAYER_SUMS.agrees(layer_sums, torch.device("cpu"))
 
 
 def test_rounding_to_the_grid_is_torchs_own() -> None:
-    from hswq_core.kernels.in_turn import round_strips
+    from hswq_core.kernels import sequential as kernel
 
     generator = torch.Generator().manual_seed(0)
     points = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
@@ -76,31 +76,30 @@ def test_rounding_to_the_grid_is_torchs_own() -> None:
     ties = (points[1:] + points[:-1]) / 2
     spread = torch.randn(3000, generator=generator) * torch.logspace(-6, 3, 3000)
     target = torch.cat([points, ties, ties.nextafter(points[1:]), ties.nextafter(points[:-1]), spread])[None]
-    rounded, change = round_strips(target.clone(), torch.zeros(1, 1), None)
-    expected = grid.dequantize(grid.quantize(target))
+    rounded, change = kernel.round_strips(E4M3, target.clone(), torch.zeros(1, 1), None)
+    expected = E4M3.dequantize(E4M3.quantize(target))
     assert torch.equal(rounded, expected) and torch.equal(change, target - expected)
 
 
 @pytest.mark.parametrize("against_values", [False, True])
 def test_rows_move_those_after_them(against_values: bool) -> None:
-    from hswq_core.fp8 import in_turn
-    from hswq_core.kernels.in_turn import round_strips
+    from hswq_core.kernels import sequential as kernel
 
     generator = torch.Generator().manual_seed(0)
     target, values = torch.randn(2, 29, 70, generator=generator).mul(40).unbind()
     coupling = torch.randn(29, 29, generator=generator) * 0.1
     base = values if against_values else None
-    found = round_strips(target.clone(), coupling, base)
+    found = kernel.round_strips(E4M3, target.clone(), coupling, base)
     for row in range(29):
         # In float64, from what the kernel itself has rounded before.
         wanted = target[row].double() + coupling[:row, row].double() @ found[1][:row].double()
-        rounded = grid.dequantize(grid.quantize(wanted.float()))
+        rounded = E4M3.dequantize(E4M3.quantize(wanted.float()))
         assert (found[0][row] == rounded).float().mean() > 0.98
         start = values[row] if against_values else wanted.float()
         torch.testing.assert_close(found[1][row], start - found[0][row], rtol=0, atol=1e-4)
-    by_torch = in_turn.round_in_turn(target.clone(), coupling, base)
+    by_torch = round_rows(E4M3, target.clone(), coupling, base)
     assert (by_torch[0][:5] == found[0][:5]).float().mean() > 0.98
-    assert in_turn._kernel_agrees.__wrapped__(torch.device("cpu"))
+    assert ROUND_ROWS.agrees(kernel, torch.device("cpu"))
 
 
 COMPILE = """
@@ -108,7 +107,7 @@ import re, sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from hswq_core.kernels import fp8, in_turn, layer_sums
+from hswq_core.kernels import e4m3, layer_sums, sequential
 
 def compiled(function, architecture, **types):
     pointers = [i for i, kind in enumerate(types.values()) if kind.startswith("*")]
@@ -120,19 +119,20 @@ for architecture in map(int, sys.argv[1:]):
     for kind in ("fp16", "bf16", "fp32"):
         x = "*" + kind
         ptx = compiled(
-            layer_sums._measure_layer, architecture, x=x, y=x, geometry="*i64", input_sums="*fp64",
+            layer_sums._measure_layer, architecture, x=x, y=x, params="*i64", input_sums="*fp64",
             output_sums="*fp64", chosen="*i64", rows="*fp16", first="i32", count="i32",
         )
         assert len(re.findall(r"ld[.]global[.]v4[.]b32", ptx)) >= 5, "input and output are read 16 bytes at a time"
         compiled(
-            in_turn._round_strip, architecture, target="*fp32", values="*fp32", coupling="*fp32", rounded="*fp32",
-            change="*fp32", rows="i32", columns="i32", own="i32",
+            sequential._round_strip, architecture, target="*fp32", values="*fp32", coupling="*fp32", rounded="*fp32",
+            change="*fp32", rows="i32", columns="i32", own="i32", largest="fp32", least_normal="fp32",
+            spacing="fp32",
         )
-        compiled(fp8._dequantize_block, architecture, codes="*u8", scale="*fp32", out=x, count="i32")
+        compiled(e4m3._dequantize_block, architecture, codes="*u8", scale="*fp32", out=x, count="i32")
         if architecture >= 89:
-            compiled(fp8._largest_of_block, architecture, x=x, largest="*fp32", count="i32")
+            compiled(e4m3._largest_of_block, architecture, x=x, largest="*fp32", count="i32")
             compiled(
-                fp8._quantize_block, architecture, x=x, largest="*fp32", scale_floor="fp32", codes="*fp8e4nv",
+                e4m3._quantize_block, architecture, x=x, largest="*fp32", scale_floor="fp32", codes="*fp8e4nv",
                 scale="*fp32", count="i32",
             )
 """

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from hswq_core.fp8 import grid
-from hswq_core.fp8.matmul import fits_fp8_matmul, fp8_linear
+from hswq_core.grids import E4M3
+from hswq_core.inference.fp8_matmul import fits_fp8_matmul, fp8_linear
 
 
 def weight(rows: int = 32, columns: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
     values = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0)) * 0.03
-    scale = values.abs().amax() / grid.FP8_MAX
-    return grid.quantize(values, scale), scale.reshape(1)
+    scale = values.abs().amax() / E4M3.largest
+    return E4M3.quantize(values, scale), scale.reshape(1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -19,9 +19,9 @@ def test_it_is_the_product_with_a_rounded_input(dtype: torch.dtype, magnitude: f
     codes, scale = weight()
     x = (torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(1)) * magnitude).to(dtype)
     bias = torch.linspace(-1, 1, 32, dtype=dtype)
-    input_scale = x.float().abs().amax() / grid.FP8_MAX
-    rounded = grid.dequantize(grid.quantize(x.float(), input_scale), input_scale)
-    exact = rounded @ grid.dequantize(codes, scale).t() + bias.float()
+    input_scale = x.float().abs().amax() / E4M3.largest
+    rounded = E4M3.dequantize(E4M3.quantize(x.float(), input_scale), input_scale)
+    exact = rounded @ E4M3.dequantize(codes, scale).t() + bias.float()
     out = fp8_linear(x, codes, scale, bias)
     assert out.dtype == dtype and out.shape == (2, 5, 32)
     torch.testing.assert_close(out.float(), exact, rtol=2e-2, atol=2e-2 * float(exact.abs().mean()))

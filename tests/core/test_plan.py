@@ -12,15 +12,16 @@ from safetensors.torch import save_file
 from hswq_core.calibration import Statistics
 from hswq_core.errors import CheckpointError, PlanError
 from hswq_core.files.checkpoint import CheckpointReader
+from hswq_core.options import QuantizeOptions
 from hswq_core.planning import QuantizationPlan, make_plan
 from hswq_core.planning.selection import cut_by_bytes, parse_budget
-from hswq_core.quantize import quantize_checkpoint
+from hswq_core.quantize_file import quantize_checkpoint
 from tests.core.conftest import PREFIX, WIDTH, Example
 
 
 def plan(example: Example, **options: object) -> QuantizationPlan:
     with CheckpointReader(example.path) as source:
-        return make_plan(source, example.statistics, **({"mode": "v2"} | options))
+        return make_plan(source, example.statistics, QuantizeOptions(**({"mode": "v2"} | options)))
 
 
 def without_fingerprint(example: Example) -> Statistics:
@@ -33,7 +34,7 @@ def without_fingerprint(example: Example) -> Statistics:
 def test_the_planned_size_is_the_files(example: Example, tmp_path: Path, mode: str, options: dict[str, object]) -> None:
     target = tmp_path / "out.safetensors"
     with CheckpointReader(example.path) as source:
-        planned = make_plan(source, example.statistics, mode=mode, **options)
+        planned = make_plan(source, example.statistics, QuantizeOptions(mode=mode, **options))
         report = quantize_checkpoint(source, planned, example.statistics, target)
     assert planned.nbytes == target.stat().st_size == report.bytes
     assert planned.unet_bytes == report.unet_bytes

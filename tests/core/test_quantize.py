@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from hswq_core.errors import CheckpointError, PlanError, StatisticsError, TargetError
 from hswq_core.files.checkpoint import CheckpointReader
-from hswq_core.fp8.grid import quantize
+from hswq_core.grids import E4M3
+from hswq_core.options import QuantizeOptions
 from hswq_core.planning import make_plan
-from hswq_core.quantize import Report, quantize_checkpoint
+from hswq_core.quantize_file import Report, quantize_checkpoint
 from tests.core.conftest import PREFIX, Example, make_example
 
 FP8 = torch.float8_e4m3fn
@@ -23,7 +24,7 @@ def run(
     example: Example, target: Path, mode: str, keep_ratio: float = 0.25, scales: str = "tensor", **options: object
 ) -> Report:
     with CheckpointReader(example.path) as source:
-        plan = make_plan(source, example.statistics, mode=mode, keep_ratio=keep_ratio, scales=scales)
+        plan = make_plan(source, example.statistics, QuantizeOptions(mode=mode, keep_ratio=keep_ratio, scales=scales))
         return quantize_checkpoint(source, plan, example.statistics, target, **options)
 
 
@@ -55,7 +56,7 @@ def test_file_matches_its_format(example: Example, tmp_path: Path, mode: str) ->
             continue
         scale = written[f"{layer}.scale" if mode == "v2" else f"{layer}.weight_scale"]
         assert scale.dtype == torch.float32 and scale.shape == ((1,) if mode == "v2" else ())
-        assert torch.equal(codes.view(torch.uint8), quantize(source, scale).view(torch.uint8))
+        assert torch.equal(codes.view(torch.uint8), E4M3.quantize(source, scale).view(torch.uint8))
         assert float((codes.float() * scale - source.float()).abs().max()) <= float(source.abs().max()) * 0.51
     if mode == "v1":
         assert not added
@@ -92,7 +93,7 @@ def test_every_output_channel_can_have_a_scale(example: Example, tmp_path: Path)
         scale = written[f"{PREFIX}{layer}.scale"]
         assert codes.dtype == FP8 and scale.dtype == torch.float32 and scale.shape == (len(source),)
         broad = scale.view(-1, *[1] * (source.dim() - 1))
-        assert torch.equal(codes.view(torch.uint8), quantize(source, broad).view(torch.uint8))
+        assert torch.equal(codes.view(torch.uint8), E4M3.quantize(source, broad).view(torch.uint8))
         lost = (codes.float() * broad - source).square().double()
         total += float((lost.movedim(1, -1) @ statistics.importance).sum())
     assert found.weighted_error == pytest.approx(total, rel=1e-4)

@@ -17,12 +17,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hswq_core.__main__ import main
-from hswq_core.convert import convert_checkpoint
+from hswq_core.convert_file import convert_checkpoint
 from hswq_core.errors import HSWQError
 from hswq_core.files.checkpoint import CheckpointReader
-from hswq_core.files.inspect import inspect_checkpoint
+from hswq_core.files.inspection import inspect_checkpoint
+from hswq_core.options import QuantizeOptions
 from hswq_core.planning import make_plan
-from hswq_core.quantize import quantize_checkpoint
+from hswq_core.quantize_file import quantize_checkpoint
 from tests.core.conftest import PREFIX, WIDTH, Example
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -171,7 +172,9 @@ def test_fuzz(example: Example, tmp_path: Path, batch: int) -> None:
                 else:
                     selection = rng.choice(["variance", "error"])
                     ratio = 0.0 if statistics is None else 0.2
-                    plan = make_plan(source, statistics, mode=mode, keep_ratio=ratio, selection=selection)
+                    plan = make_plan(
+                        source, statistics, QuantizeOptions(mode=mode, keep_ratio=ratio, selection=selection)
+                    )
                     quantize_checkpoint(source, plan, statistics, target)
         except HSWQError as error:
             assert len(str(error)) < 20000
@@ -280,7 +283,7 @@ def test_a_target_folder_that_vanishes(larger: Path, tmp_path: Path) -> None:
         CheckpointReader(larger) as source,
         pytest.raises(HSWQError, match=r"folder does not exist|could not be written"),
     ):
-        plan = make_plan(source, None, mode="v1", keep_ratio=0.0)
+        plan = make_plan(source, None, QuantizeOptions(mode="v1", keep_ratio=0.0))
         quantize_checkpoint(source, plan, None, folder / "out.safetensors", progress=vanish)
     assert not folder.exists()
 
@@ -293,7 +296,7 @@ def test_a_source_that_shrinks_meanwhile(larger: Path, tmp_path: Path) -> None:
             os.truncate(larger, total // 2)
 
     with CheckpointReader(larger) as source, pytest.raises(HSWQError, match="ended while"):
-        plan = make_plan(source, None, mode="v2", keep_ratio=0.0)
+        plan = make_plan(source, None, QuantizeOptions(mode="v2", keep_ratio=0.0))
         quantize_checkpoint(source, plan, None, target, progress=shrink)
     assert not target.exists() and not list(tmp_path.glob(".*.tmp"))
 
@@ -301,7 +304,7 @@ def test_a_source_that_shrinks_meanwhile(larger: Path, tmp_path: Path) -> None:
 def test_output_is_read_by_plain_torch_and_by_code_that_upcasts(example: Example, tmp_path: Path) -> None:
     target = tmp_path / "out.safetensors"
     with CheckpointReader(example.path) as source:
-        plan = make_plan(source, example.statistics, mode="v1", keep_ratio=0.1)
+        plan = make_plan(source, example.statistics, QuantizeOptions(mode="v1", keep_ratio=0.1))
         quantize_checkpoint(source, plan, example.statistics, target)
     layer = torch.nn.Linear(WIDTH, WIDTH).half()
     upcast = {k: v.half() for k, v in load_file(target).items() if v.dtype == torch.float8_e4m3fn}

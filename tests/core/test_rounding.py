@@ -9,11 +9,12 @@ from safetensors.torch import load_file
 from hswq_core.calibration import Statistics
 from hswq_core.errors import StatisticsError
 from hswq_core.files.checkpoint import CheckpointReader
-from hswq_core.fp8.grid import dequantize, quantize
-from hswq_core.fp8.refine import refine
-from hswq_core.fp8.rounding import damping, round_calibrated
+from hswq_core.grids import E4M3
+from hswq_core.options import QuantizeOptions
 from hswq_core.planning import make_plan
-from hswq_core.quantize import quantize_checkpoint
+from hswq_core.quantize_file import quantize_checkpoint
+from hswq_core.rounding.coordinate_descent import refine
+from hswq_core.rounding.gptq import damping, round_calibrated
 from tests.core.conftest import Example
 
 ONE = torch.ones(1)
@@ -38,7 +39,7 @@ def gptq(weight: torch.Tensor, rows: torch.Tensor, scale: torch.Tensor) -> torch
     spread = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(moments)), upper=True)
     rounded = torch.empty_like(left)
     for j in range(left.shape[1]):
-        rounded[:, j] = dequantize(quantize(left[:, j].float(), scale), scale).double()
+        rounded[:, j] = E4M3.dequantize(E4M3.quantize(left[:, j].float(), scale), scale).double()
         error = (left[:, j] - rounded[:, j]) / spread[j, j]
         left[:, j:] -= error[:, None] * spread[j, j:]
     result = torch.empty_like(rounded)
@@ -51,14 +52,14 @@ def gptq(weight: torch.Tensor, rows: torch.Tensor, scale: torch.Tensor) -> torch
 def test_it_is_gptq_computed_from_few_rows(
     rows: int, columns: int, scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hswq_core.fp8.rounding.PASSES", 0)
+    monkeypatch.setattr("hswq_core.rounding.gptq.PASSES", 0)
     # The damping dominates where rows are far fewer than columns, so few of them leave nothing to chance.
     x = correlated(rows, columns, 30).half()
     weight = torch.randn(48, columns, generator=torch.Generator().manual_seed(1)) * 0.02
     unit = torch.tensor([scale])
-    ours = round_calibrated(weight, unit, x, x.float().square().mean(0))
+    ours = round_calibrated(E4M3, weight, unit, x, x.float().square().mean(0))
     published = gptq(weight, x.float(), unit)
-    agreement = (dequantize(ours.codes, unit) == published).float().mean()
+    agreement = (E4M3.dequantize(ours.codes, unit) == published).float().mean()
     assert agreement > 0.99
     assert ours.error < 0.7 * ours.nearest_error
 
@@ -71,15 +72,15 @@ def test_refining_ends_where_no_other_code_is_better(scale: float) -> None:
     unit, damp = torch.tensor([scale]), 0.05
 
     def error(codes: torch.Tensor) -> torch.Tensor:
-        lost = (weight - dequantize(codes, unit)).double()
+        lost = (weight - E4M3.dequantize(codes, unit)).double()
         return (x.double() @ lost).square().sum(0) + damp * lost.square().sum(0)
 
-    codes = quantize(weight, unit)
+    codes = E4M3.quantize(weight, unit)
     errors = [error(codes)]
     for passes in (1, 1, 1, 40):
-        residual = x @ (weight - dequantize(codes, unit))
-        codes, residual = refine(weight, codes, x, residual, unit, damp, passes)
-        torch.testing.assert_close(residual, x @ (weight - dequantize(codes, unit)), rtol=1e-3, atol=1e-5)
+        residual = x @ (weight - E4M3.dequantize(codes, unit))
+        codes, residual = refine(E4M3, weight, codes, x, residual, unit, damp, passes)
+        torch.testing.assert_close(residual, x @ (weight - E4M3.dequantize(codes, unit)), rtol=1e-3, atol=1e-5)
         errors.append(error(codes))
         assert (errors[-1] <= errors[-2] * (1 + 1e-6)).all()
     assert (errors[-1] < 0.5 * errors[0]).all()
@@ -106,16 +107,16 @@ def test_the_outputs_error_is_never_above_nearest_roundings(shape: tuple[int, ..
         rows = correlated(500, columns, 12, seed).half()
         moment = rows.float().square().mean(0).view(shape[1], -1).mean(1)
         weight = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 0.05
-        found = round_calibrated(weight, unit, rows, moment)
+        found = round_calibrated(E4M3, weight, unit, rows, moment)
         assert found.codes.shape == weight.shape and found.codes.dtype == torch.float8_e4m3fn
         assert found.error <= found.nearest_error
-        again = round_calibrated(weight, unit, rows, moment)
+        again = round_calibrated(E4M3, weight, unit, rows, moment)
         assert torch.equal(found.codes.view(torch.uint8), again.codes.view(torch.uint8))
         # Inputs that were not calibrated with, of the same kind.
         fresh = correlated(5000, columns, 12, seed)[500:]
         error, nearest = (
-            (fresh @ (dequantize(codes, unit) - weight).flatten(1).t()).square().mean()
-            for codes in (found.codes, quantize(weight, unit))
+            (fresh @ (E4M3.dequantize(codes, unit) - weight).flatten(1).t()).square().mean()
+            for codes in (found.codes, E4M3.quantize(weight, unit))
         )
         assert error < 0.8 * nearest
 
@@ -125,18 +126,18 @@ def test_a_scale_for_each_channel_rounds_each_as_if_alone() -> None:
     weight = torch.randn(6, 10, 3, 3, generator=torch.Generator().manual_seed(2)) * 0.05
     moment = rows.float().square().mean(0).view(10, -1).mean(1)
     scales = torch.logspace(-3, 0, 6)
-    together = round_calibrated(weight, scales, rows, moment)
+    together = round_calibrated(E4M3, weight, scales, rows, moment)
     for channel in range(6):
-        alone = round_calibrated(weight[channel : channel + 1], scales[channel : channel + 1], rows, moment)
+        alone = round_calibrated(E4M3, weight[channel : channel + 1], scales[channel : channel + 1], rows, moment)
         same = alone.codes.view(torch.uint8) == together.codes[channel : channel + 1].view(torch.uint8)
         assert same.float().mean() > 0.97  # ties of float sums in another order
-    assert not round_calibrated(weight * 0, scales, rows * 0, moment * 0).codes.float().any()
+    assert not round_calibrated(E4M3, weight * 0, scales, rows * 0, moment * 0).codes.float().any()
 
 
 @pytest.mark.parametrize("rows", [torch.zeros(10, 16), torch.ones(10, 16), torch.full((1, 16), 60000.0)])
 def test_inputs_that_say_nothing_do_no_harm(rows: torch.Tensor) -> None:
     weight = torch.randn(8, 16)
-    found = round_calibrated(weight, ONE, rows.half(), rows.square().mean(0))
+    found = round_calibrated(E4M3, weight, ONE, rows.half(), rows.square().mean(0))
     assert found.error <= found.nearest_error and not found.codes.float().isnan().any()
 
 
@@ -146,7 +147,7 @@ def test_files_keep_their_format_and_size(example: Example, tmp_path: Path, mode
     for rounding in ("nearest", "calibrated"):
         path = tmp_path / f"{rounding}.safetensors"
         with CheckpointReader(example.path) as source:
-            plan = make_plan(source, example.statistics, mode=mode, keep_ratio=0.0, rounding=rounding)
+            plan = make_plan(source, example.statistics, QuantizeOptions(mode=mode, keep_ratio=0.0, rounding=rounding))
             reports[rounding] = quantize_checkpoint(source, plan, example.statistics, path)
         written[rounding] = load_file(path)
     nearest, calibrated = written["nearest"], written["calibrated"]
@@ -168,4 +169,4 @@ def test_statistics_without_rows_are_refused(example: Example) -> None:
     bare = replace(example.statistics, layers={n: replace(e, rows=None) for n, e in example.statistics.layers.items()})
     assert isinstance(bare, Statistics)
     with CheckpointReader(example.path) as source, pytest.raises(StatisticsError, match="rows_per_layer"):
-        make_plan(source, bare, mode="v1", rounding="calibrated")
+        make_plan(source, bare, QuantizeOptions(mode="v1", rounding="calibrated"))

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.demo import WORKFLOW, workflow
-from benchmarks.workflows import build
+from showcase.demo import WORKFLOW, workflow
+from showcase.workflows import build
 from tests.support.graph import to_prompt
 from tests.support.server import REPOSITORY, ComfyServer
 

@@ -19,4 +19,4 @@ def _side_tensors(layer: str, scale: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
-COMFY = Format("comfy", scaled=True, dimensions=frozenset({2}), per_channel=False, side_tensors=_side_tensors)
+COMFY = Format("comfy", scaling="tensor", dimensions=frozenset({2}), per_channel=False, side_tensors=_side_tensors)

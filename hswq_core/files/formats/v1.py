@@ -2,4 +2,6 @@
 
 from .base import Format
 
-V1 = Format("v1", scaled=False, dimensions=frozenset({2, 4}), per_channel=False, side_tensors=lambda _layer, _scale: {})
+V1 = Format(
+    "v1", scaling="none", dimensions=frozenset({2, 4}), per_channel=False, side_tensors=lambda _layer, _scale: {}
+)

@@ -4,7 +4,7 @@ from .base import Format
 
 V2 = Format(
     "v2",
-    scaled=True,
+    scaling="tensor",
     dimensions=frozenset({2, 4}),
     per_channel=True,
     side_tensors=lambda layer, scale: {f"{layer}.scale": scale},

@@ -1,0 +1,128 @@
+"""The front door: one function for each job, on files by name. Command line, nodes and scripts come in here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .calibration import statistics_file
+from .calibration.statistics import Statistics, merge
+from .convert_file import Conversion, convert_checkpoint
+from .errors import PlanError
+from .files.checkpoint import CheckpointReader
+from .files.inspection import Inspection, inspect_checkpoint
+from .options import QuantizeOptions
+from .planning import QuantizationPlan, make_plan
+from .planning.size_curve import SizeCurve, sizes_by_keep_ratio
+from .progress import Progress, no_progress
+from .quantize_file import quantize_checkpoint
+from .report import Report
+
+AnyPath = str | Path
+
+
+def quantize(
+    source: AnyPath,
+    target: AnyPath,
+    statistics: Statistics | None = None,
+    options: QuantizeOptions | None = None,
+    *,
+    device: torch.device | str = "auto",
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+    **more: Any,
+) -> Report:
+    """Write a quantized copy of a checkpoint.
+
+    Args:
+        statistics: of a calibration; without them no layer can be chosen to be kept.
+        options: what to do; the fields of ``QuantizeOptions`` may also be given by name.
+        device: where weights are rounded; ``auto`` is CUDA where there is one.
+        overwrite: whether a file at the target may be replaced.
+        progress: called with bytes done and bytes in all.
+
+    Errors: HSWQError that says what is wrong, where and what to do. Nothing is left at the target then.
+    """
+    chosen, where = _options(options, more), device_of(device)
+    with CheckpointReader(Path(source)) as reader:
+        made = make_plan(reader, statistics, chosen, progress=progress)
+        return quantize_checkpoint(
+            reader, made, statistics, Path(target), overwrite=overwrite, device=where, progress=progress
+        )
+
+
+def plan(
+    source: AnyPath,
+    statistics: Statistics | None = None,
+    options: QuantizeOptions | None = None,
+    *,
+    progress: Progress = no_progress,
+    **more: Any,
+) -> QuantizationPlan:
+    """What ``quantize`` would do: every layer with its reason, and the exact size of the file. Writes nothing."""
+    with CheckpointReader(Path(source)) as reader:
+        return make_plan(reader, statistics, _options(options, more), progress=progress)
+
+
+def size_curve(
+    source: AnyPath, statistics: Statistics, options: QuantizeOptions, *, progress: Progress = no_progress
+) -> SizeCurve:
+    """What every keep ratio would keep, and the size of the file that it would give."""
+    with CheckpointReader(Path(source)) as reader:
+        return sizes_by_keep_ratio(reader, make_plan(reader, statistics, options, progress=progress))
+
+
+def convert(
+    source: AnyPath, target: AnyPath, to: str, *, overwrite: bool = False, progress: Progress = no_progress
+) -> Conversion:
+    """Write a quantized checkpoint in another format, ``v2``, ``comfy`` or ``fp16``, without the original.
+
+    Errors: HSWQError. Nothing is left at the target then.
+    """
+    with CheckpointReader(Path(source)) as reader:
+        return convert_checkpoint(reader, Path(target), to, overwrite=overwrite, progress=progress)
+
+
+def inspect(file: AnyPath) -> Inspection:
+    """What a checkpoint holds, from its header alone. Errors: CheckpointError."""
+    with CheckpointReader(Path(file)) as reader:
+        return inspect_checkpoint(reader)
+
+
+def load_statistics(file: AnyPath) -> Statistics:
+    """The statistics of a calibration session. Errors: StatisticsError when the file is missing or damaged."""
+    return statistics_file.load_statistics(Path(file))
+
+
+def merge_statistics(parts: Iterable[Statistics | AnyPath]) -> Statistics:
+    """The exact sum of several sessions, given as values or as files.
+
+    Errors: StatisticsError when they are of different models, or a file is missing or damaged.
+    """
+    return merge(part if isinstance(part, Statistics) else load_statistics(part) for part in parts)
+
+
+def device_of(name: torch.device | str) -> torch.device:
+    """A device that tensors can be made on. Errors: PlanError where there is none of this name."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type != "meta":  # it holds no values
+            return torch.empty(0, device=device).device
+        reason = "it holds no values"
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+    raise PlanError(f"there is no device {str(name)!r} ({reason})", remedy="Use cpu")
+
+
+def _options(options: QuantizeOptions | None, more: dict[str, Any]) -> QuantizeOptions:
+    try:
+        return QuantizeOptions(**more) if options is None else replace(options, **more)
+    except TypeError as error:
+        fields = ", ".join(QuantizeOptions.__dataclass_fields__)
+        raise PlanError(f"an option is unknown ({error})", remedy=f"The options are: {fields}") from None

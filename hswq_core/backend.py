@@ -1,0 +1,53 @@
+"""Triton or torch: chosen here and nowhere else.
+
+Whatever has a Triton kernel also has the same computation in torch's own operations. An ``Operation`` names the
+kernel's module and a self-test against torch. The kernel is used on a device only after the self-test has passed
+there, since compilers, drivers and cards are many and wrong results would show in images alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A computation that a kernel does in one launch and torch in many.
+
+    Attributes:
+        name: as the log has it.
+        module: of the kernel, in ``hswq_core.kernels``.
+        agrees: the self-test: whether the module computes on a device what torch does.
+    """
+
+    name: str
+    module: str
+    agrees: Callable[[ModuleType, torch.device], bool]
+
+    def kernel(self, device: torch.device) -> ModuleType | None:
+        """The kernel's module if it can be launched for tensors on this device now, ``None`` for torch."""
+        if device.type != "cuda" or torch.compiler.is_compiling() or device.index != torch.cuda.current_device():
+            return None
+        return _trusted(self, device)
+
+
+@cache
+def _trusted(operation: Operation, device: torch.device) -> ModuleType | None:
+    """Runs the self-test, once for each operation and device."""
+    try:
+        module = importlib.import_module(f".kernels.{operation.module}", __package__)
+        if operation.agrees(module, device):
+            return module
+        logger.warning("HSWQ: %s without Triton: its results are wrong on this device", operation.name)
+    except Exception as error:  # Triton missing (Windows), no C compiler, or whatever a compiler can raise
+        logger.info("HSWQ: %s without Triton (%s)", operation.name, error)
+    return None

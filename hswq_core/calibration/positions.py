@@ -1,0 +1,62 @@
+"""Which rows of a call are sampled: random positions that all layers of one size share."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+
+from .conv_patches import ConvWindow, PatchIndex
+
+
+class PositionSampler:
+    """Random positions of a call. All layers with as many positions look at the same ones.
+
+    Each layer's sample is uniform all the same, and a step makes a handful of permutations instead of hundreds.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._host = random.Random(seed)
+        self._generators: dict[torch.device, torch.Generator] = {}
+        self._phases: dict[int, float] = {}
+        self._orders: dict[tuple[torch.device, int], torch.Tensor] = {}
+        self._picked: dict[tuple[torch.device, int, int], torch.Tensor] = {}
+        self._patches: dict[tuple[Any, ...], PatchIndex] = {}
+
+    def renew(self) -> None:
+        """Forget the positions of the last call of the model: another begins."""
+        self._orders.clear()
+        self._picked.clear()
+        self._patches.clear()
+
+    def phase(self, of: int) -> float:
+        """A random number in [0, 1), the same for all layers with ``of`` positions, so that they sample as many."""
+        return self._phases.setdefault(of, self._host.random())
+
+    def pick(self, count: int, of: int, device: torch.device) -> torch.Tensor:
+        """``count`` different positions out of ``of``, int64 on the device."""
+        picked = self._picked.get((device, of, count))
+        if picked is None:
+            if (device, of) not in self._orders:
+                if device not in self._generators:
+                    self._generators[device] = torch.Generator(device).manual_seed(self._seed)
+                self._orders[device, of] = torch.randperm(of, device=device, generator=self._generators[device])
+            picked = self._picked[device, of, count] = self._orders[device, of][:count]
+        return picked
+
+    def patches(
+        self,
+        count: int,
+        area: tuple[int, ...],
+        window: ConvWindow,
+        size: tuple[int, ...],
+        of: int,
+        device: torch.device,
+    ) -> PatchIndex:
+        """The patches at ``count`` output positions out of ``of``. Args as for ``PatchIndex.of``."""
+        key = (device, of, count, area, window, size)
+        if key not in self._patches:
+            self._patches[key] = PatchIndex.of(self.pick(count, of, device), area, window, size)
+        return self._patches[key]

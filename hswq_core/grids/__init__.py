@@ -1,0 +1,6 @@
+"""What a weight is rounded to: the grids, the distribution of a weight's magnitudes, and the search for its scale."""
+
+from .e4m3 import E4M3
+from .grid import Grid, Scaling
+
+__all__ = ["E4M3", "Grid", "Scaling"]

@@ -1,0 +1,1 @@
+"""What a loaded model computes with its codes: dequantized weights, or products in FP8."""

@@ -1,0 +1,77 @@
+"""The options of quantization as one value that checks itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeVar, get_args
+
+from .errors import PlanError, nearest_name
+
+Mode = Literal["v1", "v2", "comfy"]
+Selection = Literal["variance", "error", "measured"]
+Rounding = Literal["nearest", "calibrated"]
+Scales = Literal["tensor", "channel"]
+
+MODES: tuple[Mode, ...] = get_args(Mode)
+SELECTIONS: tuple[Selection, ...] = get_args(Selection)
+ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
+SCALES: tuple[Scales, ...] = get_args(Scales)
+
+Choice = TypeVar("Choice", bound=str)
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """How a checkpoint is to be quantized.
+
+    Attributes:
+        mode: the format that is written.
+        keep_ratio: the share of the layers that stay as they are, from 0 to 1.
+        budget: the size the file may have ("3.2GB", or "57%" of the source); replaces the keep ratio unless empty.
+        selection: which layers are kept: those with the largest output variance, output error, or measured impact.
+        rounding: to the nearest value, or calibrated so that errors cancel in the layer's output.
+        scales: whether a ``tensor`` has one scale, or every output ``channel`` its own (v2 only).
+        force_keep, force_quantize: patterns of layer names (``*`` and ``?``) that are decided beforehand.
+
+    Errors: PlanError for a value that is not among the choices, or not a ratio.
+    """
+
+    mode: Mode = "v2"
+    keep_ratio: float = 0.25
+    budget: str = ""
+    selection: Selection = "variance"
+    rounding: Rounding = "nearest"
+    scales: Scales = "tensor"
+    force_keep: tuple[str, ...] = ()
+    force_quantize: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_choice("mode", self.mode, MODES)
+        check_choice("selection", self.selection, SELECTIONS)
+        check_choice("rounding", self.rounding, ROUNDINGS)
+        check_choice("scales", self.scales, SCALES)
+        check_keep_ratio(self.keep_ratio)
+        if self.scales == "channel" and self.mode != "v2":
+            raise PlanError(f"{self.mode} has one scale for each layer", remedy="Choose v2, or scales by tensor")
+        # One pattern or any sequence of them is welcome; as tuples they make the value hashable.
+        for name in ("force_keep", "force_quantize"):
+            patterns = getattr(self, name)
+            object.__setattr__(self, name, (patterns,) if isinstance(patterns, str) else tuple(patterns))
+        object.__setattr__(self, "budget", self.budget.strip())
+
+
+def check_choice(what: str, value: object, choices: tuple[Choice, ...]) -> Choice:
+    """``value`` if it is one of the choices. Errors: PlanError that suggests the nearest one."""
+    for choice in choices:
+        if value == choice:
+            return choice
+    guess = nearest_name(str(value), choices)
+    remedy = f"Did you mean {guess!r}? Choose one of: " if guess else "Choose one of: "
+    raise PlanError(f"{value!r} is not a {what}", remedy=remedy + ", ".join(choices))
+
+
+def check_keep_ratio(keep_ratio: float) -> None:
+    """Errors: PlanError when it is not a number in [0, 1]."""
+    if not (math.isfinite(keep_ratio) and 0.0 <= keep_ratio <= 1.0):
+        raise PlanError(f"the keep ratio is {keep_ratio}", remedy="Give a number from 0 (keep none) to 1 (keep all)")

@@ -1,0 +1,168 @@
+"""From a checkpoint, its statistics and the options to a plan, in four steps.
+
+What can be quantized, what is forced by patterns, the ranking of the rest, and the cut.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from ..calibration.statistics import Statistics
+from ..errors import PlanError, StatisticsError
+from ..files.checkpoint import CheckpointReader, TensorInfo
+from ..files.dtypes import is_float
+from ..files.formats import FORMATS, Format
+from ..files.layers import WEIGHT, find_prefix, layer_weights
+from ..options import QuantizeOptions
+from ..progress import Progress, no_progress
+from ..sensitivity.rules import layer_sensitivities
+from .layer import LayerPlan, cost_of_keeping, layout_of
+from .plan import QuantizationPlan
+from .selection import cut_by_bytes, cut_by_ratio, parse_budget
+from .source_check import check_model, fingerprint_of
+
+
+def make_plan(
+    source: CheckpointReader,
+    statistics: Statistics | None,
+    options: QuantizeOptions,
+    *,
+    progress: Progress = no_progress,
+) -> QuantizationPlan:
+    """Decide for every layer of the source's diffusion model.
+
+    Args:
+        progress: called with layers done and layers in all, where weights must be read to decide.
+
+    Errors: PlanError for options that make no plan, StatisticsError for statistics without a run or of another
+    model, CheckpointError for a source without a diffusion model.
+    """
+    if statistics is not None:
+        statistics.check_not_empty()
+    elif options.budget or options.keep_ratio > 0:
+        raise PlanError("choosing layers to keep needs statistics", remedy="Give statistics, or a keep ratio of 0")
+    draft = _Draft(source, statistics, options)
+    draft.rank(progress)
+    return draft.cut()
+
+
+class _Draft:
+    """A plan in the making: what cannot be quantized, what is forced, the ranking of the rest, the cut."""
+
+    def __init__(self, source: CheckpointReader, statistics: Statistics | None, options: QuantizeOptions) -> None:
+        self._source, self._statistics, self._options = source, statistics, options
+        self._form = format_of(options)
+        self._prefix = find_prefix(source, statistics.layers if statistics else None)
+        self._weights = layer_weights(source, self._prefix)
+        if statistics is not None:
+            check_model(source, self._prefix, self._weights, statistics)
+        if options.rounding == "calibrated":
+            _check_rows(self._weights, statistics)
+        # Reasons to keep, by layer; what is left is quantized.
+        self._reasons = {
+            name: why for name, info in self._weights.items() if (why := _why_not(name, info, self._form, statistics))
+        }
+        forced = _matching(options.force_quantize, self._weights)
+        kept = _matching(options.force_keep, self._weights)
+        self._forced = forced - self._reasons.keys()
+        self._reasons |= dict.fromkeys(kept - self._reasons.keys(), "kept by pattern")
+        self._sensitivity: dict[str, float] = {}
+        # The same for every cut, and read from the disk: once is enough.
+        self._source_fingerprint = fingerprint_of(source, self._prefix, self._weights).text
+        self._statistics_digest = statistics.digest() if statistics else ""
+
+    def rank(self, progress: Progress) -> None:
+        """Find the sensitivity of the layers that are neither kept nor forced already."""
+        if self._statistics is None:
+            return
+        candidates = sorted(self._weights.keys() - self._reasons.keys() - self._forced)
+        self._sensitivity = layer_sensitivities(
+            candidates, self._key, self._source, self._statistics, self._form, self._options.selection, progress
+        )
+
+    def cut(self) -> QuantizationPlan:
+        """Keep the most sensitive layers, by count or by bytes."""
+        options = self._options
+        if not options.budget:
+            kept = cut_by_ratio(self._sensitivity, options.keep_ratio)
+            return self._keeping(kept, f"top {options.keep_ratio:g} by {options.selection}")
+        allowed = parse_budget(options.budget, self._source.nbytes)
+        smallest = self._keeping(set(), "").nbytes
+        if allowed < smallest:
+            raise PlanError(
+                f"the budget of {allowed:,} bytes is too small: with every layer in FP8 the file has {smallest:,}",
+                where=self._source.path,
+                remedy="Give a larger budget",
+            )
+        cost = {name: cost_of_keeping(name, self._weights[name], self._form) for name in self._sensitivity}
+        kept = cut_by_bytes(self._sensitivity, cost, allowed - smallest, per_byte=options.selection != "variance")
+        return self._keeping(kept, f"worth its bytes by {options.selection}")
+
+    def _keeping(self, kept: set[str], why: str) -> QuantizationPlan:
+        layers = []
+        for name, info in sorted(self._weights.items()):
+            reason = self._reasons.get(name) or (why if name in kept else "")
+            default = "quantized by pattern" if name in self._forced else "below the cut"
+            sensitivity = self._sensitivity.get(name)
+            layers.append(LayerPlan(name, self._key(name), info, not reason, reason or default, sensitivity))
+        return QuantizationPlan(
+            options=self._options,
+            format=self._form,
+            prefix=self._prefix,
+            layers=tuple(layers),
+            layout=layout_of(self._source, self._form, layers),
+            source=self._source.identity,
+            source_metadata=self._source.metadata,
+            source_unet_bytes=sum(
+                info.nbytes for key, info in self._source.tensors.items() if key.startswith(self._prefix)
+            ),
+            source_fingerprint=self._source_fingerprint,
+            statistics_digest=self._statistics_digest,
+        )
+
+    def _key(self, layer: str) -> str:
+        return f"{self._prefix}{layer}{WEIGHT}"
+
+
+def format_of(options: QuantizeOptions) -> Format:
+    """The format that is written, with the scales that the options ask for."""
+    form = FORMATS[options.mode]
+    return replace(form, scaling="channel") if options.scales == "channel" else form
+
+
+def _matching(patterns: Sequence[str], names: Iterable[str]) -> set[str]:
+    """The names that match any pattern. Errors: PlanError for a pattern that matches none, most likely mistyped."""
+    found: set[str] = set()
+    for pattern in patterns:
+        matching = set(fnmatch.filter(names, pattern))
+        if not matching:
+            raise PlanError(
+                f"no layer matches the pattern {pattern!r}", remedy="'inspect --json' lists the layers' names"
+            )
+        found |= matching
+    return found
+
+
+def _why_not(name: str, info: TensorInfo, form: Format, statistics: Statistics | None) -> str:
+    """The reason why a layer cannot be quantized, or nothing."""
+    if not math.prod(info.shape):
+        return "empty"
+    if not is_float(info.dtype):
+        return f"already {info.dtype}"
+    if len(info.shape) not in form.dimensions:
+        return f"no {form.name} format for convolutions"
+    if statistics is not None and name not in statistics.layers:
+        return "never ran during calibration"
+    return ""
+
+
+def _check_rows(weights: Mapping[str, TensorInfo], statistics: Statistics | None) -> None:
+    layers = statistics.layers if statistics else {}
+    if not any(name in layers and layers[name].has_rows_for(info.shape) for name, info in weights.items()):
+        raise StatisticsError(
+            "calibrated rounding needs samples of the layers' inputs, and the statistics hold none",
+            remedy="Calibrate with rows_per_layer above 0, or round to nearest",
+        )

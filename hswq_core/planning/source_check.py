@@ -1,0 +1,45 @@
+"""The checkpoint to quantize: its layers, and whether statistics are of its model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..calibration.statistics import Statistics
+from ..errors import CheckpointError, StatisticsError
+from ..files.checkpoint import CheckpointReader, TensorInfo
+from ..files.dtypes import is_float
+from ..files.layers import WEIGHT, find_prefix, layer_weights
+from ..fingerprint import Fingerprint
+
+
+def check_model(source: CheckpointReader, prefix: str, weights: dict[str, TensorInfo], statistics: Statistics) -> None:
+    """Errors: StatisticsError when the statistics are of another model than the source's."""
+    remedy = "Choose the checkpoint that was calibrated, or calibrate this one"
+    for name, layer in statistics.layers.items():
+        info = weights.get(name)
+        if info is None or info.shape[1] != layer.channels:
+            have = (
+                "is not in this file" if info is None else f"takes {info.shape[1]} channels here, not {layer.channels}"
+            )
+            raise StatisticsError(
+                f"the statistics are of another model: layer {name} {have}", where=source.path, remedy=remedy
+            )
+    if statistics.fingerprint and not statistics.fingerprint.matches(fingerprint_of(source, prefix, statistics.layers)):
+        raise StatisticsError(
+            "the statistics are of another model: the weights differ", where=source.path, remedy=remedy
+        )
+
+
+def holds_model_of(source: CheckpointReader, statistics: Statistics) -> bool:
+    """Whether the source is the model that the statistics were measured on, in a type that can be quantized."""
+    try:
+        prefix = find_prefix(source, statistics.layers)
+        weights = layer_weights(source, prefix)
+        check_model(source, prefix, weights, statistics)
+    except (CheckpointError, StatisticsError):
+        return False
+    return all(is_float(weights[name].dtype) for name in statistics.layers)
+
+
+def fingerprint_of(source: CheckpointReader, prefix: str, layers: Iterable[str]) -> Fingerprint:
+    return Fingerprint.of(list(layers), lambda name: source.element(f"{prefix}{name}{WEIGHT}"))

@@ -1,0 +1,82 @@
+"""A plan carried out: the source streams through, chosen layers turn to codes, one file comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from .calibration.statistics import Statistics
+from .errors import CheckpointError, PlanError
+from .files.checkpoint import CheckpointReader
+from .files.dtypes import tensor_bytes
+from .files.writer import CheckpointWriter, FileLayout, check_not_source
+from .parallel import ordered_map
+from .planning.plan import QuantizationPlan
+from .progress import Progress, no_progress
+from .quantize_layer import quantize_layer
+from .report import Losses, Report
+from .rounding.weight import QuantizedWeight
+
+
+def quantize_checkpoint(
+    source: CheckpointReader,
+    plan: QuantizationPlan,
+    statistics: Statistics | None,
+    target: Path,
+    *,
+    overwrite: bool = False,
+    device: torch.device | str = "cpu",
+    progress: Progress = no_progress,
+) -> Report:
+    """Write the planned file, a few layers at a time in memory.
+
+    Args:
+        plan: made for this source, in its present state.
+        device: where weights are rounded.
+        progress: called with bytes done and bytes in all.
+
+    Errors: PlanError for a plan of another file, TargetError when the target exists or cannot be written,
+    CheckpointError for weights that are not finite or a source that changes while it is read. Nothing is left at
+    the target then.
+    """
+    if plan.source != source.identity:
+        raise PlanError(
+            f"the plan was made for {plan.source.path} in another state, or for another file",
+            where=source.path,
+            remedy="Make a plan for this file",
+        )
+    check_not_source(target, source.path)
+    quantized = {layer.key: layer for layer in plan.quantized}
+    # In the order of the file, which is the order in which a disk reads fastest.
+    keys = sorted(source.tensors, key=lambda key: source.tensors[key].begin)
+
+    def convert(key: str) -> QuantizedWeight | None:
+        if key not in quantized:
+            return None
+        name = quantized[key].layer
+        measured = statistics.layers.get(name) if statistics else None
+        try:
+            return quantize_layer(source.tensor(key).to(device), measured, plan.format, plan.options.rounding)
+        except ValueError as problem:
+            raise CheckpointError(
+                f"layer {name}: {problem}", where=source.path, remedy="Repair the checkpoint"
+            ) from None
+
+    total = sum(info.nbytes for info in source.tensors.values())
+    done, losses = 0, Losses()
+    layout = FileLayout(plan.layout, plan.metadata())
+    with CheckpointWriter(target, layout, overwrite=overwrite) as writer:
+        for key, result in zip(keys, ordered_map(convert, keys), strict=True):
+            progress(done, total)
+            if result is None:
+                writer.write(key, source.chunks(key))
+            else:
+                writer.write(key, [tensor_bytes(result.codes)])
+                for name, tensor in plan.format.side_tensors(quantized[key].stem, result.scale).items():
+                    writer.write(name, [tensor_bytes(tensor)])
+                losses.add(result)
+            done += source.tensors[key].nbytes
+        source.check_unchanged()
+    progress(total, total)
+    return Report.of(plan, statistics, target, losses)

@@ -1,0 +1,113 @@
+"""What was done to a checkpoint, for people and for JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .calibration.coverage import coverage_warnings
+from .calibration.statistics import Statistics
+from .planning.plan import QuantizationPlan
+from .rounding.weight import QuantizedWeight
+
+
+@dataclass
+class Losses:
+    """What rounding lost, summed over layers.
+
+    Attributes:
+        error, plain_error: importance-weighted squared error of the weights, and of a plain cast's.
+        gains: of each layer with calibrated rounding, its squared output error over nearest rounding's.
+    """
+
+    error: float = 0.0
+    plain_error: float = 0.0
+    gains: list[float] = field(default_factory=list)
+
+    def add(self, result: QuantizedWeight) -> None:
+        self.error += result.error
+        self.plain_error += result.plain_error
+        if result.gain is not None:
+            self.gains.append(result.gain)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The file that was written.
+
+    Attributes:
+        plan: what was to be done, layer by layer.
+        bytes: of the file.
+        weighted_error: importance-weighted squared error of all quantized weights, as they were written.
+        weighted_error_plain_cast: that of a plain cast of the same layers.
+        calibrated_layers: layers whose rounding was calibrated.
+        calibrated_gain: their squared output error over that of nearest rounding, on average.
+    """
+
+    plan: QuantizationPlan
+    file: Path
+    bytes: int
+    weighted_error: float
+    weighted_error_plain_cast: float
+    calibrated_layers: int
+    calibrated_gain: float | None
+    warnings: tuple[str, ...]
+
+    @staticmethod
+    def of(plan: QuantizationPlan, statistics: Statistics | None, file: Path, losses: Losses) -> Report:
+        gains = losses.gains
+        return Report(
+            plan=plan,
+            file=file,
+            bytes=plan.nbytes,
+            weighted_error=losses.error,
+            weighted_error_plain_cast=losses.plain_error,
+            calibrated_layers=len(gains),
+            calibrated_gain=sum(gains) / len(gains) if gains else None,
+            warnings=tuple(coverage_warnings(statistics)) if statistics else (),
+        )
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON. Sizes in bytes; ``unet`` is all tensors of the diffusion model."""
+        plan, options = self.plan, self.plan.options
+        return {
+            "file": str(self.file),
+            "bytes": self.bytes,
+            "source_bytes": plan.source.nbytes,
+            "unet_bytes": plan.unet_bytes,
+            "source_unet_bytes": plan.source_unet_bytes,
+            "mode": plan.format.name,
+            "keep_ratio": plan.keep_ratio,
+            "budget": options.budget,
+            "selection": options.selection,
+            "rounding": options.rounding,
+            "scales": plan.scales,
+            "kept_layers": len(plan.kept),
+            "quantized_layers": len(plan.quantized),
+            "weighted_error": self.weighted_error,
+            "weighted_error_plain_cast": self.weighted_error_plain_cast,
+            "calibrated_layers": self.calibrated_layers,
+            "calibrated_gain": self.calibrated_gain,
+            "kept": {layer.layer: layer.reason for layer in plan.kept},
+            "warnings": list(self.warnings),
+        }
+
+    def __str__(self) -> str:
+        plan = self.plan
+        counts = Counter(layer.reason for layer in plan.kept)
+        kept = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+        lines = [
+            str(self.file),
+            f"  size     {self.bytes / 1e6:,.1f} MB of {plan.source.nbytes / 1e6:,.1f} MB "
+            f"({self.bytes / plan.source.nbytes:.1%}); diffusion model {plan.unet_bytes / plan.source_unet_bytes:.1%}",
+            f"  layers   {len(plan.quantized)} in FP8, {len(plan.kept)} kept{f' ({kept})' if kept else ''}",
+            f"  error    {self._error()}",
+        ]
+        return "\n".join([*lines, *(f"  warning  {warning}" for warning in self.warnings)])
+
+    def _error(self) -> str:
+        if self.calibrated_gain is not None:
+            return f"layer outputs {self.calibrated_gain:.2f} of nearest rounding ({self.calibrated_layers} layers)"
+        plain = self.weighted_error_plain_cast
+        return f"weights {self.weighted_error / plain if plain else 1.0:.2f} of a plain cast"

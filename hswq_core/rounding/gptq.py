@@ -1,0 +1,150 @@
+"""Calibrated rounding: the columns that are still to be rounded cancel the error of those that are.
+
+The error that counts is that of the layer's output, |X (W - Q)^T|^2 over sampled input rows X. Columns are rounded
+one after the other. Before the remaining columns are rounded, they move to where they cancel the output error so
+far (error feedback: Frantar et al., GPTQ, 2022).
+
+GPTQ keeps the K x K second moments of the inputs, which a convolution with K = 23,040 taps cannot afford. Rows are
+few (R of them), so the same answer is computed from R x R matrices: with H = X^T X + d I, what the remaining columns
+U should become is W_U + X_U^T (d I + X_U X_U^T)^-1 E, where E [R, C_out] is the output error so far. The result is
+then refined code by code (``coordinate_descent.py``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..grids import Grid
+from .coordinate_descent import refine
+from .sequential import COLUMNS, round_rows
+
+PASSES = 3
+_LEAST_DAMPING, _CAUTION = 0.01, 2.0
+_BLOCK = 512
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Codes, and the squared error of the layer's output for them and for nearest rounding."""
+
+    codes: torch.Tensor
+    error: float
+    nearest_error: float
+
+
+def round_calibrated(
+    grid: Grid, weight: torch.Tensor, scale: torch.Tensor, rows: torch.Tensor, second_moment: torch.Tensor
+) -> Rounded:
+    """Codes whose layer output is closer to the original's than nearest rounding's, or nearest rounding's.
+
+    Args:
+        weight: [C_out, C_in] or [C_out, C_in, kH, kW], finite.
+        scale: float32 [1], or [C_out].
+        rows: [R, K] sampled inputs, K = C_in * kH * kW.
+        second_moment: [C_in], the exact E[x^2]; the sample's columns are scaled to it.
+
+    Returns:
+        Codes in the shape of ``weight``, and the errors measured by the same rows and damping.
+    """
+    device = weight.device
+    columns = weight.flatten(1).t().float()  # [K, C_out]: one column of the layer is one contiguous row here
+    exact = second_moment.to(device, torch.float32).repeat_interleave(len(columns) // len(second_moment))
+    x = _scaled_rows(rows.to(device).float(), exact)
+    damp, unit = damping(x) * float(exact.mean()), scale.to(device)
+    if not damp > 0:  # no input was ever anything but zero
+        return Rounded(_as_weight(grid.quantize(columns, unit), weight), 0.0, 0.0)
+    if len(x) > x.shape[1]:
+        # More rows than columns: the triangular factor has the same second moments in K rows.
+        x = torch.linalg.qr(x, mode="r").R
+    # The columns that matter most go first, while the most others are left to cancel their error.
+    order = exact.argsort(descending=True, stable=True)
+    columns, x = columns[order], x[:, order]
+    codes, residual = _round_columns(grid, columns, x, unit, damp)
+    codes, residual = refine(grid, columns, codes, x, residual, unit, damp, PASSES)
+    nearest = grid.quantize(columns, unit)
+    change, plain = (columns - grid.dequantize(c, unit) for c in (codes, nearest))
+    error = float(residual.square().sum() + damp * change.square().sum())
+    nearest_error = float((x @ plain).square().sum() + damp * plain.square().sum())
+    if not error < nearest_error:
+        codes, error = nearest, nearest_error
+    # Back from columns in the order of importance to the weight's own.
+    restored = torch.empty_like(codes, dtype=torch.uint8)
+    restored[order] = codes.view(torch.uint8)
+    return Rounded(_as_weight(restored.view(codes.dtype), weight), error, nearest_error)
+
+
+def _as_weight(codes: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Codes [K, C_out] in the weight's shape."""
+    return codes.view(torch.uint8).t().contiguous().view(codes.dtype).view(weight.shape)
+
+
+def _scaled_rows(rows: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:
+    """X with X^T X = E[x x^T], as far as the sample knows, and its diagonal as all inputs together have it."""
+    sampled = rows.square().mean(0)
+    gain = torch.where(sampled > 0, exact / sampled, 0).sqrt_()
+    return rows * (gain / len(rows) ** 0.5)
+
+
+def damping(x: torch.Tensor) -> float:
+    """What to add to the diagonal of X^T X, as a share of its mean, because rows are few.
+
+    The shrinkage towards the identity that has the least expected error (Ledoit and Wolf, A well-conditioned
+    estimator for large-dimensional covariance matrices, 2004), from the rows' own inner products. Twice that: it is
+    the best for the moments themselves, while rounding exploits the directions that they have too little of.
+    """
+    products = x @ x.t() if len(x) <= x.shape[1] else x.t() @ x
+    squares = float(products.double().square().sum())
+    noise = float(x.double().square().sum(1).square().sum()) - squares / len(x)
+    signal = squares - float(x.double().square().sum()) ** 2 / x.shape[1]
+    share = min(0.9, max(0.0, noise / signal)) if signal > 0 else 0.9
+    return max(_LEAST_DAMPING, _CAUTION * share / (1 - share))
+
+
+def _round_columns(
+    grid: Grid, columns: torch.Tensor, x: torch.Tensor, scale: torch.Tensor, damp: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes [K, C_out] of columns [K, C_out], block by block, and the output error X (W - Q) [R, C_out]."""
+    blocks = list(range(0, len(columns), _BLOCK))
+    # Products of a block's rows are added and taken away in float64, so that nothing is left when all are gone.
+    gram = torch.zeros(len(x), len(x), dtype=torch.float64, device=x.device)
+    for start in blocks:
+        part = x[:, start : start + _BLOCK]
+        gram += part @ part.t()
+    factor = _cholesky(gram, damp)
+    residual = torch.zeros(len(x), columns.shape[1], device=x.device)
+    codes = []
+    for start in blocks:
+        part, original = x[:, start : start + _BLOCK], columns[start : start + _BLOCK]
+        target = original + part.t() @ torch.cholesky_solve(residual, factor)
+        gram -= part @ part.t()
+        factor = _cholesky(gram, damp)
+        # What the block's errors cost, given that the columns after it will cancel what they can.
+        half = torch.linalg.solve_triangular(factor, part, upper=False)
+        cost = half.t() @ half
+        cost.diagonal().add_(1.0)
+        rounded = _round_block(grid, target, cost, scale)
+        codes.append(rounded)
+        residual += part @ (original - grid.dequantize(rounded, scale))
+    return torch.cat(codes), residual
+
+
+def _cholesky(gram: torch.Tensor, damp: float) -> torch.Tensor:
+    damped = gram.float()
+    damped.diagonal().add_(damp)
+    return torch.linalg.cholesky(damped)
+
+
+def _round_block(grid: Grid, target: torch.Tensor, cost: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Codes of a block's columns [B, C_out], each one's error passed on to the rest of the block as its cost says."""
+    feedback = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(cost)), upper=True)
+    feedback = feedback / feedback.diagonal()[:, None]
+    target = target / scale  # in units of the grid
+    codes = torch.empty_like(target, dtype=grid.dtype)
+    for start in range(0, len(target), COLUMNS):
+        end = min(start + COLUMNS, len(target))
+        rounded, errors = round_rows(grid, target[start:end], -feedback[start:end, start:end])
+        codes[start:end] = rounded
+        target[end:].addmm_(feedback[start:end, end:].t(), errors, alpha=-1)
+    return codes

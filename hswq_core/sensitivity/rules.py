@@ -1,0 +1,65 @@
+"""The sensitivity of every layer, by the rule that selects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..calibration.statistics import Statistics
+from ..errors import CheckpointError, StatisticsError
+from ..files.checkpoint import CheckpointReader
+from ..files.formats import Format
+from ..options import Selection
+from ..parallel import ordered_map
+from ..progress import Progress
+from .error import relative_output_error
+
+
+def layer_sensitivities(
+    layers: Sequence[str],
+    key_of: Callable[[str], str],
+    source: CheckpointReader,
+    statistics: Statistics,
+    form: Format,
+    selection: Selection,
+    progress: Progress,
+) -> dict[str, float]:
+    """Sensitivity by layer; larger is worse.
+
+    ``variance`` is the model card's: the variance of the layer's output. ``error`` is the relative error of
+    the layer's output under nearest rounding, and reads every weight once. ``measured`` is the impact on the
+    model's own output, as HSWQ Measure Sensitivity found it.
+
+    Errors: CheckpointError for weights that are not finite, StatisticsError for layers that were not measured.
+    """
+    if selection == "variance":
+        return {name: statistics.layers[name].sensitivity for name in layers}
+    if selection == "measured":
+        return _impacts(layers, statistics)
+
+    def error(name: str) -> float:
+        weight, measured = source.tensor(key_of(name)), statistics.layers[name]
+        try:
+            return relative_output_error(
+                weight, measured.importance, measured.second_moment, form.grid, scaled=form.scaling != "none"
+            )
+        except ValueError as problem:
+            raise CheckpointError(
+                f"layer {name}: {problem}", where=source.path, remedy="Repair the checkpoint"
+            ) from None
+
+    found: dict[str, float] = {}
+    for name, value in zip(layers, ordered_map(error, layers), strict=True):
+        progress(len(found), len(layers))
+        found[name] = value
+    return found
+
+
+def _impacts(layers: Sequence[str], statistics: Statistics) -> dict[str, float]:
+    impacts = {name: impact for name in layers if (impact := statistics.layers[name].impact) is not None}
+    if missing := sorted(set(layers) - impacts.keys()):
+        raise StatisticsError(
+            f"the impact of {len(missing)} of {len(layers)} layers was not measured",
+            where=missing[0],
+            remedy="Run HSWQ Measure Sensitivity to its end, or choose another selection",
+        )
+    return impacts

@@ -1,0 +1,132 @@
+"""Measuring a MODEL while ComfyUI samples with it, and only then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from comfy.patcher_extension import WrappersMP
+
+from ..hswq_core.calibration import DualMonitor, quantizable_layers
+from ..hswq_core.calibration.session import CalibrationSession
+from ..hswq_core.calibration.statistics import NOISE_BINS
+from ..hswq_core.errors import StatisticsError
+from ..hswq_core.fingerprint import Fingerprint
+from .compat import is_quantized
+
+_KEY = "hswq_calibration"
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """A step of a calibrated sampling run that is done.
+
+    Attributes:
+        pictures: how many the session held before this run; ``batch`` are drawn in it.
+        step, steps: of this run, from 1.
+        noise_levels: steps by tenth of the noise schedule, those of the session and this run so far.
+    """
+
+    pictures: int
+    batch: int
+    step: int
+    steps: int
+    noise_levels: tuple[int, ...]
+
+
+def calibrated_clone(
+    model: Any,
+    session: CalibrationSession,
+    rows_per_layer: int,
+    on_step: Callable[[StepReport], None] = lambda _report: None,
+) -> Any:
+    """A clone of MODEL whose sampling runs are measured into ``session``.
+
+    ComfyUI's clones share one module, so hooks must never outlive a run: they are attached when a run of
+    this clone begins and removed when it ends, whichever way. A run that fails or is cancelled adds nothing.
+    """
+
+    def measure(
+        executor: Any, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, denoise_mask: Any = None,
+        callback: Any = None, *args: Any, **kwargs: Any,
+    ) -> Any:  # fmt: skip
+        unet = executor.class_obj.model_patcher.model.diffusion_model
+        sampling = executor.class_obj.model_patcher.model.model_sampling
+        before, bins = session.statistics, _noise_bins(sampling, sigmas)
+        steps = len(bins)
+
+        def step(number: int, *arguments: Any) -> None:
+            if callback is not None:
+                callback(number, *arguments)
+            levels = zip(before.noise_levels, _counts(bins[: number + 1]), strict=True)
+            so_far = tuple(a + b for a, b in levels)
+            on_step(StepReport(before.samples, int(noise.shape[0]), number + 1, steps, so_far))
+
+        with DualMonitor(
+            unet, rows_per_layer, seed=before.runs, expected_calls=steps, earlier=before if before.runs else None
+        ) as monitor:
+            result = executor(noise, latent_image, sampler, sigmas, denoise_mask, step, *args, **kwargs)
+        name = getattr(getattr(sampler, "sampler_function", None), "__name__", type(sampler).__name__)
+        session.add_run(
+            replace(
+                monitor.statistics(),
+                runs=1,
+                samples=int(noise.shape[0]),
+                steps=steps,
+                samplers=frozenset({name}),
+                noise_levels=_counts(bins),
+                fingerprint=session.statistics.fingerprint,
+            )
+        )
+        return result
+
+    clone = model.clone()
+    clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, _KEY)
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, measure)
+    return clone
+
+
+def _noise_bins(sampling: Any, sigmas: torch.Tensor) -> list[int]:
+    """In which tenth of the model's schedule each step of a run begins, from clean (0) to pure noise (9)."""
+    lowest, highest = float(sampling.sigma_min), float(sampling.sigma_max)
+    begins = [lowest, highest, *sigmas[:-1].float().clamp(lowest, highest).tolist()]
+    clean, noise, *times = (float(sampling.timestep(torch.tensor(sigma))) for sigma in begins)
+    return [min(NOISE_BINS - 1, int((time - clean) / (noise - clean) * NOISE_BINS)) for time in times]
+
+
+def _counts(bins: Sequence[int]) -> tuple[int, ...]:
+    return tuple(bins.count(number) for number in range(NOISE_BINS))
+
+
+def model_fingerprint(model: Any) -> Fingerprint:
+    """The fingerprint of the weights a MODEL was loaded with, without LoRA or other patches.
+
+    Errors: StatisticsError for a model held in FP8: what it computes is not what the checkpoint holds.
+    """
+    layers = [name for name, _ in quantizable_layers(model.model.diffusion_model)]
+    weight_of = unpatched_weights(model)
+    if any(is_quantized(weight := weight_of(layer)) or weight.dtype.itemsize == 1 for layer in layers):
+        raise StatisticsError(
+            "the model to calibrate is held in FP8 already",
+            remedy="Load the original checkpoint with HSWQ Loader, which keeps its precision whatever ComfyUI prefers",
+        )
+
+    def middle(layer: str) -> float:
+        weight = weight_of(layer)
+        return float(weight.detach().flatten()[weight.numel() // 2])
+
+    return Fingerprint.of(layers, middle)
+
+
+def unpatched_weights(model: Any) -> Callable[[str], torch.Tensor]:
+    """The weight of a layer as it was loaded, by the layer's name."""
+    modules = dict(quantizable_layers(model.model.diffusion_model))
+
+    def weight_of(layer: str) -> Any:
+        # While a patched clone is loaded, the original weight is in the patcher's backup.
+        backup = model.backup.get(f"diffusion_model.{layer}.weight")
+        return modules[layer].weight if backup is None else backup.weight
+
+    return weight_of

@@ -1,0 +1,76 @@
+"""A checkpoint's state dict with each FP8 weight and its scale made one tensor, checked before any model is built."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..hswq_core.errors import CheckpointError
+from ..hswq_core.files.layers import MARKERS, WEIGHT, checked_scale, scale_key
+from .compat import quantized_tensor
+
+_FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+
+
+def join_scales(state_dict: dict[str, Any], prefix: str, path: Path) -> torch.dtype:
+    """Replace, in place, every FP8 weight under ``prefix`` by a quantized tensor, and remove the scales.
+
+    Returns: the float type that the model is to have, that of most of its weights.
+
+    FP8 tensors that are not the weight of a Linear or Conv2d layer become plain tensors of the file's float type.
+
+    Errors: CheckpointError naming the layer whose scale is unusable, or that is quantized to another type than FP8.
+    """
+    keys = [key for key in state_dict if key.startswith(prefix)]
+    dtype = _majority_float(state_dict, keys)
+    fp8_weights = {key for key in keys if key.endswith(WEIGHT) and state_dict[key].dtype in _FP8}
+
+    for key in keys:
+        tensor = state_dict.get(key)
+        if tensor is None:
+            continue
+        if key in fp8_weights:
+            scale = _pop_scale(state_dict, key.removesuffix(WEIGHT), tensor, path)
+            if tensor.dim() in (2, 4):
+                state_dict[key] = quantized_tensor(tensor, scale, dtype)
+            else:
+                state_dict[key] = (tensor.float() * scale).to(dtype)
+        elif key.endswith(MARKERS) or key == f"{prefix}scaled_fp8":
+            del state_dict[key]
+        elif tensor.dtype in _FP8:
+            state_dict[key] = tensor.to(dtype)  # a naive cast of the whole file turned biases to FP8, too
+        elif key.endswith(WEIGHT) and tensor.dim() in (2, 4):
+            _check_float(key, tensor, path)
+    return dtype
+
+
+def _check_float(key: str, weight: torch.Tensor, path: Path) -> None:
+    if not weight.is_floating_point() or weight.element_size() < 2:
+        kind = str(weight.dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"the layer {key.removesuffix(WEIGHT)} is quantized to {kind}, not to FP8",
+            where=path,
+            remedy="Open it with ComfyUI's own loader, or with the one that its publisher names",
+        )
+
+
+def _pop_scale(state_dict: dict[str, Any], layer: str, weight: torch.Tensor, path: Path) -> torch.Tensor:
+    found = scale_key(state_dict, layer)
+    if found is None:
+        return torch.ones((), dtype=torch.float32)  # V1, or any plain FP8 file
+    return checked_scale(found[0], state_dict.pop(found[0]), tuple(weight.shape), path)
+
+
+def _majority_float(state_dict: Mapping[str, Any], keys: list[str]) -> torch.dtype:
+    """The type of most weights that are not FP8; FP16 for a file that has none, or too few to tell."""
+    sizes: Counter[torch.dtype] = Counter()
+    for key in keys:
+        tensor = state_dict[key]
+        if tensor.dtype in (torch.float16, torch.bfloat16, torch.float32) and tensor.dim() > 0:
+            sizes[tensor.dtype] += tensor.numel()
+    # Scales are float32, too, but never outweigh the biases.
+    return sizes.most_common(1)[0][0] if sizes else torch.float16

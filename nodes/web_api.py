@@ -1,0 +1,124 @@
+"""What the page asks and is told: events while a node works, and the chart of HSWQ Quantize.
+
+Everything here is an extra. Without the page's part of this pack (or without a server, as in a script that imports
+the nodes) the nodes work the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..hswq_core.api import inspect, size_curve
+from ..hswq_core.calibration.session import CalibrationSession
+from ..hswq_core.errors import HSWQError
+from ..hswq_core.files.inspection import Inspection
+from ..hswq_core.files.names import safe_file_name
+from ..loader.calibrate import StepReport
+from .common import find_source, model_path, quantize_options, statistics_folder
+
+
+def announce(event: str, data: Mapping[str, Any]) -> None:
+    """Tell the page that queued the running workflow: ``hswq.<event>``."""
+    server = _server()
+    if server is not None:
+        server.send_sync(f"hswq.{event}", dict(data), server.client_id)
+
+
+def add_routes() -> None:
+    """GET /hswq/curve: sizes and layers by keep ratio, from a session's file; ``waiting`` while it has none.
+
+    GET /hswq/file: what a checkpoint or diffusion model holds. Errors are 400 with ``error``.
+    """
+    server = _server()
+    if server is None:
+        return
+    from aiohttp import web
+
+    async def answer(work: Callable[[Mapping[str, str]], dict[str, object]], request: Any) -> Any:
+        try:
+            # Headers are read and layers ranked: some tenths of a second that the server must not stand still.
+            return web.json_response(await asyncio.to_thread(work, request.query))
+        except HSWQError as error:
+            return web.json_response({"error": str(error)}, status=400)
+
+    @server.routes.get("/hswq/curve")
+    async def curve(request: Any) -> Any:
+        return await answer(_curve, request)
+
+    @server.routes.get("/hswq/file")
+    async def file(request: Any) -> Any:
+        return await answer(_file, request)
+
+
+def file_summary(found: Inspection) -> dict[str, object]:
+    """What the loaders' badge shows."""
+    return {
+        "name": Path(found.file).name,
+        "format": found.format,
+        "fp8_layers": len(found.quantized),
+        "other_layers": len(found.unquantized),
+        "dtype": found.unquantized_dtype,
+        "nbytes": found.diffusion_model_bytes,
+    }
+
+
+def _file(query: Mapping[str, str]) -> dict[str, object]:
+    return file_summary(inspect(model_path(query.get("list", ""), query.get("name", ""))))
+
+
+def _session_path(query: Mapping[str, str]) -> Path:
+    return statistics_folder() / safe_file_name(query.get("session", ""), "session name")
+
+
+def _curve(query: Mapping[str, str]) -> dict[str, object]:
+    if not _session_path(query).exists():
+        return {"waiting": True}
+    statistics = CalibrationSession.load(_session_path(query)).statistics
+    _, path = find_source(query.get("source", ""), statistics)
+    # The chart itself varies the keep ratio, and rounding changes neither sizes nor ranks.
+    options = quantize_options({k: v for k, v in query.items() if k not in ("keep_ratio", "rounding")})
+    return size_curve(path, statistics, options).as_dict() | {"budgeted": bool(options.budget)}
+
+
+def calibration_events(node: str | None, session: str, whole: int = 0) -> Callable[[StepReport], None]:
+    """Turns the steps of calibrated sampling runs into ``hswq.progress`` events of one node.
+
+    Args:
+        whole: how many images there are to be, where that is known; time left is told for all of them.
+    """
+    began, first = 0.0, -1.0
+
+    def tell(report: StepReport) -> None:
+        nonlocal began, first
+        before = report.images if whole else 0
+        goal = whole or report.batch
+        done = before + report.batch * report.step / report.steps
+        if first < 0 or (report.step == 1 and not whole):
+            began, first = time.monotonic(), done  # the first step loads models, and says nothing about the rest
+        left = (time.monotonic() - began) * (goal - done) / (done - first) if done > first else None
+        announce(
+            "progress",
+            {
+                "node": node,
+                "session": session,
+                "image": report.images + report.batch,
+                "images": whole or report.images + report.batch,
+                "step": report.step,
+                "steps": report.steps,
+                "share": min(1.0, done / goal),
+                "seconds_left": left,
+                "noise_levels": report.noise_levels,
+            },
+        )
+
+    return tell
+
+
+def _server() -> Any:
+    from server import PromptServer
+
+    return getattr(PromptServer, "instance", None)

@@ -1,0 +1,285 @@
+"""The example workflows, laid out from a few words each: ``python -m showcase.workflows --comfyui DIR``.
+
+Sockets, widgets and defaults are the server's own, so that a workflow never misses an input. Also writes the form that
+scripts post to a server (``example_workflows/api``) for the quick start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any
+
+from tests.support.graph import has_control, inputs_of, is_widget, to_prompt
+from tests.support.server import REPOSITORY, ComfyServer
+
+from .workflow_notes import COMPARE_MODES, DAILY_USE, FULL_RECIPE, MORE_PICTURES, QUICK_START, STOCK_LOADERS
+
+FOLDER = REPOSITORY / "example_workflows"
+SDXL = "sd_xl_base_1.0.safetensors"
+CALIBRATED = "(the calibrated model)"
+COLORS = ("#3f789e", "#88A", "#8A8", "#b58b2a")
+PROMPT = "a lighthouse on a cliff above a stormy sea, a small red boat, evening light, photograph"
+NEGATIVE = "blurry, watermark, text"
+
+
+class Canvas:
+    """A workflow that grows node by node. Nodes are named by the caller, and linked by ``name.output``."""
+
+    def __init__(self, object_info: dict[str, Any]) -> None:
+        self._info = object_info
+        self._nodes: dict[str, dict[str, Any]] = {}
+        self._links: list[list[Any]] = []
+        self._groups: list[dict[str, Any]] = []
+
+    def note(self, title: str, text: str, x: int, y: int, width: int, height: int) -> None:
+        node = self._place("MarkdownNote", title, x, y, width, height)
+        node |= {"widgets_values": [text], "color": "#432", "bgcolor": "#653"}
+        self._nodes[f"note {title}"] = node
+
+    def group(self, title: str, x: int, y: int, width: int, height: int) -> None:
+        number = len(self._groups)
+        self._groups.append(
+            {"id": number + 1, "title": title, "bounding": [x, y, width, height], "font_size": 24, "flags": {},
+             "color": COLORS[number % len(COLORS)]}
+        )  # fmt: skip
+
+    def add(
+        self, name: str, kind: str, place: tuple[int, int, int, int], title: str = "", *,
+        bypass: bool = False, **inputs: Any,
+    ) -> None:  # fmt: skip
+        """A node at x, y with width and height.
+
+        Inputs are values, or links as (name, output number). A model's name that is left out is the page's choice.
+        """
+        node = self._place(kind, title, *place)
+        node["mode"] = 4 if bypass else 0
+        node["properties"] = {"Node name for S&R": kind}
+        values: list[Any] = []
+        for key, spec in inputs_of(self._info[kind]):
+            given, widget = inputs.get(key), is_widget(spec)
+            socket: dict[str, Any] = {
+                "name": key,
+                "type": "COMBO" if isinstance(spec[0], list) else spec[0],
+                "link": None,
+            }
+            if widget:
+                socket["widget"] = {"name": key}
+                if not isinstance(given, tuple):
+                    values.append(_value(spec, given))
+                    values += ["fixed"] if has_control(key, spec) else []
+            elif key in self._info[kind]["input"].get("optional", {}):
+                socket["shape"] = 7
+            node["inputs"].append(socket)
+            if isinstance(given, tuple):
+                origin, output = given
+                self._link(origin, output, node, len(node["inputs"]) - 1)
+        unknown = inputs.keys() - {key for key, _ in inputs_of(self._info[kind])}
+        if unknown:
+            raise KeyError(f"{kind} has no input {unknown}")
+        # The page takes its own default where the list of values ends.
+        node["widgets_values"] = values[: values.index(None)] if None in values else values
+        names = self._info[kind]["output_name"]
+        node["outputs"] = [
+            {"name": label, "type": of, "links": []}
+            for label, of in zip(names, self._info[kind]["output"], strict=True)
+        ]
+        self._nodes[name] = node
+
+    def workflow(self, name: str) -> dict[str, Any]:
+        # The same id every time, so that a rebuilt workflow is the same file.
+        identity = str(uuid.uuid5(uuid.NAMESPACE_URL, f"hswq/{name}"))
+        return {
+            "id": identity, "revision": 0, "last_node_id": len(self._nodes), "last_link_id": len(self._links),
+            "nodes": list(self._nodes.values()), "links": self._links, "groups": self._groups, "config": {},
+            "extra": {"ds": {"scale": 0.6, "offset": [100, 360]}}, "version": 0.4,
+        }  # fmt: skip
+
+    def _place(self, kind: str, title: str, x: int, y: int, width: int, height: int) -> dict[str, Any]:
+        number = len(self._nodes) + 1
+        node: dict[str, Any] = {
+            "id": number, "type": kind, "pos": [x, y], "size": [width, height], "flags": {}, "order": number - 1,
+            "mode": 0, "inputs": [], "outputs": [], "properties": {},
+        }  # fmt: skip
+        return node | ({"title": title} if title else {})
+
+    def _link(self, origin: str, output: int, target: dict[str, Any], socket: int) -> None:
+        number, source = len(self._links) + 1, self._nodes[origin]
+        source["outputs"][output]["links"].append(number)
+        target["inputs"][socket]["link"] = number
+        kind = source["outputs"][output]["type"]
+        self._links.append([number, source["id"], output, target["id"], socket, kind])
+
+
+def _value(spec: Any, given: Any) -> Any:
+    if given is not None:
+        return given
+    options = spec[1] if len(spec) > 1 else {}
+    if isinstance(spec[0], list) or spec[0] == "COMBO":
+        return options.get("default")
+    return options.get("default", {"STRING": "", "BOOLEAN": False}.get(spec[0], 0))
+
+
+def text_inputs(c: Canvas, clip: tuple[str, int], x: int, y: int, width: int = 360) -> None:
+    c.add("positive", "CLIPTextEncode", (x, y, width, 130), "Prompt", clip=clip, text=PROMPT)
+    c.add("negative", "CLIPTextEncode", (x, y + 180, width, 110), "Negative prompt", clip=clip, text=NEGATIVE)
+    c.add("empty", "EmptyLatentImage", (x, y + 340, width, 110), width=1024, height=1024, batch_size=1)
+
+
+def sampler(c: Canvas, name: str, model: tuple[str, int], x: int, y: int, title: str, width: int = 330) -> None:
+    c.add(
+        name, "KSampler", (x, y, width, 270), title, model=model, positive=("positive", 0), negative=("negative", 0),
+        latent_image=("empty", 0), seed=20251, steps=25, cfg=7.0, sampler_name="euler", scheduler="normal", denoise=1.0,
+    )  # fmt: skip
+
+
+def calibration_run(c: Canvas, session: str) -> None:
+    c.add("original", "CheckpointLoaderSimple", (0, 40, 330, 100), "① Your checkpoint")
+    c.add(
+        "run", "HSWQCalibrateRun", (380, 40, 400, 760), model=("original", 0), clip=("original", 1), session=session,
+        sampler_name="euler", scheduler="normal",
+    )  # fmt: skip
+
+
+def quick_start(c: Canvas) -> None:
+    c.note("Read me", QUICK_START, 0, -260, 740, 200)
+    c.note("For a file you publish", MORE_PICTURES, 800, -260, 800, 200)
+    c.add("original", "CheckpointLoaderSimple", (0, 40, 330, 100), "① Your checkpoint")
+    c.add("calibrate", "HSWQCalibrate", (0, 200, 330, 260), model=("original", 0), session="default", rows_per_layer=0)
+    text_inputs(c, ("original", 1), 380, 40)
+    sampler(c, "sampler", ("calibrate", 0), 0, 510, "KSampler: original, measured")
+    c.add("decode", "VAEDecode", (380, 540, 360, 50), samples=("sampler", 0), vae=("original", 2))
+    c.add("image", "SaveImage", (380, 640, 360, 300), "Original", images=("decode", 0), filename_prefix="hswq_original")
+    c.add(
+        "quantize", "HSWQQuantize", (800, 40, 390, 500), "Write FP8", source=CALIBRATED,
+        stats=("calibrate", 1), mode="v2", keep_ratio=0.25, overwrite=True, after=("sampler", 0),
+    )  # fmt: skip
+    c.add("written", "PreviewAny", (800, 590, 390, 350), "What was written", source=("quantize", 1))
+    c.add("hswq", "HSWQLoader", (1240, 40, 370, 170), "HSWQ Loader: the file just written", path=("quantize", 0))
+    sampler(c, "again", ("hswq", 0), 1240, 260, "KSampler: FP8, same seed", 370)
+    c.add("decode_again", "VAEDecode", (1240, 580, 370, 50), samples=("again", 0), vae=("hswq", 2))
+    c.add("fp8", "SaveImage", (1240, 680, 370, 260), "FP8", images=("decode_again", 0), filename_prefix="hswq_fp8")
+    c.add("compare", "HSWQCompare", (1660, 40, 420, 450), reference=("decode", 0), candidate=("decode_again", 0))
+    c.add("figures", "PreviewAny", (2100, 40, 300, 190), "SSIM and PSNR", source=("compare", 3))
+    c.add(
+        "sheet", "SaveImage", (1660, 540, 740, 400), "Original, FP8, difference x 8", images=("compare", 0),
+        filename_prefix="hswq_compare",
+    )  # fmt: skip
+    c.group("1  Calibrate while sampling", -20, -30, 780, 990)
+    c.group("2  Write FP8", 780, -30, 430, 990)
+    c.group("3  Load and render", 1220, -30, 410, 990)
+    c.group("4  Compare", 1640, -30, 780, 990)
+
+
+def full_recipe(c: Canvas) -> None:
+    c.note("Read me", FULL_RECIPE, 0, -280, 1180, 220)
+    calibration_run(c, "recipe")
+    c.add(
+        "measure", "HSWQMeasureSensitivity", (830, 40, 330, 180), model=("original", 0), stats=("run", 0), mode="v2",
+        rounding="calibrated",
+    )  # fmt: skip
+    c.add(
+        "quantize", "HSWQQuantize", (1210, 40, 390, 500), "Write FP8", source=CALIBRATED,
+        stats=("measure", 0), mode="v2", keep_ratio=0.1, selection="measured", rounding="calibrated",
+    )  # fmt: skip
+    c.add("written", "PreviewAny", (1210, 590, 390, 260), "What was written", source=("quantize", 1))
+    c.add("report", "HSWQReport", (830, 280, 330, 130), stats=("measure", 0), keep_ratio=0.1)
+    c.add("chart", "PreviewImage", (830, 470, 330, 380), "Layers, and what is kept", images=("report", 0))
+    c.group("1  Calibrate: 32 pictures", -20, -30, 820, 900)
+    c.group("2  Measure", 810, -30, 370, 900)
+    c.group("3  Write FP8", 1190, -30, 430, 900)
+
+
+def daily_use(c: Canvas) -> None:
+    c.note("Read me", DAILY_USE, 0, -240, 1100, 180)
+    c.add("hswq", "HSWQLoader", (0, 40, 340, 170), "① Your V2 file")
+    c.add(
+        "lora", "LoraLoader", (0, 270, 340, 130), "② A LoRA (Ctrl+B switches it on)", bypass=True, model=("hswq", 0),
+        clip=("hswq", 1), strength_model=1.0, strength_clip=1.0,
+    )  # fmt: skip
+    text_inputs(c, ("lora", 1), 390, 40)
+    sampler(c, "sampler", ("lora", 0), 800, 40, "")
+    c.add("decode", "VAEDecode", (800, 370, 330, 50), samples=("sampler", 0), vae=("hswq", 2))
+    c.add("image", "SaveImage", (1180, 40, 480, 500), images=("decode", 0), filename_prefix="hswq")
+
+
+def compare_modes(c: Canvas) -> None:
+    c.note("Read me", COMPARE_MODES, 0, -240, 1180, 180)
+    c.add("fp16", "CheckpointLoaderSimple", (0, 40, 340, 100), "① The original")
+    text_inputs(c, ("fp16", 1), 0, 190, 340)
+    for column, (name, title) in enumerate((("fp16", "FP16"), ("v1", "V1"), ("v2", "V2"))):
+        x = 390 + column * 440
+        if name != "fp16":
+            c.add(name, "HSWQLoader", (x, 40, 390, 170), f"{'②③'[column - 1]} Your {title} file")
+        sampler(c, f"{name}_sampler", (name, 0), x, 260, f"KSampler: {title}", 390)
+        c.add(f"{name}_decode", "VAEDecode", (x, 580, 390, 50), samples=(f"{name}_sampler", 0), vae=("fp16", 2))
+    c.add("image", "PreviewImage", (390, 680, 390, 420), "FP16", images=("fp16_decode", 0))
+    for column, name in enumerate(("v1", "v2")):
+        x = 830 + column * 440
+        c.add(
+            f"{name}_compare", "HSWQCompare", (x, 680, 390, 420), f"FP16 | {name.upper()}",
+            reference=("fp16_decode", 0), candidate=(f"{name}_decode", 0),
+        )  # fmt: skip
+        place = (x, 1150, 390, 170)
+        c.add(f"{name}_figures", "PreviewAny", place, f"{name.upper()} in figures", source=(f"{name}_compare", 3))
+    c.group("FP16", 370, -30, 430, 1370)
+    c.group("V1", 810, -30, 430, 1370)
+    c.group("V2", 1250, -30, 430, 1370)
+
+
+def stock_loaders(c: Canvas) -> None:
+    c.note("Read me", STOCK_LOADERS, 0, -260, 1260, 200)
+    calibration_run(c, "stock")
+    for column, mode in enumerate(("comfy", "v1")):
+        x = 840 + column * 430
+        title = "For recent ComfyUI: comfy" if mode == "comfy" else "For every FP8 loader: V1"
+        c.add(
+            f"quantize_{mode}", "HSWQQuantize", (x, 40, 390, 500), title, source=CALIBRATED,
+            stats=("run", 0), mode=mode, keep_ratio=0.1, rounding="calibrated",
+        )  # fmt: skip
+        c.add(f"written_{mode}", "PreviewAny", (x, 590, 390, 210), "What was written", source=(f"quantize_{mode}", 1))
+    c.group("1  Calibrate", -20, -30, 820, 850)
+    c.group("2  Write", 820, -30, 850, 850)
+
+
+WORKFLOWS = {
+    "hswq_sdxl": quick_start,
+    "hswq_full_recipe": full_recipe,
+    "hswq_daily_use_with_lora": daily_use,
+    "hswq_compare_fp16_v1_v2": compare_modes,
+    "hswq_files_for_stock_loaders": stock_loaders,
+}
+
+
+def build(object_info: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every example workflow by its file's stem, as the page saves it."""
+    done = {}
+    for name, draw in WORKFLOWS.items():
+        canvas = Canvas(object_info)
+        draw(canvas)
+        done[name] = canvas.workflow(name)
+    return done
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--comfyui", type=Path, required=True, help="a ComfyUI checkout")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as base, ComfyServer(args.comfyui, Path(base)) as server:
+        info = server.get("/object_info")
+    for name, workflow in build(info).items():
+        text = json.dumps(workflow, indent=1, ensure_ascii=False)
+        (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+        if name == "hswq_sdxl":
+            prompt = to_prompt(workflow, info)
+            for entry in prompt.values():
+                entry["inputs"] |= {"ckpt_name": SDXL} if "ckpt_name" in entry["inputs"] else {}
+            text = json.dumps(prompt, indent=1, ensure_ascii=False)
+            (FOLDER / "api" / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
