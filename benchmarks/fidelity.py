@@ -6,7 +6,7 @@ On the bundled tiny model: 31 prompts to calibrate with, 64 others to judge by. 
 FP16 model: *UNet error*, |y_q - y|^2 / |y|^2 of the UNet's output on the FP16 model's own trajectories, all
 steps (teacher-forced, the first 32 prompts); and *latent MSE* of the final latents, each model on its own
 trajectory. ``--peers`` is a folder of checkpoints made by ``benchmarks.peers``. Writes fidelity.json; models that
-are in it already, judged by as many pictures on the same machine, are not judged again.
+are in it already, judged by as many images on the same machine, are not judged again.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Judge:
         first = self._draw(model, 0)
         hook.remove()
         self._latents = torch.cat([first, *(self._draw(model, i) for i in range(1, len(self._batches)))])
-        self._pictures, self._calls = model.pictures(self._latents), calls
+        self._images, self._calls = model.images(self._latents), calls
 
     def figures(self, checkpoint: Path, **loading: Any) -> dict[str, Any]:
         from hswq.hswq_core.metrics import compare_images  # type: ignore[import-not-found]
@@ -56,7 +56,7 @@ class Judge:
         model = inprocess_comfy.LoadedModel(checkpoint, **loading)
         latents = torch.cat([self._draw(model, i) for i in range(len(self._batches))])
         each = (latents - self._latents).double().square().mean((1, 2, 3))
-        compared = compare_images(self._pictures, model.pictures(latents))
+        compared = compare_images(self._images, model.images(latents))
         return {
             "bytes": checkpoint.stat().st_size,
             "unet_error": self._unet_error(model),
@@ -94,11 +94,12 @@ def calibrate(original: Path, path: Path) -> Any:
 
 def measure(model: Any, statistics: Any, mode: str, rounding: str) -> Any:
     """The statistics with every layer's effect on the UNet's output."""
+    from hswq.hswq_core.files.formats import FORMATS  # type: ignore[import-not-found]
     from hswq.loader.impact import measure_impacts  # type: ignore[import-not-found]
 
     impacts = dict(
         measure_impacts(
-            model.model, statistics, sorted(statistics.layers), scaled=mode == "v2", rounding=rounding, probes=PROBES,
+            model.model, statistics, sorted(statistics.layers), form=FORMATS[mode], rounding=rounding, probes=PROBES,
             progress=lambda _done, _total: None,
         )
     )  # fmt: skip

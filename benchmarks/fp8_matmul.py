@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from hswq_core.grids.e4m3 import FP8_MAX, dequantize, quantize
+from hswq_core.grids import E4M3
 
 from . import inprocess_comfy
 from .fidelity import Judge, write
@@ -24,9 +24,9 @@ def rounded_linear(
     x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
     """What ``fp8_linear`` computes, with the rounded factors multiplied in float32."""
-    input_scale = (x.abs().amax().float() / FP8_MAX).clamp(min=1e-12)
-    rounded = dequantize(quantize(x.float(), input_scale), input_scale)
-    return torch.nn.functional.linear(rounded, dequantize(codes, scale), bias).to(x.dtype)
+    input_scale = (x.abs().amax().float() / E4M3.largest).clamp(min=1e-12)
+    rounded = E4M3.dequantize(E4M3.quantize(x.float(), input_scale), input_scale)
+    return torch.nn.functional.linear(rounded, E4M3.dequantize(codes, scale), bias).to(x.dtype)
 
 
 def main() -> None:

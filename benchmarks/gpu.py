@@ -27,26 +27,26 @@ def conditioning(seed: int) -> list[Any]:
     return [[torch.randn(1, 77, 2048, generator=generator), {"pooled_output": pooled}]]
 
 
-def draw(model: Any, steps: int = STEPS, callback: Callable[..., None] | None = None, pictures: int = 1) -> float:
+def draw(model: Any, steps: int = STEPS, callback: Callable[..., None] | None = None, images: int = 1) -> float:
     """Seconds that sampling takes."""
     from hswq.loader.sample import empty_latent, sample  # type: ignore[import-not-found]
 
     torch.cuda.synchronize()
     started = time.perf_counter()
     sample(
-        model, conditioning(0), conditioning(1), empty_latent(pictures, SIZE, SIZE), steps=steps, cfg=7.0,
+        model, conditioning(0), conditioning(1), empty_latent(images, SIZE, SIZE), steps=steps, cfg=7.0,
         sampler="euler", scheduler="normal", seed=0, callback=callback,
     )  # fmt: skip
     torch.cuda.synchronize()
     return time.perf_counter() - started
 
 
-def alternate(models: dict[str, Any], pictures: int, rounds: int = 4) -> dict[str, float]:
+def alternate(models: dict[str, Any], images: int, rounds: int = 4) -> dict[str, float]:
     """Median seconds by model, one after the other in every round, the first round thrown away."""
     times: dict[str, list[float]] = {name: [] for name in models}
     for number in range(rounds + 1):
         for name, model in models.items():
-            seconds = draw(model, pictures=pictures)
+            seconds = draw(model, images=images)
             if number:
                 times[name].append(seconds)
     return {name: stats.median(seconds) for name, seconds in times.items()}
@@ -109,7 +109,7 @@ def main() -> None:
     }
     clones = {f"calibrated, {rows} rows": calibrated_clone(stock, s, rows) for rows, s in sessions.items()}
 
-    def in_steps(model: Any, pictures: int) -> float:
+    def in_steps(model: Any, images: int) -> float:
         """Seconds of the steps alone, without what is done once when the run ends."""
         marks: list[float] = []
 
@@ -117,18 +117,18 @@ def main() -> None:
             torch.cuda.synchronize()
             marks.append(time.perf_counter())
 
-        draw(model, STEPS, mark, pictures)
+        draw(model, STEPS, mark, images)
         return marks[-1] - marks[1]
 
-    for pictures in (1, 4):
+    for images in (1, 4):
         turns: dict[str, list[float]] = {}
         for _ in range(4):
             for name, model in {"plain": stock, **clones}.items():
-                turns.setdefault(name, []).append(in_steps(model, pictures))
+                turns.setdefault(name, []).append(in_steps(model, images))
         base = stats.median(turns["plain"][1:])
         for name, seconds in turns.items():
             ratio = stats.median(seconds[1:]) / base
-            print(f"sampling steps, batch of {pictures}, {name}: {ratio:.3f} of plain's {base:.2f} s", flush=True)
+            print(f"sampling steps, batch of {images}, {name}: {ratio:.3f} of plain's {base:.2f} s", flush=True)
     print(f"device-to-host copies in two steps: plain {copies_to_host(stock)}", end="")
     print("".join(f"; {name} {copies_to_host(model)}" for name, model in clones.items()), flush=True)
     for rows, session in sessions.items():
@@ -149,15 +149,13 @@ def main() -> None:
     v2, _ = load_diffusion_model(target)
     memory = {"FP16": weights_in_vram(stock), "V2": weights_in_vram(v2)}
     print(f"weights in VRAM: FP16 {memory['FP16'] / 1e6:,.0f} MB, V2 {memory['V2'] / 1e6:,.0f} MB, ", end="")
-    print(f"{memory['V2'] / memory['FP16']:.3f}; planned {report.unet_bytes / 1e6:,.0f} MB", flush=True)
+    print(f"{memory['V2'] / memory['FP16']:.3f}; planned {report.plan.unet_bytes / 1e6:,.0f} MB", flush=True)
     fp8, _ = load_diffusion_model(target, fp8_matmul=True)
-    for pictures in (1, 4):
-        speed = alternate({"FP16": stock, "V2": v2, "V2 multiplied in FP8": fp8}, pictures)
+    for images in (1, 4):
+        speed = alternate({"FP16": stock, "V2": v2, "V2 multiplied in FP8": fp8}, images)
         for name, seconds in speed.items():
             ratio = speed["FP16"] / seconds
-            print(
-                f"{STEPS} steps, batch of {pictures}, {name}: {seconds:.2f} s, {ratio:.3f} of FP16's speed", flush=True
-            )
+            print(f"{STEPS} steps, batch of {images}, {name}: {seconds:.2f} s, {ratio:.3f} of FP16's speed", flush=True)
     del v2, fp8
     quantize("calibrated")
 

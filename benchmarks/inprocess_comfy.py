@@ -1,4 +1,4 @@
-"""A ComfyUI inside this process, for measurements that need the model itself and not only its pictures."""
+"""A ComfyUI inside this process, for measurements that need the model itself and not only its images."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def start(comfyui: Path) -> None:
 
 
 class LoadedModel:
-    """One loaded checkpoint that draws pictures and lets its UNet be called.
+    """One loaded checkpoint that draws images and lets its UNet be called.
 
     Args:
         loading: options of the loader.
@@ -75,6 +75,6 @@ class LoadedModel:
             empty_latent(len(prompts), size, size), seed=seed, **options,
         )  # fmt: skip
 
-    def pictures(self, latents: torch.Tensor) -> torch.Tensor:
-        """Pictures [N, H, W, 3] in [0, 1]."""
+    def images(self, latents: torch.Tensor) -> torch.Tensor:
+        """Images [N, H, W, 3] in [0, 1]."""
         return self.vae.decode(latents)

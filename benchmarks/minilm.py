@@ -22,8 +22,8 @@ from typing import Any
 import torch
 
 from hswq_core.calibration import DualMonitor, Statistics
-from hswq_core.grids.e4m3 import dequantize
-from hswq_core.rounding.weight import quantize_weight
+from hswq_core.files.formats import V1, V2
+from hswq_core.quantize_layer import quantize_layer
 
 
 def sentences() -> tuple[list[str], list[str]]:
@@ -62,13 +62,13 @@ def main() -> None:
     layers = {name: module for name, module in encoder.named_modules() if isinstance(module, torch.nn.Linear)}
     expected = embed(model, test)
     print(f"{len(layers)} layers, {args.rows} rows, {platform.machine()} CPU, torch {torch.__version__}")
-    variants = list(itertools.product((False, True), ("nearest", "calibrated")))
+    variants = list(itertools.product((V1, V2), ("nearest", "calibrated")))
     weights: dict[str, list[torch.Tensor]] = {}
     squares: dict[str, torch.Tensor] = {}
     for name, module in layers.items():
         original, measured = module.weight.detach(), statistics.layers[name]
-        found = [quantize_weight(original, measured, scaled=scaled, rounding=how) for scaled, how in variants]
-        weights[name] = [dequantize(result.codes, result.scale) for result in found]
+        found = [quantize_layer(original, measured, form, how) for form, how in variants]
+        weights[name] = [V2.grid.dequantize(result.codes, result.scale) for result in found]
         squares[name] = torch.zeros(len(variants) + 1, dtype=torch.float64)
 
         def measure(layer: Any, inputs: Any, _output: Any, name: str = name) -> None:
@@ -79,15 +79,15 @@ def main() -> None:
         module.register_forward_hook(measure)
     embed(model, test)
     errors = torch.stack([each[1:] / each[0] for each in squares.values()]).mean(0).tolist()
-    for number, (scaled, how) in enumerate(variants):
+    for number, (form, how) in enumerate(variants):
         rounded = copy.deepcopy(model)
         for name, module in rounded.encoder.named_modules():
             if name in weights:
                 module._forward_hooks.clear()
                 module.weight.data.copy_(weights[name][number])
         distance = float((1 - (embed(rounded, test) * expected).sum(1)).mean())
-        ratio = errors[number] / errors[variants.index((scaled, "nearest"))]
-        label = f"{'V2' if scaled else 'V1'} {how:<11}"
+        ratio = errors[number] / errors[variants.index((form, "nearest"))]
+        label = f"{form.name} {how:<11}"
         print(f"{label} output error {errors[number]:.2e} ({ratio:.3f} of nearest), 1 - cosine {distance:.2e}")
 
 

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,7 +28,7 @@ from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.files.dtypes import tensor_bytes
 from hswq_core.files.layers import layer_weights
 from hswq_core.files.writer import CheckpointWriter, FileLayout
-from hswq_core.grids.e4m3 import quantize
+from hswq_core.grids import E4M3
 from hswq_core.grids.histogram import histogram
 from hswq_core.grids.scale_search import search_amax, weighted_errors
 from hswq_core.options import QuantizeOptions
@@ -91,6 +92,8 @@ def run_job(job: str, path: Path, target: Path) -> None:
         if job == "cast":
             plain_cast(source, target)
         else:
+            mode: Any
+            selection: Any
             mode, _, selection = job.partition("-")
             plan = make_plan(
                 source, statistics, QuantizeOptions(mode=mode, keep_ratio=0.0, selection=selection or "variance")
@@ -108,7 +111,7 @@ def plain_cast(source: CheckpointReader, target: Path) -> None:
     cast = {layer.key for layer in plan.quantized}
 
     def convert(key: str) -> torch.Tensor | None:
-        return quantize(source.tensor(key)) if key in cast else None
+        return E4M3.quantize(source.tensor(key)) if key in cast else None
 
     with CheckpointWriter(target, FileLayout(plan.layout, {}), overwrite=True) as writer:
         for key, codes in zip(keys, ordered_map(convert, keys), strict=True):
@@ -151,12 +154,12 @@ def search(count: int) -> None:
         importance = torch.rand(shape[1], generator=generator) ** 2 + 1e-3
         started = time.perf_counter()
         distribution = histogram(weight, importance)
-        found = search_amax(distribution, scaled=True)
+        found = search_amax(distribution, E4M3)
         ours += time.perf_counter() - started
         started = time.perf_counter()
         amax = reference_amax(weight, importance)
         theirs += time.perf_counter() - started
-        error = float(weighted_errors(distribution, torch.tensor([amax], dtype=torch.float64), scaled=True))
+        error = float(weighted_errors(distribution, torch.tensor([amax], dtype=torch.float64), E4M3))
         worse += found.error > error
         ratios.append(found.error / error if error else 1.0)
     mean = sum(ratios) / len(ratios)

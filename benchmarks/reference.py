@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from hswq_core.grids.e4m3 import FP8_MAX, magnitudes
+from hswq_core.grids import E4M3
 
 BINS, CANDIDATES, REFINEMENTS = 4096, 200, 3
 
@@ -23,14 +23,14 @@ def reference_amax(weight: torch.Tensor, importance: torch.Tensor) -> float:
     index = (magnitude / (largest / BINS)).long().clamp(0, BINS - 1)
     histogram = torch.zeros(BINS, dtype=torch.float64).scatter_add_(0, index.flatten(), each.flatten())
     centres = (torch.arange(BINS, dtype=torch.float64) + 0.5) * (largest / BINS)
-    grid = magnitudes()
+    grid = E4M3.magnitudes()
     low, high = 0.5 * largest, largest
     best, least = largest, float("inf")
     for _ in range(REFINEMENTS + 1):
         for amax in torch.linspace(low, high, CANDIDATES).tolist():
-            scaled = (centres.float() * (FP8_MAX / amax)).clamp(max=FP8_MAX)
+            scaled = (centres.float() * (E4M3.largest / amax)).clamp(max=E4M3.largest)
             nearest = grid[(scaled[:, None] - grid[None, :]).abs().argmin(dim=1)]
-            error = float((histogram * (nearest.double() * (amax / FP8_MAX) - centres) ** 2).sum())
+            error = float((histogram * (nearest.double() * (amax / E4M3.largest) - centres) ** 2).sum())
             if error < least:
                 best, least = amax, error
         width = (high - low) / 4

@@ -24,10 +24,10 @@ def main() -> None:
     args = inprocess_comfy.parser(__doc__, folder=True).parse_args()
     inprocess_comfy.start(args.comfyui)
     from hswq.hswq_core.files.checkpoint import CheckpointReader  # type: ignore[import-not-found]
-    from hswq.hswq_core.rounding import gptq  # type: ignore[import-not-found]
-    from hswq.hswq_core.grids.channel_scales import search_channel_scales  # type: ignore[import-not-found]
     from hswq.hswq_core.grids import E4M3  # type: ignore[import-not-found]
+    from hswq.hswq_core.grids.channel_scales import search_channel_scales  # type: ignore[import-not-found]
     from hswq.hswq_core.grids.histogram import histogram  # type: ignore[import-not-found]
+    from hswq.hswq_core.rounding import gptq  # type: ignore[import-not-found]
     from hswq.hswq_core.rounding.weight import find_scale  # type: ignore[import-not-found]
 
     args.folder.mkdir(parents=True, exist_ok=True)

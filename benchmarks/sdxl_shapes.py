@@ -15,78 +15,85 @@ PASS_THROUGH = {
 }
 
 
-def sdxl_unet() -> dict[str, Shape]:
-    """All 1,680 tensors: 743 Linear and 51 Conv2d weights, 256 norms, biases."""
-    tensors: dict[str, Shape] = {}
+class _Unet:
+    """Collects tensors, block by block."""
 
-    def linear(name: str, out: int, inp: int, bias: bool = True) -> None:
-        tensors[f"{name}.weight"] = (out, inp)
+    def __init__(self) -> None:
+        self.tensors: dict[str, Shape] = {}
+
+    def linear(self, name: str, out: int, inp: int, bias: bool = True) -> None:
+        self.tensors[f"{name}.weight"] = (out, inp)
         if bias:
-            tensors[f"{name}.bias"] = (out,)
+            self.tensors[f"{name}.bias"] = (out,)
 
-    def conv(name: str, out: int, inp: int, size: int = 3) -> None:
-        tensors[f"{name}.weight"] = (out, inp, size, size)
-        tensors[f"{name}.bias"] = (out,)
+    def conv(self, name: str, out: int, inp: int, size: int = 3) -> None:
+        self.tensors[f"{name}.weight"] = (out, inp, size, size)
+        self.tensors[f"{name}.bias"] = (out,)
 
-    def norm(name: str, channels: int) -> None:
-        tensors[f"{name}.weight"] = tensors[f"{name}.bias"] = (channels,)
+    def norm(self, name: str, channels: int) -> None:
+        self.tensors[f"{name}.weight"] = self.tensors[f"{name}.bias"] = (channels,)
 
-    def resblock(name: str, inp: int, out: int) -> None:
-        norm(f"{name}.in_layers.0", inp)
-        conv(f"{name}.in_layers.2", out, inp)
-        linear(f"{name}.emb_layers.1", out, TIME)
-        norm(f"{name}.out_layers.0", out)
-        conv(f"{name}.out_layers.3", out, out)
+    def resblock(self, name: str, inp: int, out: int) -> None:
+        self.norm(f"{name}.in_layers.0", inp)
+        self.conv(f"{name}.in_layers.2", out, inp)
+        self.linear(f"{name}.emb_layers.1", out, TIME)
+        self.norm(f"{name}.out_layers.0", out)
+        self.conv(f"{name}.out_layers.3", out, out)
         if inp != out:
-            conv(f"{name}.skip_connection", out, inp, 1)
+            self.conv(f"{name}.skip_connection", out, inp, 1)
 
-    def transformer(name: str, width: int, depth: int) -> None:
-        norm(f"{name}.norm", width)
-        linear(f"{name}.proj_in", width, width)
+    def transformer(self, name: str, width: int, depth: int) -> None:
+        if not depth:
+            return
+        self.norm(f"{name}.norm", width)
+        self.linear(f"{name}.proj_in", width, width)
         for i in range(depth):
             block = f"{name}.transformer_blocks.{i}"
             for attention, context in (("attn1", width), ("attn2", CONTEXT)):
-                linear(f"{block}.{attention}.to_q", width, width, bias=False)
-                linear(f"{block}.{attention}.to_k", width, context, bias=False)
-                linear(f"{block}.{attention}.to_v", width, context, bias=False)
-                linear(f"{block}.{attention}.to_out.0", width, width)
-            linear(f"{block}.ff.net.0.proj", width * 8, width)
-            linear(f"{block}.ff.net.2", width, width * 4)
+                self.linear(f"{block}.{attention}.to_q", width, width, bias=False)
+                self.linear(f"{block}.{attention}.to_k", width, context, bias=False)
+                self.linear(f"{block}.{attention}.to_v", width, context, bias=False)
+                self.linear(f"{block}.{attention}.to_out.0", width, width)
+            self.linear(f"{block}.ff.net.0.proj", width * 8, width)
+            self.linear(f"{block}.ff.net.2", width, width * 4)
             for n in (1, 2, 3):
-                norm(f"{block}.norm{n}", width)
-        linear(f"{name}.proj_out", width, width)
+                self.norm(f"{block}.norm{n}", width)
+        self.linear(f"{name}.proj_out", width, width)
 
-    linear("time_embed.0", TIME, CHANNELS)
-    linear("time_embed.2", TIME, TIME)
-    linear("label_emb.0.0", TIME, ADM)
-    linear("label_emb.0.2", TIME, TIME)
-    conv("input_blocks.0.0", CHANNELS, 4)
+
+def sdxl_unet() -> dict[str, Shape]:
+    """All 1,680 tensors: 743 Linear and 51 Conv2d weights, 256 norms, biases."""
+    unet = _Unet()
+    unet.linear("time_embed.0", TIME, CHANNELS)
+    unet.linear("time_embed.2", TIME, TIME)
+    unet.linear("label_emb.0.0", TIME, ADM)
+    unet.linear("label_emb.0.2", TIME, TIME)
+    unet.conv("input_blocks.0.0", CHANNELS, 4)
+    levels = list(enumerate(zip(MULTIPLIERS, DEPTH, strict=True)))
     skips, width, index = [CHANNELS], CHANNELS, 1
-    for level, (multiplier, depth) in enumerate(zip(MULTIPLIERS, DEPTH, strict=True)):
+    for level, (multiplier, depth) in levels:
         for _ in range(RES_BLOCKS):
-            resblock(f"input_blocks.{index}.0", width, CHANNELS * multiplier)
+            unet.resblock(f"input_blocks.{index}.0", width, CHANNELS * multiplier)
             width = CHANNELS * multiplier
-            if depth:
-                transformer(f"input_blocks.{index}.1", width, depth)
+            unet.transformer(f"input_blocks.{index}.1", width, depth)
             skips.append(width)
             index += 1
         if level < len(MULTIPLIERS) - 1:
-            conv(f"input_blocks.{index}.0.op", width, width)
+            unet.conv(f"input_blocks.{index}.0.op", width, width)
             skips.append(width)
             index += 1
-    resblock("middle_block.0", width, width)
-    transformer("middle_block.1", width, DEPTH[-1])
-    resblock("middle_block.2", width, width)
+    unet.resblock("middle_block.0", width, width)
+    unet.transformer("middle_block.1", width, DEPTH[-1])
+    unet.resblock("middle_block.2", width, width)
     index = 0
-    for level, (multiplier, depth) in reversed(list(enumerate(zip(MULTIPLIERS, DEPTH, strict=True)))):
+    for level, (multiplier, depth) in reversed(levels):
         for block in range(RES_BLOCKS + 1):
-            resblock(f"output_blocks.{index}.0", width + skips.pop(), CHANNELS * multiplier)
+            unet.resblock(f"output_blocks.{index}.0", width + skips.pop(), CHANNELS * multiplier)
             width = CHANNELS * multiplier
-            if depth:
-                transformer(f"output_blocks.{index}.1", width, depth)
+            unet.transformer(f"output_blocks.{index}.1", width, depth)
             if level and block == RES_BLOCKS:
-                conv(f"output_blocks.{index}.{2 if depth else 1}.conv", width, width)
+                unet.conv(f"output_blocks.{index}.{2 if depth else 1}.conv", width, width)
             index += 1
-    norm("out.0", CHANNELS)
-    conv("out.2", 4, CHANNELS)
-    return tensors
+    unet.norm("out.0", CHANNELS)
+    unet.conv("out.2", 4, CHANNELS)
+    return unet.tensors

@@ -2,8 +2,8 @@
 
     python -m benchmarks.shortlist --comfyui DIR --folder DIR
 
-On the bundled tiny model, V1, calibrated rounding. Kept are the layers that avoid most damage for their bytes, as a
-budget keeps them, of all layers or of the shortlist alone; the figures are the damage that is left, over that with all.
+On the bundled tiny model, V1, calibrated rounding. Kept are the layers that avoid most impact for their bytes, as a
+budget keeps them, of all layers or of the shortlist alone; the figures are the impact that is left, over that with all.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ def main() -> None:
     args = inprocess_comfy.parser(__doc__, folder=True).parse_args()
     inprocess_comfy.start(args.comfyui)
     from hswq.hswq_core.files.checkpoint import CheckpointReader  # type: ignore[import-not-found]
+    from hswq.hswq_core.grids import E4M3  # type: ignore[import-not-found]
     from hswq.hswq_core.planning.selection import cut_by_bytes, ranked  # type: ignore[import-not-found]
-    from hswq.hswq_core.rounding.weight import relative_output_error  # type: ignore[import-not-found]
+    from hswq.hswq_core.sensitivity.error import relative_output_error  # type: ignore[import-not-found]
 
     args.folder.mkdir(parents=True, exist_ok=True)
     original = inprocess_comfy.TINY_MODEL / "hswq_tiny.safetensors"
@@ -32,7 +33,8 @@ def main() -> None:
     with CheckpointReader(original) as source:
         for name, layer in measured.items():
             weight = source.tensor(f"model.diffusion_model.{name}.weight")
-            error[name], cost[name] = relative_output_error(weight, layer, scaled=False), weight.numel()
+            cost[name] = weight.numel()
+            error[name] = relative_output_error(weight, layer.importance, layer.second_moment, E4M3, scaled=False)
     variance = {name: layer.sensitivity for name, layer in measured.items()}
     available = int(SHARE_OF_BYTES * sum(cost.values()))
 
@@ -42,7 +44,7 @@ def main() -> None:
 
     everything = left(impact.keys())
     largest = ranked(impact)
-    print(f"{len(impact)} layers; of all damage: ", end="")
+    print(f"{len(impact)} layers; of all impact: ", end="")
     print(", ".join(f"{name} {impact[name] / sum(impact.values()):.2f}" for name in largest[:3]))
     rules = {"error": error, "variance": variance}
     rules |= {f"{rule} per byte": {n: v / cost[n] for n, v in values.items()} for rule, values in rules.items()}

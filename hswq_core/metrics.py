@@ -1,4 +1,4 @@
-"""How alike two pictures are: SSIM, PSNR, mean squared error."""
+"""How alike two images are: SSIM, PSNR, mean squared error."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def mse(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Peak signal-to-noise ratio in dB for values in [0, 1]; infinite for equal pictures."""
+    """Peak signal-to-noise ratio in dB for values in [0, 1]; infinite for equal images."""
     error = mse(a, b)
     return math.inf if error == 0 else -10 * math.log10(error)
 
 
 def ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Structural similarity of each pair of pictures: float64 [B].
+    """Structural similarity of each pair of images: float64 [B].
 
     Gaussian window of 11 x 11, sigma 1.5, K1 = 0.01, K2 = 0.03, each colour channel for itself, mean over
     the positions where the whole window fits (Wang et al., Image Quality Assessment, 2004).
@@ -38,11 +38,11 @@ def ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """
     if a.shape != b.shape:
         raise HSWQError(
-            f"the pictures differ in shape: {list(a.shape)} and {list(b.shape)}",
-            remedy="Compare pictures of one size and number",
+            f"the images differ in shape: {list(a.shape)} and {list(b.shape)}",
+            remedy="Compare images of one size and number",
         )
     if min(a.shape[1:3]) < _WINDOW:
-        raise HSWQError(f"SSIM needs pictures of at least {_WINDOW} x {_WINDOW} pixels", remedy="Make larger pictures")
+        raise HSWQError(f"SSIM needs images of at least {_WINDOW} x {_WINDOW} pixels", remedy="Make larger images")
     channels = a.shape[-1]
     x, y = (t.double().movedim(-1, 1).reshape(-1, 1, *t.shape[1:3]) for t in (a, b))
     line = torch.arange(_WINDOW, dtype=torch.float64, device=x.device) - _WINDOW // 2
@@ -65,29 +65,29 @@ def ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class ImageComparison:
-    """Means over a batch of picture pairs, and the pictures side by side [B, H, 3 W + 2 gaps, C]."""
+    """Means over a batch of image pairs, and the images side by side [B, H, 3 W + 2 gaps, C]."""
 
     ssim: float
     worst_ssim: float
     psnr: float
     mse: float
-    pictures: int
+    images: int
     side_by_side: torch.Tensor
 
     def figures(self) -> dict[str, object]:
-        """All but the pictures, for JSON, which has no infinity."""
+        """All but the images, for JSON, which has no infinity."""
         return {
             "ssim": self.ssim,
             "worst_ssim": self.worst_ssim,
             "psnr": None if math.isinf(self.psnr) else self.psnr,
             "mse": self.mse,
             "identical": self.mse == 0,
-            "pictures": self.pictures,
+            "images": self.images,
         }
 
 
 def compare_images(reference: torch.Tensor, candidate: torch.Tensor) -> ImageComparison:
-    """Compare pictures [B, H, W, C] in [0, 1]. Errors: HSWQError when their shapes differ or are too small."""
+    """Compare images [B, H, W, C] in [0, 1]. Errors: HSWQError when their shapes differ or are too small."""
     similarity = ssim(reference, candidate)
     difference = ((reference - candidate).abs() * _AMPLIFICATION).clamp(0, 1)
     gap = torch.ones_like(reference[:, :, : max(2, reference.shape[2] // 64)])
@@ -96,7 +96,7 @@ def compare_images(reference: torch.Tensor, candidate: torch.Tensor) -> ImageCom
         worst_ssim=float(similarity.min()),
         psnr=psnr(reference, candidate),
         mse=mse(reference, candidate),
-        pictures=reference.shape[0],
+        images=reference.shape[0],
         side_by_side=torch.cat([reference, gap, candidate, gap, difference], dim=2),
     )
 
@@ -106,10 +106,10 @@ class TrajectoryComparison:
     """How two models drift apart on the same noise.
 
     Attributes:
-        by_step: |b - a|^2 / |a|^2 of the latents after each step, the mean over the pictures. Relative, since noisy
+        by_step: |b - a|^2 / |a|^2 of the latents after each step, the mean over the images. Relative, since noisy
             latents are larger by the noise.
-        worst_by_step: the same of the picture that drifts most.
-        each: the mean squared difference of every picture's final latents.
+        worst_by_step: the same of the image that drifts most.
+        each: the mean squared difference of every image's final latents.
     """
 
     by_step: list[float]
@@ -127,12 +127,12 @@ def compare_trajectories(
     relative, final = [], []
     for run, other in zip(reference, candidate, strict=True):
         pairs = [(a.double().flatten(1), b.double().flatten(1)) for a, b in zip(run, other, strict=True)]
-        # A latent of zeros would be no latent; the floor keeps it from being a division by zero.
+        # A latent of zeros is not a real latent; the floor avoids a division by zero.
         relative.append(
             torch.stack([(b - a).square().sum(1) / a.square().sum(1).clamp(min=1e-30) for a, b in pairs], dim=1)
         )
         final.append((pairs[-1][1] - pairs[-1][0]).square().mean(1))
-    by_step = torch.cat(relative)  # [pictures, steps]
+    by_step = torch.cat(relative)  # [images, steps]
     return TrajectoryComparison(
         by_step=by_step.mean(0).tolist(), worst_by_step=by_step.amax(0).tolist(), each=torch.cat(final).tolist()
     )

@@ -68,6 +68,16 @@ class Report:
             warnings=tuple(coverage_warnings(statistics)) if statistics else (),
         )
 
+    @property
+    def kept_layers(self) -> int:
+        """How many layers are as they were."""
+        return len(self.plan.kept)
+
+    @property
+    def quantized_layers(self) -> int:
+        """How many layers are quantized."""
+        return len(self.plan.quantized)
+
     def as_dict(self) -> dict[str, object]:
         """For JSON. Sizes in bytes; ``unet`` is all tensors of the diffusion model."""
         plan, options = self.plan, self.plan.options
@@ -83,8 +93,8 @@ class Report:
             "selection": options.selection,
             "rounding": options.rounding,
             "scales": plan.scales,
-            "kept_layers": len(plan.kept),
-            "quantized_layers": len(plan.quantized),
+            "kept_layers": self.kept_layers,
+            "quantized_layers": self.quantized_layers,
             "weighted_error": self.weighted_error,
             "weighted_error_plain_cast": self.weighted_error_plain_cast,
             "calibrated_layers": self.calibrated_layers,
@@ -101,7 +111,7 @@ class Report:
             str(self.file),
             f"  size     {self.bytes / 1e6:,.1f} MB of {plan.source.nbytes / 1e6:,.1f} MB "
             f"({self.bytes / plan.source.nbytes:.1%}); diffusion model {plan.unet_bytes / plan.source_unet_bytes:.1%}",
-            f"  layers   {len(plan.quantized)} in FP8, {len(plan.kept)} kept{f' ({kept})' if kept else ''}",
+            f"  layers   {self.quantized_layers} in FP8, {self.kept_layers} kept{f' ({kept})' if kept else ''}",
             f"  error    {self._error()}",
         ]
         return "\n".join([*lines, *(f"  warning  {warning}" for warning in self.warnings)])

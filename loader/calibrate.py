@@ -24,12 +24,12 @@ class StepReport:
     """A step of a calibrated sampling run that is done.
 
     Attributes:
-        pictures: how many the session held before this run; ``batch`` are drawn in it.
+        images: how many the session held before this run; ``batch`` are drawn in it.
         step, steps: of this run, from 1.
         noise_levels: steps by tenth of the noise schedule, those of the session and this run so far.
     """
 
-    pictures: int
+    images: int
     batch: int
     step: int
     steps: int

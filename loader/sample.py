@@ -10,12 +10,12 @@ import comfy.sample
 import latent_preview
 import torch
 
-# Latent pixels are 8 picture pixels wide in every family that EmptyLatentImage serves.
+# Latent pixels are 8 image pixels wide in every family that EmptyLatentImage serves.
 _PIXELS = 8
 
 
 def encode(clip: Any, texts: Sequence[str]) -> list[Any]:
-    """The conditioning of a batch of texts, one for each picture."""
+    """The conditioning of a batch of texts, one for each image."""
     each = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts]
     (first, extras), *_ = each[0]
     joined: dict[str, Any] = dict(extras)
@@ -27,9 +27,9 @@ def encode(clip: Any, texts: Sequence[str]) -> list[Any]:
     return [[first, joined]]
 
 
-def empty_latent(pictures: int, width: int, height: int) -> torch.Tensor:
-    """A latent of zeros for pictures of this size in pixels."""
-    shape = (pictures, 4, height // _PIXELS, width // _PIXELS)
+def empty_latent(images: int, width: int, height: int) -> torch.Tensor:
+    """A latent of zeros for images of this size in pixels."""
+    shape = (images, 4, height // _PIXELS, width // _PIXELS)
     return torch.zeros(shape, device=comfy.model_management.intermediate_device())
 
 

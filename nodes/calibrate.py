@@ -21,15 +21,17 @@ class HSWQCalibrate(io.ComfyNode):
             display_name="HSWQ Calibrate",
             category=CATEGORY,
             description=(
-                "Put it between the loader and the KSampler. Every finished sampling run with this model is measured "
-                "and added to the session; the picture stays the same. 32 pictures of 25 steps are recommended."
+                "Goes between the loader and the KSampler. Measures every sampling run with this model and adds it to "
+                "the session when it has finished. The images do not change. Use about 32 images of 25 steps."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="The full-precision model to calibrate."),
                 io.String.Input(
                     "session",
                     default="default",
-                    tooltip="A name for the measurements, which are kept in output/hswq and continued under this name.",
+                    tooltip=(
+                        "The name of the measurements. They are stored in output/hswq and continued under this name."
+                    ),
                 ),
                 io.Int.Input(
                     "rows_per_layer",
@@ -37,12 +39,13 @@ class HSWQCalibrate(io.ComfyNode):
                     min=0,
                     max=65536,
                     tooltip=(
-                        "How many input rows to sample of each layer, for calibrated rounding. 0 saves memory: "
-                        "for SDXL, 1024 rows take 2.7 GB."
+                        "How many input rows to sample from each layer, for calibrated rounding. 0 samples "
+                        "none and saves "
+                        "memory: for SDXL, 1024 rows take 2.7 GB."
                     ),
                 ),
                 io.Boolean.Input(
-                    "reset", default=False, tooltip="Forget what the session has measured and start it anew."
+                    "reset", default=False, tooltip="Discard what the session has measured and start again."
                 ),
             ],
             outputs=[

@@ -1,4 +1,4 @@
-"""HSWQCalibrateRun: the whole recipe, 32 pictures of 25 steps, in one node."""
+"""HSWQCalibrateRun: the whole recipe, 32 images of 25 steps, in one node."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ class HSWQCalibrateRun(io.ComfyNode):
             display_name="HSWQ Calibrate Run",
             category=CATEGORY,
             description=(
-                "Draws the calibration pictures itself and measures the model meanwhile. Cancel keeps the finished "
-                "pictures; queueing the same session again continues."
+                "Makes the calibration images itself and measures the model while it does. Cancelling keeps "
+                "the finished "
+                "images; run the same session again to continue."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="The full-precision model to calibrate."),
@@ -39,18 +40,39 @@ class HSWQCalibrateRun(io.ComfyNode):
                     "prompts",
                     default="",
                     multiline=True,
-                    tooltip="One prompt a line, or the name of a text file in the input folder. Empty: a varied list.",
+                    tooltip=(
+                        "One prompt per line, or the name of a text file in the input folder. Empty: a varied list."
+                    ),
                 ),
-                io.String.Input("negative", default="", multiline=True, tooltip="The negative prompt of all pictures."),
-                io.Int.Input("samples", default=32, min=1, max=4096, tooltip="How many pictures in all."),
-                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Sampling steps of each picture."),
-                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance, as you use it."),
-                io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, tooltip="As you use it."),
-                io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="As you use it."),
+                io.String.Input("negative", default="", multiline=True, tooltip="The negative prompt of all images."),
+                io.Int.Input("samples", default=32, min=1, max=4096, tooltip="How many images the session is to have."),
+                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Sampling steps of each image."),
+                io.Float.Input(
+                    "cfg",
+                    default=7.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="The guidance that you normally use with this model.",
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=comfy.samplers.KSampler.SAMPLERS,
+                    tooltip="The sampler that you normally use with this model.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=comfy.samplers.KSampler.SCHEDULERS,
+                    tooltip="The scheduler that you normally use with this model.",
+                ),
                 io.Int.Input("width", default=1024, min=64, max=8192, step=8, tooltip="Width in pixels."),
                 io.Int.Input("height", default=1024, min=64, max=8192, step=8, tooltip="Height in pixels."),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**63 - 1, tooltip="Seed of the first picture; the next is one more."
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**63 - 1,
+                    tooltip="The seed of the first image. Each further image adds one.",
                 ),
                 io.String.Input(
                     "session", default="default", tooltip="A name for the measurements, kept in output/hswq."
@@ -60,7 +82,9 @@ class HSWQCalibrateRun(io.ComfyNode):
                     default=1024,
                     min=0,
                     max=65536,
-                    tooltip="Input rows to sample of each layer, for calibrated rounding. SDXL: 1024 take 2.7 GB.",
+                    tooltip=(
+                        "Input rows to sample from each layer, for calibrated rounding. SDXL: 1024 rows take 2.7 GB."
+                    ),
                 ),
             ],
             outputs=[HSWQStats.Output(display_name="stats", tooltip="The session's statistics, for HSWQ Quantize.")],
@@ -95,7 +119,7 @@ class HSWQCalibrateRun(io.ComfyNode):
         opened = CalibrationSession.open(path, model_fingerprint(model))
         events = calibration_events(cls.hidden.unique_id, session, samples)
         measured = calibrated_clone(model, opened, rows_per_layer, events)
-        # All texts first: on a small card, text encoder and diffusion model would take turns for every picture.
+        # All texts first: on a small card, text encoder and diffusion model would take turns for every image.
         wanted = {text: encode(clip, [text]) for text in texts[:samples]}
         unwanted = encode(clip, [negative])
         bar, preview = comfy.utils.ProgressBar(samples * steps), previewer(model)
@@ -113,5 +137,5 @@ class HSWQCalibrateRun(io.ComfyNode):
                 )  # fmt: skip
                 spent = (time.monotonic() - began) / (number + 1 - first)
                 left = spent * (samples - number - 1)
-                logger.info("HSWQ: session %s: picture %d of %d, %.0f s left", session, number + 1, samples, left)
+                logger.info("HSWQ: session %s: image %d of %d, %.0f s left", session, number + 1, samples, left)
         return io.NodeOutput(opened)

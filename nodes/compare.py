@@ -1,4 +1,4 @@
-"""HSWQCompare: how much a picture suffered."""
+"""HSWQCompare: how much a image suffered."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ class HSWQCompare(io.ComfyNode):
             node_id="HSWQCompare",
             display_name="HSWQ Compare",
             category=CATEGORY,
-            description="Compares pictures of two models made from the same seed: side by side, SSIM and PSNR.",
+            description="Compares images that two models made from the same seed: side by side, SSIM and PSNR.",
             inputs=[
-                io.Image.Input("reference", tooltip="The picture of the full-precision model."),
+                io.Image.Input("reference", tooltip="The image of the full-precision model."),
                 io.Image.Input(
-                    "candidate", tooltip="The picture of the quantized model, with the same seed and settings."
+                    "candidate", tooltip="The image of the quantized model, with the same seed and settings."
                 ),
             ],
             outputs=[
                 io.Image.Output(
-                    display_name="comparison", tooltip="Reference, candidate, and their difference eightfold."
+                    display_name="comparison", tooltip="Reference, candidate, and their difference, amplified 8 times."
                 ),
                 io.Float.Output(
-                    display_name="ssim", tooltip="Structural similarity, mean over the batch; 1 is identical."
+                    display_name="ssim", tooltip="Structural similarity, the mean over the batch. 1 means identical."
                 ),
                 io.Float.Output(
-                    display_name="psnr", tooltip="Peak signal-to-noise ratio in dB; infinite is identical."
+                    display_name="psnr", tooltip="Peak signal-to-noise ratio in dB. Infinite means identical."
                 ),
                 io.String.Output(display_name="report", tooltip="All figures, as JSON."),
             ],
@@ -51,7 +51,7 @@ class HSWQCompare(io.ComfyNode):
 
 
 def _pairs(reference: Any, candidate: Any, result: ImageComparison) -> list[dict[str, Any]]:
-    """For the page's slider: the pictures as temporary files, two by two."""
+    """For the page's slider: the images as temporary files, two by two."""
     saved = (
         ui.ImageSaveHelper.save_images(images, f"hswq_{name}", io.FolderType.temp, None, compress_level=1)
         for name, images in (("reference", reference), ("candidate", candidate))

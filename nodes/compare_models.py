@@ -23,18 +23,20 @@ class HSWQCompareModels(io.ComfyNode):
             display_name="HSWQ Compare Models",
             category=CATEGORY,
             description=(
-                "Samples with two models from the same noise, for several seeds, and says how their latents drift "
-                "apart step by step and how much the pictures differ."
+                "Samples with two models from the same noise, for several seeds. Shows how far their latents drift "
+                "apart at each step, and how much the images differ."
             ),
             inputs=[
                 io.Model.Input("reference", tooltip="The full-precision model."),
                 io.Model.Input("candidate", tooltip="The quantized model."),
-                io.Vae.Input("vae", tooltip="Turns the latents into pictures."),
+                io.Vae.Input("vae", tooltip="Decodes the latents."),
                 io.Conditioning.Input("positive", tooltip="The prompt."),
                 io.Conditioning.Input("negative", tooltip="The negative prompt."),
                 io.Latent.Input("latent", tooltip="An empty latent of the size to compare at."),
-                io.Int.Input("seed", default=0, min=0, max=2**63 - 1, tooltip="The first seed; the next is one more."),
-                io.Int.Input("seeds", default=4, min=1, max=256, tooltip="How many seeds."),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=2**63 - 1, tooltip="The first seed. Each further seed adds one."
+                ),
+                io.Int.Input("seeds", default=4, min=1, max=256, tooltip="How many seeds to compare."),
                 io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Sampling steps."),
                 io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance."),
                 io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, tooltip="The sampler."),
@@ -42,10 +44,13 @@ class HSWQCompareModels(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(
-                    display_name="comparison", tooltip="Reference, candidate, and their difference eightfold, by seed."
+                    display_name="comparison",
+                    tooltip="Reference, candidate, and their difference, amplified 8 times. One row per seed.",
                 ),
                 io.Float.Output(display_name="latent_mse", tooltip="Mean squared error of the final latents."),
-                io.Float.Output(display_name="ssim", tooltip="Structural similarity of the pictures, the mean."),
+                io.Float.Output(
+                    display_name="ssim", tooltip="Structural similarity of the images, the mean over the seeds."
+                ),
                 io.String.Output(display_name="report", tooltip="All figures, as JSON."),
             ],
         )
@@ -90,8 +95,8 @@ class HSWQCompareModels(io.ComfyNode):
 
         ours, theirs = trajectories(reference), trajectories(candidate)
         drift = compare_trajectories(ours, theirs)
-        pictures = [torch.cat([vae.decode(run[-1]) for run in runs]) for runs in (ours, theirs)]
-        images = compare_images(*pictures)
+        images = [torch.cat([vae.decode(run[-1]) for run in runs]) for runs in (ours, theirs)]
+        images = compare_images(*images)
         latent_mse = sum(drift.each) / len(drift.each)
         report = {
             "seeds": seeds,

@@ -20,15 +20,19 @@ def _more_inputs() -> list[Any]:
             "path",
             optional=True,
             force_input=True,
-            tooltip="Connect the path of HSWQ Quantize to load the file just written, instead of the one chosen above.",
+            tooltip=(
+                "Connect the path output of HSWQ Quantize to load the file it has just written instead of the "
+                "file above."
+            ),
         ),
         io.Boolean.Input(
             "fp8_matmul",
             default=False,
             optional=True,
             tooltip=(
-                "Multiply Linear layers in FP8 on cards that can (RTX 40 and newer). It rounds the layers' inputs, "
-                "too, so the picture is less exact. Without such a card it changes nothing."
+                "Multiply Linear layers in FP8 on cards that support it (RTX 40 and newer). This also rounds "
+                "the layers' "
+                "inputs, so images are less exact. On other cards it changes nothing."
             ),
         ),
     ]
@@ -46,7 +50,7 @@ class HSWQLoader(io.ComfyNode):
             display_name="HSWQ Loader",
             category=CATEGORY,
             description=(
-                "Loads a checkpoint quantized by HSWQ (V1, V2 or comfy) or any other. FP8 weights stay FP8 in memory, "
+                "Loads a checkpoint, quantized by HSWQ (V1, V2 or comfy) or not. FP8 weights stay FP8 in memory, and "
                 "kept layers keep their precision."
             ),
             inputs=[

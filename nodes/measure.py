@@ -27,18 +27,25 @@ class HSWQMeasureSensitivity(io.ComfyNode):
             display_name="HSWQ Measure Sensitivity",
             category=CATEGORY,
             description=(
-                "Measures what quantizing each layer does to the model's output, on inputs kept while calibrating. It "
-                "finds the layers that matter far better than variance. Takes about layers x probes model calls; a "
-                "cancelled measurement continues where it stopped."
+                "Measures how much quantizing each layer changes the model's output, on inputs recorded during "
+                "calibration. It finds the layers that matter far better than variance does. It takes about layers x "
+                "probes model calls. A cancelled measurement continues where it stopped."
             ),
             inputs=[
                 io.Model.Input("model", tooltip="The full-precision model that was calibrated."),
                 HSWQStats.Input("stats", tooltip="Its statistics."),
                 io.Combo.Input(
-                    "mode", options=["v1", "v2"], default="v2", tooltip="The format to measure for; v2 for comfy."
+                    "mode",
+                    options=["v1", "v2"],
+                    default="v2",
+                    tooltip="The format to measure for. For comfy, choose v2.",
                 ),
                 io.Int.Input(
-                    "probes", default=8, min=1, max=32, tooltip="On how many inputs; more is steadier and slower."
+                    "probes",
+                    default=8,
+                    min=1,
+                    max=32,
+                    tooltip="How many recorded inputs to measure on. More are steadier and slower.",
                 ),
                 io.Combo.Input(
                     "rounding",
@@ -50,10 +57,14 @@ class HSWQMeasureSensitivity(io.ComfyNode):
                 io.AnyType.Input(
                     "after",
                     optional=True,
-                    tooltip="Connect the sampled latent or the picture, so that measuring waits for the calibration.",
+                    tooltip="Connect the sampled latent or the image, so that this node runs after the calibration.",
                 ),
             ],
-            outputs=[HSWQStats.Output(display_name="stats", tooltip="The statistics with every layer's effect.")],
+            outputs=[
+                HSWQStats.Output(
+                    display_name="stats", tooltip="The statistics with the measured impact of every layer."
+                )
+            ],
         )
 
     @classmethod

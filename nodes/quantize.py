@@ -25,14 +25,14 @@ class HSWQQuantize(io.ComfyNode):
             display_name="HSWQ Quantize",
             category=CATEGORY,
             description=(
-                "Writes an FP8 copy of a checkpoint. The most sensitive layers stay as they are, and so does "
-                "everything that is not the diffusion model."
+                "Writes an FP8 copy of a checkpoint. The most sensitive layers stay unchanged, and so does everything "
+                "that is not part of the diffusion model."
             ),
             inputs=[
                 io.Combo.Input(
                     "source",
                     options=sources(),
-                    tooltip="The checkpoint on disk that was calibrated. Left as it is, it is found by its weights.",
+                    tooltip="The checkpoint to quantize. Default: the model that was calibrated, found by its weights.",
                 ),
                 HSWQStats.Input("stats", tooltip="The statistics of HSWQ Calibrate."),
                 io.Combo.Input(
@@ -40,8 +40,8 @@ class HSWQQuantize(io.ComfyNode):
                     options=list(MODES),
                     default="v2",
                     tooltip=(
-                        "v1: plain FP8, any loader opens it. v2: scaled FP8, more exact, opened by HSWQ Loader. "
-                        "comfy: what recent stock ComfyUI loads itself, convolutions stay FP16."
+                        "v1: plain FP8 for any loader. v2: scaled FP8, more exact, for HSWQ Loader. "
+                        "comfy: for the loaders of recent ComfyUI itself; convolutions stay FP16."
                     ),
                 ),
                 io.Float.Input(
@@ -50,15 +50,18 @@ class HSWQQuantize(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="The share of layers kept in full precision: 0.25 is safe, 0.10 gives a smaller file.",
+                    tooltip=(
+                        "The share of the layers that keep full precision. 0.25 is safe, 0.10 gives a smaller file."
+                    ),
                 ),
                 io.Combo.Input(
                     "selection",
                     options=list(SELECTIONS),
                     default="variance",
                     tooltip=(
-                        "Which layers are kept. variance: the layer's output varies most; error: it suffers most; "
-                        "measured: the model's own output suffers most, as HSWQ Measure Sensitivity found."
+                        "Which layers are kept. variance: those whose output varies most. error: those whose "
+                        "output changes "
+                        "most. measured: those that change the model's output most (needs HSWQ Measure Sensitivity)."
                     ),
                 ),
                 io.Combo.Input(
@@ -66,38 +69,41 @@ class HSWQQuantize(io.ComfyNode):
                     options=list(ROUNDINGS),
                     default="nearest",
                     tooltip=(
-                        "How weights are rounded to FP8. nearest: each to the closest value, in seconds; calibrated: "
-                        "so that errors cancel in the layer's output, same size, closer picture, in minutes."
+                        "How weights are rounded to FP8. nearest: each to the closest value; takes seconds. "
+                        "calibrated: so "
+                        "that errors cancel in the layer's output; same size, closer image, takes minutes."
                     ),
                 ),
                 io.String.Input(
                     "filename",
                     default="",
-                    tooltip="Empty for the usual name, NAME_hswq_r(samples)_r(keep ratio)_(mode).safetensors.",
+                    tooltip="Empty: the default name, NAME_hswq_r(samples)_r(keep ratio)_(mode).safetensors.",
                 ),
                 io.AnyType.Input(
                     "after",
                     optional=True,
-                    tooltip="Connect the sampled latent or the picture, so that quantizing waits for the calibration.",
+                    tooltip="Connect the sampled latent or the image, so that this node runs after the calibration.",
                 ),
                 io.String.Input(
                     "budget",
                     default="",
                     optional=True,
-                    tooltip="The size the file may have: 3.2GB, or 57% of the source. Empty: the keep ratio decides.",
+                    tooltip="The largest size of the file: 3.2GB, or 57% of the source. Empty: the keep ratio decides.",
                 ),
                 io.Boolean.Input("overwrite", default=False, optional=True, tooltip="Replace a file of the same name."),
                 io.String.Input(
                     "force_keep",
                     default="",
                     optional=True,
-                    tooltip="Layers to keep in any case: names with * and ?, separated by commas, as in *.attn2.to_v",
+                    tooltip=(
+                        "Layers to keep in any case: names with * and ?, separated by commas. Example: *.attn2.to_v"
+                    ),
                 ),
                 io.String.Input(
                     "force_quantize",
                     default="",
                     optional=True,
-                    tooltip="Layers to quantize in any case, written as above. HSWQ Report lists the names.",
+                    tooltip="Layers to quantize in any case, in the same form. HSWQ Report lists the names.",
                 ),
                 io.Combo.Input(
                     "scales",
@@ -105,14 +111,16 @@ class HSWQQuantize(io.ComfyNode):
                     default="tensor",
                     optional=True,
                     tooltip=(
-                        "Of v2: one scale for a layer, as HSWQ has it, or one for each of its output channels, which "
-                        "is closer at the same size. HSWQ Loader opens both."
+                        "v2 only. tensor: one scale per layer (standard HSWQ). channel: one per output "
+                        "channel, closer at the "
+                        "same size. HSWQ Loader opens both."
                     ),
                 ),
             ],
             outputs=[
                 io.String.Output(
-                    display_name="path", tooltip="The file written. Connect it to the path of HSWQ Loader."
+                    display_name="path",
+                    tooltip="The file that was written. Connect it to the path input of HSWQ Loader.",
                 ),
                 io.String.Output(display_name="report", tooltip="What was done, as JSON."),
             ],

@@ -1,4 +1,4 @@
-"""HSWQReport: what the statistics say, as a picture and as text."""
+"""HSWQReport: what the statistics say, as a image and as text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ class HSWQReport(io.ComfyNode):
             node_id="HSWQReport",
             display_name="HSWQ Report",
             category=CATEGORY,
-            description="Shows the layers by sensitivity, what a keep ratio keeps and costs, and what was calibrated.",
+            description=(
+                "Shows the layers by sensitivity, which ones a keep ratio keeps, what that costs, and what was "
+                "calibrated."
+            ),
             inputs=[
                 HSWQStats.Input("stats", tooltip="The statistics of HSWQ Calibrate."),
                 io.Float.Input(
@@ -27,7 +30,7 @@ class HSWQReport(io.ComfyNode):
                 io.AnyType.Input(
                     "after",
                     optional=True,
-                    tooltip="Connect the sampled latent or the picture, so that the report waits for the calibration.",
+                    tooltip="Connect the sampled latent or the image, so that this node runs after the calibration.",
                 ),
             ],
             outputs=[

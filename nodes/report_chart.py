@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ..hswq_core.planning.preview import Preview
 
 _WIDTH, _HEIGHT, _MARGIN, _NOISE_HEIGHT = 1200, 760, 70, 120
-_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+_Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _KEPT, _FP8, _INK, _PALE, _PAPER = "#d2603a", "#3a78b5", "#222222", "#bbbbbb", "#ffffff"
 
 

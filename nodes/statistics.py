@@ -39,7 +39,7 @@ class HSWQMergeStatistics(io.ComfyNode):
             node_id="HSWQMergeStatistics",
             display_name="HSWQ Merge Statistics",
             category=CATEGORY,
-            description="Adds up the statistics of two sessions of the same model, exactly.",
+            description="Adds up the statistics of two sessions of the same model. The sum is exact.",
             inputs=[
                 HSWQStats.Input("a", tooltip="One session."),
                 HSWQStats.Input("b", tooltip="Another session of the same model."),

@@ -1,7 +1,7 @@
 """The main job on a real ComfyUI: calibrate, quantize, load, render, compare. ``nox -s demo`` sets it up and runs it.
 
-It drives the bundled example workflow (its API form) with the bundled tiny model: 32 calibration pictures,
-then the workflow once for each format, then eight pictures of prompts that were not calibrated with, from
+It drives the bundled example workflow (its API form) with the bundled tiny model: 32 calibration images,
+then the workflow once for each format, then eight images of prompts that were not calibrated with, from
 every model and the same seeds.
 """
 
@@ -55,16 +55,16 @@ def main() -> None:
     (args.output / "images").mkdir(parents=True)
     with tempfile.TemporaryDirectory(prefix="hswq-demo-") as base, ComfyServer(args.comfyui, Path(base)) as server:
         version = server.get("/system_stats")["system"]["comfyui_version"]
-        print(f"ComfyUI {version}: calibrating with {len(CALIBRATION_PROMPTS) * BATCH} pictures", flush=True)
+        print(f"ComfyUI {version}: calibrating with {len(CALIBRATION_PROMPTS) * BATCH} images", flush=True)
         files = {"fp16": TINY_CHECKPOINT} | quantize_all(server, args.output)
-        print(f"rendering {len(TEST_PROMPTS)} pictures from each of {len(files)} models", flush=True)
+        print(f"rendering {len(TEST_PROMPTS)} images from each of {len(files)} models", flush=True)
         rendered = {name: render(server, name, path, args.output) for name, path in files.items()}
     models = {name: figures(files[name], rendered[name], rendered["fp16"]) for name in files}
     report = {"comfyui": version, "models": models, "seconds": round(time.time() - args.started, 1)}
     (args.output / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    contact_sheet({name: pictures for name, (pictures, _) in rendered.items()}).save(args.output / "side_by_side.png")
+    contact_sheet({name: images for name, (images, _) in rendered.items()}).save(args.output / "side_by_side.png")
     print(table(models))
-    print(f"{report['seconds']:.0f} s in all; the files, the pictures and report.json are in {args.output}")
+    print(f"{report['seconds']:.0f} s in all; the files, the images and report.json are in {args.output}")
 
 
 def workflow(prompt: str, seed: int, **quantize: Any) -> Workflow:
@@ -102,7 +102,7 @@ def quantize_all(server: ComfyServer, output: Path) -> dict[str, Path]:
 
 
 def render(server: ComfyServer, name: str, path: Path, output: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures [N, H, W, 3] in [0, 1] and final latents [N, C, H, W] of the test prompts."""
+    """Images [N, H, W, 3] in [0, 1] and final latents [N, C, H, W] of the test prompts."""
     loader = node("CheckpointLoaderSimple" if name == "fp16" else "HSWQLoader", ckpt_name=path.name)
     flow: Workflow = {"loader": loader}
     for seed, prompt in enumerate(TEST_PROMPTS):
@@ -111,14 +111,14 @@ def render(server: ComfyServer, name: str, path: Path, output: Path) -> tuple[to
         flow |= sampling(*sockets, key, prompt=prompt, seed=1000 + seed, steps=STEPS, cfg=CFG)
         flow[f"{key}_latent"] = node("SaveLatent", samples=[f"{key}_sampler", 0], filename_prefix=key)
     outputs = server.run(flow)
-    pictures, latents = [], []
+    images, latents = [], []
     for seed, prompt in enumerate(TEST_PROMPTS):
         file = server.images(outputs, f"{name}_{seed}_image")[0]
         shutil.copy(file, output / "images" / f"{prompt.replace(' ', '_')}_{name}.png")
-        pictures.append(torch.from_numpy(np.array(Image.open(file).convert("RGB"))).float() / 255)
+        images.append(torch.from_numpy(np.array(Image.open(file).convert("RGB"))).float() / 255)
         saved = outputs[f"{name}_{seed}_latent"]["latents"][0]
         latents.append(load_file(server.output / saved["subfolder"] / saved["filename"])["latent_tensor"])
-    return torch.stack(pictures), torch.cat(latents)
+    return torch.stack(images), torch.cat(latents)
 
 
 def figures(
@@ -152,15 +152,15 @@ def table(models: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def contact_sheet(pictures: dict[str, torch.Tensor], zoom: int = 4, margin: int = 60) -> Image.Image:
+def contact_sheet(images: dict[str, torch.Tensor], zoom: int = 4, margin: int = 60) -> Image.Image:
     """One row a model, one column a prompt, pixels enlarged without smoothing."""
-    count, height, width, _ = next(iter(pictures.values())).shape
-    sheet = Image.new("RGB", (margin + count * width * zoom, len(pictures) * height * zoom), "white")
+    count, height, width, _ = next(iter(images.values())).shape
+    sheet = Image.new("RGB", (margin + count * width * zoom, len(images) * height * zoom), "white")
     draw = ImageDraw.Draw(sheet)
-    for row, (name, batch) in enumerate(pictures.items()):
+    for row, (name, batch) in enumerate(images.items()):
         draw.text((8, row * height * zoom + height * zoom // 2 - 6), name, fill="black")
-        for column, picture in enumerate(batch):
-            image = Image.fromarray((picture * 255).round().byte().numpy())
+        for column, pixels in enumerate(batch):
+            image = Image.fromarray((pixels * 255).round().byte().numpy())
             large = image.resize((width * zoom, height * zoom), Image.Resampling.NEAREST)
             sheet.paste(large, (margin + column * width * zoom, row * height * zoom))
     return sheet

@@ -1,4 +1,4 @@
-"""Pictures of the running product: the example workflows' and the README's. ``nox -s screenshots`` runs it.
+"""Images of the running product: the example workflows' and the README's. ``nox -s screenshots`` runs it.
 
 The tiny model stands in for SDXL, at its own size and with few steps; everything else is as a user sees it.
 """
@@ -79,10 +79,10 @@ def close_up(page: ComfyPage, kind: str, name: str) -> None:
 
 
 def save(page: ComfyPage, path: Path, width: int, clip: FloatRect) -> None:
-    picture = Image.open(io.BytesIO(page.page.screenshot(clip=clip))).convert("RGB")
-    height = round(picture.height * width / picture.width)
+    image = Image.open(io.BytesIO(page.page.screenshot(clip=clip))).convert("RGB")
+    height = round(image.height * width / image.width)
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.resize((width, height), Image.Resampling.LANCZOS).save(path, quality=84)
+    image.resize((width, height), Image.Resampling.LANCZOS).save(path, quality=84)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-// What the page shows on HSWQ's nodes: progress, the keep-ratio chart, the picture slider, the loaders' badge.
+// What the page shows on HSWQ's nodes: progress, the keep-ratio chart, the image slider, the loaders' badge.
 // An extra: without it the nodes are the same, and every view takes its state from the server alone.
 
 import { api } from "../../scripts/api.js";

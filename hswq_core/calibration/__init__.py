@@ -1,4 +1,4 @@
-"""The dual monitor: what flows through every layer while real pictures are made."""
+"""The dual monitor: what flows through every layer while real images are made."""
 
 from .monitor import DualMonitor, quantizable_layers
 from .statistics import LayerStatistics, Statistics

@@ -5,17 +5,18 @@ from __future__ import annotations
 from .statistics import NOISE_BINS, Statistics
 
 FEW_SAMPLES = 8
-"""Below this, a layer's statistics depend noticeably on which pictures were drawn; 32 are recommended."""
+"""Below this, a layer's statistics depend noticeably on the choice of images; 32 are recommended."""
 
 
 def coverage_warnings(statistics: Statistics) -> list[str]:
-    """What a user should know before relying on the statistics; empty when nothing is thin."""
+    """What a user should know before relying on the statistics; empty when they cover enough."""
     found = []
     if statistics.samples < FEW_SAMPLES:
-        found.append(f"only {statistics.samples} pictures were calibrated with, 32 are recommended")
+        images = "1 image" if statistics.samples == 1 else f"{statistics.samples} images"
+        found.append(f"the calibration has only {images}; 32 are recommended")
     covered = sum(statistics.noise_levels)
     missing = [number for number, count in enumerate(statistics.noise_levels) if not count]
     if covered and missing:
         tenths = ", ".join(f"{100 * n // NOISE_BINS}-{100 * (n + 1) // NOISE_BINS} %" for n in missing)
-        found.append(f"no step began at these noise levels: {tenths}; sample with full denoise and 20 steps or more")
+        found.append(f"these noise levels were not calibrated: {tenths}; sample with full denoise and 20 steps or more")
     return found

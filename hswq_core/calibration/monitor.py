@@ -31,7 +31,7 @@ def quantizable_layers(root: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Mo
     Linear classes that are not a ``torch.nn.Linear``.
     """
     for name, module in root.named_modules():
-        weight = getattr(module, "weight", None)
+        weight: Any = getattr(module, "weight", None)
         if not isinstance(weight, torch.Tensor):
             continue
         linear = weight.dim() == 2 and hasattr(module, "in_features")

@@ -29,7 +29,7 @@ _SCALED_MODES = ("v2", "comfy")
 def scale_key(keys: Container[str], layer: str) -> tuple[str, str] | None:
     """The key of the scale that belongs to ``layer``'s FP8 weight, and its suffix; ``None`` if there is none.
 
-    Ask only for layers whose weight is FP8: a norm's own ``.scale`` parameter is no quantization scale.
+    Ask only for layers whose weight is FP8: a norm's own ``.scale`` parameter is not a quantization scale.
     """
     return next(((layer + suffix, suffix) for suffix in _SCALE_SUFFIXES if layer + suffix in keys), None)
 
@@ -64,7 +64,7 @@ def check_scales(source: CheckpointReader, prefix: str) -> None:
 def checked_scale(name: str, scale: torch.Tensor, shape: tuple[int, ...], where: Path) -> torch.Tensor:
     """A scale as float32, ready to be multiplied with a weight of that shape: [] or [C_out, 1, ...].
 
-    Errors: CheckpointError when it is no float of 16 bits or more, not positive and finite throughout, or neither
+    Errors: CheckpointError when it is not a float of 16 bits or more, not positive and finite throughout, or neither
     one number nor one for each output channel.
     """
     remedy = "The file is damaged or of an unknown format; quantize the model again"

@@ -22,13 +22,13 @@ def safe_file_name(name: str, what: str = "file name") -> str:
     stem = name[: -len(EXTENSION)] if name.lower().endswith(EXTENSION) else name
     remedy = "Use letters, digits, '.', '_' and '-'"
     if not stem or stem != stem.strip(" .") or len(stem) > 200:
-        raise TargetError(f"{name!r} is no usable {what}", remedy=remedy)
+        raise TargetError(f"{name!r} cannot be used as a {what}", remedy=remedy)
     if _FORBIDDEN.search(stem):
         raise TargetError(
-            f"{name!r} is no usable {what}: it contains a separator or a forbidden character", remedy=remedy
+            f"{name!r} cannot be used as a {what}: it contains a separator or a forbidden character", remedy=remedy
         )
     if stem.split(".")[0].lower() in _RESERVED:
-        raise TargetError(f"{name!r} is no usable {what}: Windows reserves it", remedy=remedy)
+        raise TargetError(f"{name!r} cannot be used as a {what}: Windows reserves it", remedy=remedy)
     return stem + EXTENSION
 
 

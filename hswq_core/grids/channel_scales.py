@@ -49,6 +49,5 @@ def importance_of_columns(weight: torch.Tensor, importance: torch.Tensor | None)
 
     ``None``, or all zeros (a layer whose input was always zero), counts every column once.
     """
-    if importance is None or not importance.any():
-        importance = torch.ones(weight.shape[1])
-    return importance.to(weight.device, torch.float32).repeat_interleave(weight[0].numel() // weight.shape[1])
+    each = torch.ones(weight.shape[1]) if importance is None or not importance.any() else importance
+    return each.to(weight.device, torch.float32).repeat_interleave(weight[0].numel() // weight.shape[1])

@@ -39,7 +39,7 @@ def test_every_example_opens(page: ComfyPage, server: ComfyServer, path: Path) -
         assert given == entry["inputs"], entry["class_type"]
 
 
-def test_quick_start_from_drop_to_compared_pictures(page: ComfyPage, server: ComfyServer, renderer: str) -> None:
+def test_quick_start_from_drop_to_compared_images(page: ComfyPage, server: ComfyServer, renderer: str) -> None:
     page.drop(QUICK_START)
     session_name(page, f"quick-{renderer}")
     small(page)

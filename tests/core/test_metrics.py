@@ -10,7 +10,7 @@ from hswq_core.errors import HSWQError
 from hswq_core.metrics import compare_images, compare_trajectories, psnr, ssim
 
 
-def pictures(noise: float, size: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
+def images(noise: float, size: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     a = torch.nn.functional.interpolate(torch.rand(2, 3, 6, 6, generator=generator), size=size, mode="bilinear")
     a = a.movedim(1, -1)
@@ -19,7 +19,7 @@ def pictures(noise: float, size: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("noise", [0.01, 0.1, 0.5])
 def test_against_scikit_image(noise: float) -> None:
-    a, b = pictures(noise)
+    a, b = images(noise)
     for i in range(2):
         x, y = a[i].double().numpy(), b[i].double().numpy()
         expected = structural_similarity(
@@ -29,18 +29,18 @@ def test_against_scikit_image(noise: float) -> None:
         assert psnr(a[i], b[i]) == pytest.approx(peak_signal_noise_ratio(x, y, data_range=1.0), rel=1e-6)
 
 
-def test_identical_pictures() -> None:
-    a, _ = pictures(0)
+def test_identical_images() -> None:
+    a, _ = images(0)
     result = compare_images(a, a)
     assert result.ssim == pytest.approx(1.0, abs=1e-12) and result.psnr == math.inf and result.mse == 0
     assert result.side_by_side.shape == (2, 40, 3 * 40 + 4, 3)
 
 
-def test_pictures_that_cannot_be_compared() -> None:
-    a, b = pictures(0.1)
+def test_images_that_cannot_be_compared() -> None:
+    a, b = images(0.1)
     with pytest.raises(HSWQError, match="shape"):
         compare_images(a, b[:1])
-    small, other = pictures(0.1, size=8)
+    small, other = images(0.1, size=8)
     with pytest.raises(HSWQError, match="11 x 11"):
         compare_images(small, other)
 

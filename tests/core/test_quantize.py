@@ -68,11 +68,11 @@ def test_file_matches_its_format(example: Example, tmp_path: Path, mode: str) ->
         for layer in layers:
             conf = json.loads(bytes(written[f"{layer}.comfy_quant"].tolist()))
             assert conf == {"format": "float8_e4m3fn", "full_precision_matrix_mult": True}
-    assert report.quantized_layers == len(quantized)
-    assert report.kept_layers + report.quantized_layers == 11
+    assert len(report.plan.quantized) == len(quantized)
+    assert len(report.plan.kept) + len(report.plan.quantized) == 11
     assert report.bytes == target.stat().st_size
     unet = sum(t.nbytes for k, t in written.items() if k.startswith(PREFIX))
-    assert report.unet_bytes == unet
+    assert report.plan.unet_bytes == unet
 
 
 def test_every_output_channel_can_have_a_scale(example: Example, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_the_layers_with_the_largest_output_variance_are_kept(example: Example, 
     report = run(example, tmp_path / "out.safetensors", "v1", keep_ratio=0.27)
     variance = {n: layer.sensitivity for n, layer in example.statistics.layers.items()}
     expected = sorted(variance, key=lambda n: variance[n], reverse=True)[:3]
-    assert set(report.kept) == set(expected)
+    assert {layer.layer for layer in report.plan.kept} == set(expected)
     meta = header(tmp_path / "out.safetensors")
     assert set(json.loads(meta["hswq.kept_layers"])) == set(expected)
 

@@ -123,7 +123,7 @@ def test_damaged_statistics(server: ComfyServer) -> None:
     assert_refused(server, w.calibrated("cal", session="broken"), "damaged")
 
 
-def test_pictures_of_different_size(server: ComfyServer) -> None:
+def test_images_of_different_size(server: ComfyServer) -> None:
     flow = w.plain("small") | w.plain("large")
     flow["large_empty"]["inputs"]["width"] = 512
     flow["compare"] = w.node("HSWQCompare", reference=["small_decode", 0], candidate=["large_decode", 0])

@@ -62,5 +62,5 @@ def test_it_runs_from_the_original_to_the_comparison(server: ComfyServer, mode: 
     texts = [json.loads(out["text"][0]) for out in outputs.values() if out.get("text") and out["text"][0][0] == "{"]
     report = next(t for t in texts if "quantized_layers" in t)
     figures = next(t for t in texts if "ssim" in t)
-    assert report["mode"] == mode and 0.5 < figures["ssim"] < 1 and figures["pictures"] == 4
+    assert report["mode"] == mode and 0.5 < figures["ssim"] < 1 and figures["images"] == 4
     assert (server.output / "checkpoints" / f"example_{mode}.safetensors").stat().st_size == report["bytes"]

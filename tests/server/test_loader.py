@@ -107,8 +107,8 @@ def test_several_models_at_once_unloaded_and_loaded_again(probing: ComfyServer) 
     probing.get("/system_stats")
     again = probing.run(flow)
     for name in ("v1", "v2", "comfy"):
-        pictures = [probing.images(outputs, f"{name}_image")[0].read_bytes() for outputs in (first, again)]
-        assert pictures[0] == pictures[1]
+        images = [probing.images(outputs, f"{name}_image")[0].read_bytes() for outputs in (first, again)]
+        assert images[0] == images[1]
     for name in ("v1", "v2", "comfy"):
         assert_as_in_file(probe(probing, f"{name}_again", loaded(f"{name}.safetensors")), path_of(probing, name))
 

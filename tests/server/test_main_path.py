@@ -1,4 +1,4 @@
-"""Calibrate in KSampler, quantize, load, look at the picture: on a real server, through its own interfaces."""
+"""Calibrate in KSampler, quantize, load, look at the image: on a real server, through its own interfaces."""
 
 import json
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_the_bundled_model_runs_on_stock_nodes(server: ComfyServer) -> None:
     assert TINY_CHECKPOINT.stat().st_size <= 12e6
 
 
-def test_calibration_does_not_change_the_picture_and_leaves_no_hook(server: ComfyServer) -> None:
+def test_calibration_does_not_change_the_image_and_leaves_no_hook(server: ComfyServer) -> None:
     """The calibrated model, the plain one after it, and the plain one before it give the same bytes."""
     before = pixels(server.images(server.run(w.plain("before", seed=9)), "before_image")[0])
     during = pixels(
@@ -95,7 +95,7 @@ def test_runs_add_up_in_one_session(server: ComfyServer) -> None:
         k[len(UNET) : -7] for k, s in shapes.items() if k.startswith(UNET) and k.endswith(".weight") and len(s) > 1
     }
     assert set(total.layers) == expected
-    # Three steps, three runs, two pictures, a positive and a negative prompt each: 36 pictures of 32 x 32 pixels.
+    # Three steps, three runs, two images, a positive and a negative prompt each: 36 images of 32 x 32 pixels.
     assert total.layers["input_blocks.0.0"].input_rows == 36 * 32 * 32
 
 
@@ -162,7 +162,7 @@ def test_a_scale_for_each_channel(server: ComfyServer, quantized: dict[str, Path
     assert 0.9 < json.loads(server.run(flow)["figures"]["text"][0])["ssim"] < 1
 
 
-def test_quantized_pictures_stay_close(server: ComfyServer, quantized: dict[str, Path]) -> None:
+def test_quantized_images_stay_close(server: ComfyServer, quantized: dict[str, Path]) -> None:
     flow = w.plain("reference", prompt="heart", seed=3, steps=8)
     for mode, path in quantized.items():
         flow |= w.hswq_loaded(mode, path.name, prompt="heart", seed=3, steps=8)

@@ -39,7 +39,7 @@ def session_file(server: ComfyServer, name: str) -> Path:
 
 @pytest.fixture(scope="module")
 def measured(server: ComfyServer) -> Path:
-    """A session of four pictures in which every layer's effect was measured."""
+    """A session of four images in which every layer's effect was measured."""
     flow = recipe("measured", 4)
     flow["measure"] = w.node(
         "HSWQMeasureSensitivity", model=["loader", 0], stats=["run", 0], mode="v2", probes=4, rounding="calibrated"
@@ -47,9 +47,9 @@ def measured(server: ComfyServer) -> Path:
     flow["report"]["inputs"]["stats"] = ["measure", 0]
     outputs = server.run(flow)
     text = outputs["text"]["text"][0]
-    assert "by measured" in text and "warning: only 4 pictures" in text and "input_blocks.0.0" in text
-    picture = Image.open(server.images(outputs, "chart")[0])
-    assert picture.size == (1200, 760) and len(picture.convert("RGB").getcolors(1 << 20) or []) > 3
+    assert "by measured" in text and "warning: only 4 images" in text and "input_blocks.0.0" in text
+    image = Image.open(server.images(outputs, "chart")[0])
+    assert image.size == (1200, 760) and len(image.convert("RGB").getcolors(1 << 20) or []) > 3
     return session_file(server, "measured")
 
 
@@ -68,7 +68,7 @@ def test_the_recipe_draws_measures_and_continues(server: ComfyServer) -> None:
         assert torch.allclose(recipe_one.layers[name].importance, layer.importance, rtol=1e-4, atol=1e-7), name
 
 
-def test_a_cancelled_recipe_keeps_its_finished_pictures(server: ComfyServer) -> None:
+def test_a_cancelled_recipe_keeps_its_finished_images(server: ComfyServer) -> None:
     with pytest.raises(ExecutionError, match="interrupted"):
         server.run(recipe("cancelled", 40), interrupt_at_step=15)
     kept = load_statistics(session_file(server, "cancelled"))
@@ -160,17 +160,17 @@ def test_two_models_on_the_same_noise(server: ComfyServer, measured: Path) -> No
                 "HSWQCompareModels", reference=["loader", 0], candidate=["other", 0], vae=["loader", 2],
                 positive=["positive", 0], negative=["negative", 0], latent=["latent", 0], **settings,
             ),
-            "picture": w.node("PreviewImage", images=["compare", 0]),
+            "image": w.node("PreviewImage", images=["compare", 0]),
             "text": w.node("PreviewAny", source=["compare", 3]),
         }  # fmt: skip
 
     outputs = server.run(comparing("drifting.safetensors"))
     found = json.loads(outputs["text"]["text"][0])
     drift = found["relative_error_by_step"]
-    assert found["pictures"] == 2 and len(drift) == 6 and 0 < drift[0] < max(drift)
+    assert found["images"] == 2 and len(drift) == 6 and 0 < drift[0] < max(drift)
     assert all(mean <= worst for mean, worst in zip(drift, found["worst_relative_error_by_step"], strict=True))
     assert 0 < found["latent_mse"] <= found["worst_latent_mse"] < 0.1
-    assert len(server.images(outputs, "picture")) == 2
+    assert len(server.images(outputs, "image")) == 2
     same = json.loads(server.run(comparing(w.TINY))["text"]["text"][0])
     assert same["identical"] and same["psnr"] is None and same["latent_mse"] == 0
 

@@ -66,7 +66,7 @@ def test_a_lora_is_added_to_the_real_weights_and_leaves_no_trace(
 
 
 def test_a_lora_changes_v2_as_it_changes_fp16(probing: ComfyServer, deltas: Tensors) -> None:
-    """The picture is as close to FP16's with the LoRA as it is without."""
+    """The image is as close to FP16's with the LoRA as it is without."""
     flow = with_lora(0.3) | {"original": w.node("CheckpointLoaderSimple", ckpt_name=w.TINY)}
     if probing.arguments:
         flow["original"] = w.node("HSWQLoader", ckpt_name=w.TINY)  # stock would store FP8
@@ -81,8 +81,8 @@ def test_a_lora_changes_v2_as_it_changes_fp16(probing: ComfyServer, deltas: Tens
         flow[f"ssim{kind}"] = w.node("PreviewAny", source=[f"compare{kind}", 1])
     outputs = probing.run(flow)
     plain, changed = (float(outputs[f"ssim{kind}"]["text"][0]) for kind in ("", "_lora"))
-    pictures = [probing.images(outputs, f"{name}_image")[0].read_bytes() for name in ("fp16", "fp16_lora")]
-    assert pictures[0] != pictures[1]
+    images = [probing.images(outputs, f"{name}_image")[0].read_bytes() for name in ("fp16", "fp16_lora")]
+    assert images[0] != images[1]
     assert changed >= plain - 0.005, (plain, changed)
 
 

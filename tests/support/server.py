@@ -142,7 +142,7 @@ class ComfyServer:
             while True:
                 message = channel.recv()
                 if not isinstance(message, str):
-                    continue  # a preview picture
+                    continue  # a preview image
                 event = json.loads(message)
                 kind, data = event["type"], event["data"]
                 if data.get("prompt_id") != prompt:

@@ -26,7 +26,7 @@ def sampling(
     sampler: str = "euler",
     denoise: float = 1.0,
 ) -> Workflow:
-    """Stock nodes from prompts to a saved picture; node ids begin with ``name``."""
+    """Stock nodes from prompts to a saved image; node ids begin with ``name``."""
     return {
         f"{name}_positive": node("CLIPTextEncode", clip=clip, text=prompt),
         f"{name}_negative": node("CLIPTextEncode", clip=clip, text=""),
@@ -50,7 +50,7 @@ def sampling(
 
 
 def plain(name: str = "plain", checkpoint: str = TINY, **options: Any) -> Workflow:
-    """The stock loader and a picture."""
+    """The stock loader and a image."""
     loader = {f"{name}_loader": node("CheckpointLoaderSimple", ckpt_name=checkpoint)}
     return loader | sampling(*_outputs(f"{name}_loader"), name, **options)
 
@@ -83,7 +83,7 @@ def quantize(stats: list[Any], after: list[Any] | None = None, **options: Any) -
 
 
 def hswq_loaded(name: str, checkpoint: str, **options: Any) -> Workflow:
-    """HSWQLoader and a picture."""
+    """HSWQLoader and a image."""
     loader = {f"{name}_loader": node("HSWQLoader", ckpt_name=checkpoint)}
     return loader | sampling(*_outputs(f"{name}_loader"), name, **options)
 

@@ -2,7 +2,7 @@
 
 It is a subclass of ComfyUI's own ``supported_models.SDXL`` with smaller numbers, a two-layer CLIP text
 encoder over a word vocabulary, and pixel space as its latent space, so that a whole checkpoint (UNet,
-text encoder, VAE) is 12 MB and the stock nodes render a picture with it in a second on a CPU.
+text encoder, VAE) is 12 MB and the stock nodes render a image with it in a second on a CPU.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ TEXT_WIDTH = 64
 MAX_TOKENS = 77
 VOCABULARY_FILE = Path(__file__).parent / "vocabulary.txt"
 
-# The training pictures' mean and deviation per colour channel in [-1, 1]. SDXL's noise schedule ends
-# with a little signal left, so a picture whose mean is far from zero could not be drawn from pure noise.
+# The training images' mean and deviation per colour channel in [-1, 1]. SDXL's noise schedule ends
+# with a little signal left, so a image whose mean is far from zero could not be drawn from pure noise.
 PIXEL_MEAN = (0.759, 0.620, 0.449)
 PIXEL_STD = (0.420, 0.489, 0.677)
 
 
 class PixelLatents(comfy.latent_formats.LatentFormat):
-    """Pictures in [0, 1] <-> zero-mean, unit-variance RGB "latents" of the same size."""
+    """Images in [0, 1] <-> zero-mean, unit-variance RGB "latents" of the same size."""
 
     latent_channels = 3
     # Newer versions resize an empty latent to this ratio. One latent pixel per 8 requested keeps

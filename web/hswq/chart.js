@@ -22,7 +22,7 @@ export function attachChart(node, api) {
     function draw() {
         if (!curve) return;
         const kept = keptLayers(curve, ratio.value);
-        const size = curve.budgeted?.bytes ?? sizeAt(curve, ratio.value);
+        const size = curve.budgeted ? curve.planned_bytes : sizeAt(curve, ratio.value);
         const always = curve.always_kept ? ` + ${curve.always_kept} always` : "";
         said.textContent =
             `${megabytes(size)}, ${percent(size, curve.source_bytes)} of the original; ` +
@@ -69,7 +69,7 @@ export function attachChart(node, api) {
     canvas.addEventListener("pointermove", (event) => {
         if (!curve) return;
         const index = Math.min(curve.layers.length - 1, Math.floor(place(canvas, event) * curve.layers.length));
-        if (index >= 0) about.textContent = `${curve.layers[index]}: ${curve.damage[index].toExponential(1)}`;
+        if (index >= 0) about.textContent = `${curve.layers[index]}: ${curve.sensitivity[index].toExponential(1)}`;
         if (event.buttons & 1 && canvas.hasPointerCapture(event.pointerId)) choose(ratioAt(place(canvas, event)));
     });
     canvas.addEventListener("keydown", (event) => {
@@ -97,7 +97,7 @@ function paint(canvas, curve, kept, ratio) {
     const height = (canvas.height = HEIGHT * devicePixelRatio);
     const context = canvas.getContext("2d");
     const step = width / curve.layers.length;
-    heights(curve.damage).forEach((level, index) => {
+    heights(curve.sensitivity).forEach((level, index) => {
         context.fillStyle = kept.has(curve.layers[index]) ? KEPT : FP8;
         context.fillRect(index * step, height * (1 - level), Math.max(step - 0.5, 0.75), height * level);
     });

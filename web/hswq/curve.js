@@ -13,7 +13,7 @@ export function sizeAt(curve, ratio) {
 
 /** Which layers are kept: by the budget where there is one, otherwise the first ones. */
 export function keptLayers(curve, ratio) {
-    const kept = curve.budgeted ? curve.budgeted.kept : curve.layers.slice(0, keptCount(curve, ratio));
+    const kept = curve.budgeted ? curve.planned_layers : curve.layers.slice(0, keptCount(curve, ratio));
     return new Set(kept);
 }
 
@@ -23,8 +23,8 @@ export function ratioAt(place) {
 }
 
 /** Heights from 0 to 1 on a logarithmic scale of at most 12 powers of ten. */
-export function heights(damage) {
-    const logs = damage.map((value) => Math.log10(Math.max(value, 1e-30)));
+export function heights(sensitivity) {
+    const logs = sensitivity.map((value) => Math.log10(Math.max(value, 1e-30)));
     const high = Math.max(...logs);
     const low = Math.max(Math.min(...logs), high - 12);
     return logs.map((value) => 0.04 + 0.96 * Math.max(0, (value - low) / Math.max(high - low, 1e-9)));

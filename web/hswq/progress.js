@@ -1,4 +1,4 @@
-// HSWQ Calibrate and Calibrate Run: picture, step, time left, and which noise levels have been measured.
+// HSWQ Calibrate and Calibrate Run: image, step, time left, and which noise levels have been measured.
 
 import { duration } from "./format.js";
 import { addView, FP8, KEPT, make, onServerEvent } from "./widget.js";
@@ -18,7 +18,7 @@ export function attachProgress(node, api) {
         if (String(event.node) !== String(node.id)) return;
         const left = event.seconds_left === null ? "" : `, ${duration(event.seconds_left)} left`;
         text.textContent =
-            `picture ${event.picture} of ${event.pictures}, step ${event.step} of ${event.steps}` +
+            `image ${event.image} of ${event.images}, step ${event.step} of ${event.steps}` +
             (event.share < 1 ? left : ", done");
         bar.value = event.share;
         drawLevels(levels, event.noise_levels);

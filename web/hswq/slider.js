@@ -33,7 +33,7 @@ export function attachSlider(node, api) {
         const pair = pairs[shown];
         below.src = address(api, pair.reference);
         above.src = address(api, pair.candidate);
-        const number = pairs.length > 1 ? `picture ${shown + 1} of ${pairs.length} (click for the next), ` : "";
+        const number = pairs.length > 1 ? `image ${shown + 1} of ${pairs.length} (click for the next), ` : "";
         text.textContent = `left: reference, right: candidate; ${number}mean SSIM ${pair.ssim}, PSNR ${pair.psnr}`;
     }
 

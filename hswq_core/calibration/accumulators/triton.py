@@ -43,7 +43,8 @@ class TritonSums:
         if not y.numel():
             return
         y = y.contiguous()
-        x, measured = (y, False) if x is None else (x.contiguous(), True)
+        measured = x is not None
+        x = y if x is None else x.contiguous()
         call = self._calls.get(measured)
         if call is None or call.x_shape != x.shape or call.y_shape != y.shape:
             window = self._window

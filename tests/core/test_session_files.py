@@ -1,0 +1,99 @@
+"""Sessions and their files: continued, shared, damaged, merged."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from hswq_core.calibration import Statistics, load_statistics, quantizable_layers, save_statistics
+from hswq_core.calibration.session import CalibrationSession
+from hswq_core.calibration.statistics import merge
+from hswq_core.errors import StatisticsError
+from hswq_core.fingerprint import Fingerprint
+from tests.core.small_nets import inputs, make_net, measure
+
+
+def fingerprint(net: torch.nn.Module) -> Fingerprint:
+    layers = dict(quantizable_layers(net))
+    return Fingerprint.of(
+        list(layers), lambda n: float(layers[n].weight.detach().flatten()[layers[n].weight.numel() // 2])
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_fingerprint_knows_a_model_in_any_type_and_no_other(dtype: torch.dtype) -> None:
+    net = make_net()
+    assert fingerprint(net).matches(fingerprint(make_net().to(dtype)))
+    assert not fingerprint(net).matches(fingerprint(make_net(seed=1)))
+
+
+def test_a_session_continues_from_its_file_and_refuses_another_model(tmp_path: Path) -> None:
+    path = tmp_path / "session.safetensors"
+    net, other = make_net(), make_net(seed=1)
+    session = CalibrationSession.open(path, fingerprint(net))
+    run = measure(net, inputs(2))
+    for _ in range(2):
+        session.add_run(Statistics(run.layers, 1, 4, 25, fingerprint(net)))
+    reopened = CalibrationSession.open(path, fingerprint(net))
+    assert (reopened.statistics.runs, reopened.statistics.samples, reopened.statistics.steps) == (2, 8, 50)
+    assert reopened.statistics.digest() == session.statistics.digest()
+    before = path.read_bytes()
+    with pytest.raises(StatisticsError, match="another model"):
+        CalibrationSession.open(path, fingerprint(other))
+    assert path.read_bytes() == before
+    assert not CalibrationSession.open(path, fingerprint(other), reset=True).statistics.layers
+
+
+def test_a_session_opened_twice_loses_no_run(tmp_path: Path) -> None:
+    path = tmp_path / "session.safetensors"
+    net = make_net()
+    run = Statistics(measure(net, inputs(1)).layers, 1, 1, 25, fingerprint(net))
+    first = CalibrationSession.open(path, fingerprint(net))
+    first.add_run(run)
+    second = CalibrationSession.open(path, fingerprint(net))
+    for session in (second, first, second):
+        session.add_run(run)
+    assert load_statistics(path).runs == 4
+    path.unlink()  # what a user does who wants to begin anew
+    assert CalibrationSession.open(path, fingerprint(net)).statistics.runs == 0
+
+
+def test_a_failed_flush_does_not_end_the_sampling(tmp_path: Path) -> None:
+    net = make_net()
+    run = Statistics(measure(net, inputs(1)).layers, 1, 1, 25, fingerprint(net))
+    session = CalibrationSession.open(tmp_path / "folder" / "session.safetensors", fingerprint(net))
+    (tmp_path / "folder").write_text("a file where the folder should be")
+    session.add_run(run)
+    assert session.statistics.runs == 1
+    (tmp_path / "folder").unlink()
+    session.add_run(run)
+    assert load_statistics(session.path).runs == 2
+
+
+def test_merging_different_models_is_refused() -> None:
+    a = Statistics(measure(make_net(), inputs(1)).layers, 1, 1, 1, fingerprint(make_net()))
+    b = Statistics(measure(make_net(1), inputs(1)).layers, 1, 1, 1, fingerprint(make_net(1)))
+    with pytest.raises(StatisticsError, match="different models"):
+        merge([a, b])
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "text", "foreign", "flipped"])
+def test_damaged_statistics_give_one_clear_error(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "s.safetensors"
+    save_statistics(Statistics(measure(make_net(), inputs(1)).layers, 1, 1, 1), path)
+    data = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    elif damage == "text":
+        path.write_text("no statistics at all")
+    elif damage == "foreign":
+        from safetensors.torch import save_file
+
+        save_file({"a": torch.zeros(1)}, path)
+    else:
+        path.write_bytes(data[:20] + bytes([data[20] ^ 0xFF]) + data[21:])
+    with pytest.raises(StatisticsError) as caught:
+        load_statistics(path)
+    assert str(path) in str(caught.value) and caught.value.remedy
