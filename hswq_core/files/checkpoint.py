@@ -138,7 +138,7 @@ class CheckpointReader:
 
     def _shrunk(self, name: str) -> CheckpointError:
         return CheckpointError(
-            f"the file ended while tensor {name} was read", where=self.path, remedy="Was it replaced meanwhile?"
+            f"the file ended while tensor {name} was read", where=self.path, remedy="Try again when it is complete"
         )
 
 

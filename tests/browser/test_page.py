@@ -142,7 +142,9 @@ def test_a_bad_name_is_told_on_the_page(
     page.set("HSWQQuantize", {"filename": name})
     before = {path for path in written() if "hswq" not in path.parts[-2]}
     assert page.run() == "error"
-    page.page.wait_for_function("() => document.body.innerText.includes('no usable file name')", timeout=10_000)
+    page.page.wait_for_function(
+        "() => document.body.innerText.includes('cannot be used as a file name')", timeout=10_000
+    )
     assert {path for path in written() if "hswq" not in path.parts[-2]} == before
 
 

@@ -1,8 +1,13 @@
 """The command line as a user runs it: a process, its exit code, its one line of error."""
 
+import fcntl
 import json
+import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -78,3 +83,61 @@ def test_the_source_is_never_the_target(example: Example) -> None:
     before = example.path.read_bytes()
     done = hswq("quantize", example.path, example.path, "--mode", "v1", "--keep-ratio", 0, "--overwrite")
     assert done.returncode == 2 and example.path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "guess"),
+    [
+        (["quantise", "a", "b"], "quantize"),
+        (["quantize", "a", "b", "--mode", "V2"], "v2"),
+        (["quantize", "a", "b", "--mode", "v1", "--selection", "mesured"], "measured"),
+        (["convert", "a", "b", "--to", "confy"], "comfy"),
+    ],
+    ids=["command", "mode", "selection", "format"],
+)
+def test_a_mistyped_name_gets_a_suggestion(words: list[str], guess: str) -> None:
+    done = hswq(*words)
+    assert done.returncode == 2 and f"Did you mean '{guess}'?" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["inspect", "quantize", "convert", "merge-stats"])
+def test_every_command_has_an_example(command: str) -> None:
+    assert f"example: hswq {command} " in " ".join(hswq(command, "--help").stdout.split())
+
+
+def test_a_console_that_is_closed_or_has_few_characters(example: Example, tmp_path: Path) -> None:
+    """What was written was written: the exit code is that of the job."""
+    source = example.path.rename(tmp_path / "\u6a21\u578b.safetensors")
+    for number, redirect in enumerate((">/dev/full", ">&-", "| true")):
+        target = tmp_path / f"{number}.safetensors"
+        command = f"{sys.executable} -m hswq_core quantize {source} {target} --mode v1 --keep-ratio 0 {redirect}"
+        shell = ["bash", "-o", "pipefail", "-c", command]
+        done = subprocess.run(shell, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=120)
+        assert done.returncode == 0 and not done.stderr, redirect
+        assert target.is_file()
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "hswq_core", "inspect", source], cwd=ROOT, env=environment, capture_output=True
+    )
+    assert done.returncode == 0 and b"not quantized" in done.stdout
+
+
+def test_progress_is_shown_on_a_terminal_alone(example: Example, tmp_path: Path) -> None:
+    """On a terminal of its own, with and without --quiet."""
+    shown = []
+    for quiet in ([], ["--quiet"]):
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        target = tmp_path / f"{len(shown)}.safetensors"
+        command = [sys.executable, "-m", "hswq_core", "quantize", example.path, target, "--mode", "v1"]
+        command += ["--keep-ratio", "0", *quiet]
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, timeout=120)
+        os.close(theirs)
+        assert done.returncode == 0
+        try:
+            shown.append(os.read(ours, 10_000))
+        except OSError:  # nothing was written
+            shown.append(b"")
+        os.close(ours)
+    assert b"%|" in shown[0] and not shown[1]

@@ -70,8 +70,8 @@ def test_an_existing_target(server: ComfyServer) -> None:
 
 @pytest.mark.parametrize("name", ["../outside", "a/b", "con", "back\\slash"])
 def test_names_that_lead_elsewhere(server: ComfyServer, name: str) -> None:
-    assert_refused(server, stored(server, filename=name), "no usable file name")
-    assert_refused(server, w.calibrated("cal", session=name), "no usable session name")
+    assert_refused(server, stored(server, filename=name), "cannot be used as a file name")
+    assert_refused(server, w.calibrated("cal", session=name), "cannot be used as a session name")
 
 
 def test_a_pattern_that_matches_nothing(server: ComfyServer) -> None:

@@ -7,7 +7,7 @@ import { describe } from "../../web/hswq/badge.js";
 import { heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt } from "../../web/hswq/curve.js";
 import { duration, megabytes, percent } from "../../web/hswq/format.js";
 
-const curve = { layers: ["a", "b", "c", "d"], damage: [1, 1e-1, 1e-3, 0], sizes: [100, 110, 130, 131, 140] };
+const curve = { layers: ["a", "b", "c", "d"], sensitivity: [1, 1e-1, 1e-3, 0], sizes: [100, 110, 130, 131, 140] };
 
 test("a ratio keeps as many layers as the plan does: rounded up", () => {
     assert.deepEqual([0, 0.01, 0.25, 0.26, 1].map((r) => keptCount(curve, r)), [0, 1, 1, 2, 4]);
@@ -18,15 +18,15 @@ test("a ratio keeps as many layers as the plan does: rounded up", () => {
 test("sizes and layers follow the count, or the budget", () => {
     assert.deepEqual([0, 0.25, 0.5, 1].map((r) => sizeAt(curve, r)), [100, 110, 130, 140]);
     assert.deepEqual([...keptLayers(curve, 0.5)], ["a", "b"]);
-    assert.deepEqual([...keptLayers({ ...curve, budgeted: { kept: ["c"] } }, 0.5)], ["c"]);
+    assert.deepEqual([...keptLayers({ ...curve, budgeted: true, planned_layers: ["c"] }, 0.5)], ["c"]);
 });
 
 test("places become ratios in steps of a hundredth, inside 0 and 1", () => {
     assert.deepEqual([-1, 0.1249, 0.5, 3].map(ratioAt), [0, 0.12, 0.5, 1]);
 });
 
-test("heights are logarithmic, and a damage of zero is no trouble", () => {
-    const found = heights(curve.damage);
+test("heights are logarithmic, and a sensitivity of zero is no trouble", () => {
+    const found = heights(curve.sensitivity);
     assert.equal(found[0], 1);
     assert.ok(found[1] < 1 && found[2] < found[1] && found[3] >= 0.04 && found.every(Number.isFinite));
     assert.ok(heights([5, 5]).every(Number.isFinite));

@@ -1,0 +1,124 @@
+"""The core as a script uses it: a few functions on files by name."""
+
+import re
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+import hswq_core
+from hswq_core import (
+    HSWQError,
+    QuantizeOptions,
+    convert,
+    inspect,
+    load_statistics,
+    merge_statistics,
+    quantize,
+)
+from hswq_core.api import plan
+from hswq_core.errors import PlanError
+from hswq_core.files.checkpoint import CheckpointReader
+from hswq_core.planning import make_plan
+from hswq_core.quantize_file import quantize_checkpoint
+from tests.core.conftest import PREFIX, Example, make_example
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_the_three_lines_of_the_readme(example: Example, tmp_path: Path, kind: type) -> None:
+    target = kind(tmp_path / "out.safetensors")
+    statistics = load_statistics(kind(example.statistics_path))
+    report = quantize(kind(example.path), target, statistics, mode="v2", keep_ratio=0.25)
+    assert report.kept_layers == 3 and report.quantized_layers == 8 and report.bytes == Path(target).stat().st_size
+    found = inspect(target)
+    assert found.format == "v2" and set(found.quantized) == {e.layer for e in report.plan.quantized}
+    back = convert(target, kind(tmp_path / "back.safetensors"), "fp16")
+    assert back.quantized == () and len(back.expanded) == 8
+    assert inspect(back.file).format == "not quantized"
+
+
+def test_options_are_a_value_or_its_fields(example: Example, tmp_path: Path) -> None:
+    options = QuantizeOptions(mode="v1", keep_ratio=0.1, force_keep="conv")
+    assert options.force_keep == ("conv",) and hash(options) == hash(QuantizeOptions("v1", 0.1, force_keep=["conv"]))
+    made = plan(example.path, example.statistics, options, mode="v2")
+    assert made.format.name == "v2" and made.options.force_keep == ("conv",)
+    with pytest.raises(PlanError, match="The options are: mode"):
+        quantize(example.path, tmp_path / "x.safetensors", keep_ration=0.1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"mode": "V2"}, "Did you mean 'v2'"),
+        ({"selection": "measure"}, "Did you mean 'measured'"),
+        ({"rounding": "calibrate"}, "Did you mean 'calibrated'"),
+        ({"scales": "?"}, "Choose one of: tensor, channel"),
+        ({"mode": "comfy", "scales": "channel"}, "one scale for each layer"),
+        ({"keep_ratio": float("nan")}, "from 0"),
+        ({"keep_ratio": 1.01}, "from 0"),
+    ],
+    ids=str,
+)
+def test_options_check_themselves(wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(PlanError, match=re.escape(said)):
+        QuantizeOptions(**wrong)
+
+
+def test_statistics_are_merged_from_values_and_files(example: Example) -> None:
+    total = merge_statistics([example.statistics, str(example.statistics_path)])
+    assert total.runs == 6 and total.samples == 24
+
+
+@pytest.mark.parametrize("device", ["meta", "cuda:99", "tpu", ""])
+def test_devices_that_cannot_be_used(example: Example, tmp_path: Path, device: str) -> None:
+    with pytest.raises(PlanError, match="there is no device"):
+        quantize(example.path, tmp_path / "x.safetensors", keep_ratio=0, device=device)
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_the_reported_error_is_that_of_the_codes_written(example: Example, tmp_path: Path) -> None:
+    target = tmp_path / "out.safetensors"
+    report = quantize(example.path, target, example.statistics, keep_ratio=0, rounding="calibrated")
+    assert report.calibrated_layers
+    written, expected = load_file(target), 0.0
+    for name, measured in example.statistics.layers.items():
+        key = f"{PREFIX}{name}.weight"
+        change = written[key].float() * written[f"{PREFIX}{name}.scale"] - example.tensors[key].float()
+        expected += float((change.movedim(1, -1).double().square() @ measured.importance).sum())
+    assert report.weighted_error == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_plan_belongs_to_its_source(example: Example, tmp_path: Path) -> None:
+    other = make_example(tmp_path, seed=1)
+    target = tmp_path / "out.safetensors"
+    with CheckpointReader(example.path) as source:
+        made = make_plan(source, example.statistics, QuantizeOptions())
+    with CheckpointReader(other.path) as source, pytest.raises(PlanError, match="for another file"):
+        quantize_checkpoint(source, made, example.statistics, target)
+    example.path.touch()
+    with CheckpointReader(example.path) as source, pytest.raises(PlanError, match="in another state"):
+        quantize_checkpoint(source, made, example.statistics, target)
+    assert not target.exists()
+
+
+def test_a_source_that_is_rewritten_in_place_is_refused(example: Example, tmp_path: Path) -> None:
+    target = tmp_path / "out.safetensors"
+
+    def rewrite(done: int, _total: int) -> None:
+        if done:
+            with example.path.open("r+b") as file:
+                file.seek(-64, 2)
+                file.write(bytes(64))
+
+    with pytest.raises(HSWQError, match="changed while it was read"):
+        quantize(example.path, target, keep_ratio=0, progress=rewrite)
+    assert not target.exists() and not list(tmp_path.glob(".*"))
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    version = hswq_core.__version__
+    assert f'\nversion = "{version}"\n' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"## {version}" in (ROOT / "docs/changelog.md").read_text(encoding="utf-8")
