@@ -1,4 +1,4 @@
-"""How far quantized models drift from the original, at which size: the reference's way, ours, and peers'.
+"""How far quantized models drift from the original, at which size: the reference's method, ours, and other tools'.
 
     python -m benchmarks.fidelity --comfyui DIR [--images 64] [--output DIR] [--peers DIR]
 

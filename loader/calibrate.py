@@ -24,7 +24,7 @@ class StepReport:
     """A step of a calibrated sampling run that is done.
 
     Attributes:
-        images: how many the session held before this run; ``batch`` are drawn in it.
+        images: how many the session held before this run; ``batch`` are made in it.
         step, steps: of this run, from 1.
         noise_levels: steps by tenth of the noise schedule, those of the session and this run so far.
     """
@@ -45,7 +45,7 @@ def calibrated_clone(
     """A clone of MODEL whose sampling runs are measured into ``session``.
 
     ComfyUI's clones share one module, so hooks must never outlive a run: they are attached when a run of
-    this clone begins and removed when it ends, whichever way. A run that fails or is cancelled adds nothing.
+    this clone begins and removed when it ends, also by an error. A run that fails or is cancelled adds nothing.
     """
 
     def measure(

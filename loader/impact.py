@@ -33,7 +33,7 @@ def measure_impacts(
     Args:
         layers: which to measure; in this order.
         form, rounding: how they would be quantized.
-        probes: on how many of the kept inputs, spread over the noise levels.
+        probes: on how many of the recorded inputs, evenly spaced over the noise levels.
         progress: called with layers done and in all before each; what it raises ends the measurement.
 
     Errors: StatisticsError when no inputs were kept.

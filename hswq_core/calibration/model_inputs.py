@@ -1,7 +1,7 @@
 """A few of the diffusion model's own inputs, kept from real sampling, to measure on what a layer's rounding does.
 
 They are what the model was called with: noisy latent, timestep, conditioning and pooled vector. One run
-keeps some spread evenly over its calls, so over the noise schedule, without knowing beforehand how many
+keeps some evenly spaced over its calls, so over the noise schedule, without knowing beforehand how many
 calls there will be: every call at first, then every second, every fourth.
 """
 

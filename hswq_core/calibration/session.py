@@ -91,8 +91,8 @@ class CalibrationSession:
     def sparing_writes(self) -> Iterator[None]:
         """Meanwhile, and only while a file takes long to write, not every run is written: a tenth of the time at most.
 
-        With rows SDXL's file has 2.7 GB, and a recipe has 32 runs. What is pending is written in the end, whichever way
-        it comes; a kill loses at most the runs of ten times as long as a write takes.
+        With rows SDXL's file has 2.7 GB, and a recipe has 32 runs. What is pending is written in the end, also after
+        an error; a kill loses at most the runs of ten times as long as a write takes.
         """
         self._sparing = True
         try:

@@ -109,7 +109,7 @@ class Statistics:
             raise StatisticsError("the statistics hold no run", remedy="Run a KSampler with the calibrated model first")
 
     def probes(self, count: int) -> list[ModelInput]:
-        """Up to ``count`` of the kept inputs, spread over the noise levels."""
+        """Up to ``count`` of the recorded inputs, evenly spaced over the noise levels."""
         return evenly_spaced(self.inputs, count)
 
     def with_impacts(self, impacts: Mapping[str, float], impact_of: str) -> Statistics:

@@ -48,7 +48,7 @@ class FileLayout:
 class CheckpointWriter:
     """Writes a checkpoint whole or not at all, as a context manager.
 
-    The header is written first; tensors then go to their places in any order, into a temporary file in the
+    The header is written first; tensors then follow in any order, into a temporary file in the
     target's folder that is flushed to disk and renamed at the end. Whatever stops it, the target is as it was.
 
     Errors: TargetError when the target exists (and ``overwrite`` is off), its folder is missing, or the disk is full.

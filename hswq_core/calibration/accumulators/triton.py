@@ -42,24 +42,23 @@ class TritonSums:
         """As ``Accumulator.add``."""
         if not y.numel():
             return
-        y = y.contiguous()
-        measured = x is not None
-        x = y if x is None else x.contiguous()
+        y, measured = y.contiguous(), x is not None
+        source = y if x is None else x.contiguous()
         call = self._calls.get(measured)
-        if call is None or call.x_shape != x.shape or call.y_shape != y.shape:
+        if call is None or call.x_shape != source.shape or call.y_shape != y.shape:
             window = self._window
             params = LaunchParams.of(
-                x, channel, y, measured=measured,
+                source, channel, y, measured=measured,
                 window=(window.kernel, window.stride, window.padding, window.dilation),
                 input_place=self._channel, input_stride=self._input_sums.shape[1],
                 output_place=self._layer, output_stride=self._output_sums.shape[1],
             )  # fmt: skip
-            call = self._calls[measured] = _Call(x, y, params)
+            call = self._calls[measured] = _Call(source, y, params)
         count, first, chosen, rows = 0, 0, call.packed, call.no_rows
         if sample is not None:
             count, first, chosen, rows = sample.size, sample.first, sample.chosen(), sample.rows
         self._kernel.measure(
-            call.params, call.packed, x, y, self._input_sums, self._output_sums, chosen, rows, first, count
+            call.params, call.packed, source, y, self._input_sums, self._output_sums, chosen, rows, first, count
         )
 
 
