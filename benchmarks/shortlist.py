@@ -27,7 +27,7 @@ def main() -> None:
     original = inprocess_comfy.TINY_MODEL / "hswq_tiny.safetensors"
     model, statistics = fidelity.calibrate(original, args.folder / "shortlist.safetensors")
     measured = fidelity.measure(model, statistics, "v1", "calibrated").layers
-    impact = {name: layer.impact for name, layer in measured.items()}
+    impact = {name: layer.impacts["v1 calibrated"] for name, layer in measured.items()}
     error: dict[str, float] = {}
     cost: dict[str, int] = {}
     with CheckpointReader(original) as source:

@@ -46,6 +46,11 @@ class QuantizeOptions:
     force_keep: tuple[str, ...] = ()
     force_quantize: tuple[str, ...] = ()
 
+    @property
+    def impact_purpose(self) -> str:
+        """What impacts must have been measured for to fit these options: "v2 calibrated" and its like."""
+        return f"{'v1' if self.mode == 'v1' else 'v2'} {self.rounding}"
+
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, MODES)
         check_choice("selection", self.selection, SELECTIONS)

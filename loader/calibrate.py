@@ -52,21 +52,28 @@ def calibrated_clone(
         executor: Any, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, denoise_mask: Any = None,
         callback: Any = None, *args: Any, **kwargs: Any,
     ) -> Any:  # fmt: skip
-        unet = executor.class_obj.model_patcher.model.diffusion_model
-        sampling = executor.class_obj.model_patcher.model.model_sampling
-        before, bins = session.statistics, _noise_bins(sampling, sigmas)
-        steps = len(bins)
+        session.check_model(fingerprint)  # two models of one architecture may have been given one session name
+        patched = executor.class_obj.model_patcher.model
+        before, steps = session.statistics, len(sigmas) - 1
+        bins: list[int] = []
+        seen = 0
 
         def step(number: int, *arguments: Any) -> None:
+            nonlocal seen
             if callback is not None:
                 callback(number, *arguments)
-            levels = zip(before.noise_levels, _counts(bins[: number + 1]), strict=True)
-            so_far = tuple(a + b for a, b in levels)
+            # Patches of the sampling act only now; a step without a call was skipped by a cache.
+            levels = _noise_bins(patched.model_sampling, sigmas)
+            if monitor.calls > seen and number < len(levels):
+                bins.append(levels[number])
+            seen = monitor.calls
+            so_far = tuple(a + b for a, b in zip(before.noise_levels, _counts(bins), strict=True))
             on_step(StepReport(before.samples, int(noise.shape[0]), number + 1, steps, so_far))
 
         with DualMonitor(
-            unet, rows_per_layer, seed=before.runs, expected_calls=steps, earlier=before if before.runs else None
-        ) as monitor:
+            patched.diffusion_model, rows_per_layer, seed=before.runs, expected_calls=steps,
+            earlier=before if before.runs else None, only=layers,
+        ) as monitor:  # fmt: skip
             result = executor(noise, latent_image, sampler, sigmas, denoise_mask, step, *args, **kwargs)
         name = getattr(getattr(sampler, "sampler_function", None), "__name__", type(sampler).__name__)
         session.add_run(
@@ -74,14 +81,17 @@ def calibrated_clone(
                 monitor.statistics(),
                 runs=1,
                 samples=int(noise.shape[0]),
-                steps=steps,
+                steps=len(bins),
                 samplers=frozenset({name}),
                 noise_levels=_counts(bins),
-                fingerprint=session.statistics.fingerprint,
+                fingerprint=fingerprint,
             )
         )
         return result
 
+    fingerprint = session.fingerprint
+    # What other tools inject into the model for a run is not in the checkpoint, and cannot be quantized.
+    layers = {name for name, _ in quantizable_layers(model.model.diffusion_model)}
     clone = model.clone()
     clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, _KEY)
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, measure)

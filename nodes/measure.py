@@ -75,18 +75,16 @@ class HSWQMeasureSensitivity(io.ComfyNode):
         statistics.check_not_empty()
         check_same_model(statistics, Statistics({}, fingerprint=model_fingerprint(model)))
         purpose = f"{mode} {rounding}"
-        known = statistics.impact_of == purpose
-        layers = [n for n, e in sorted(statistics.layers.items()) if not (known and e.impact is not None)]
+        layers = [name for name, layer in sorted(statistics.layers.items()) if purpose not in layer.impacts]
         logger.info(
             "HSWQ: measuring %d layers on %d inputs: about %d model calls", len(layers), probes, len(layers) * probes
         )
         found: dict[str, float] = {}
 
         def keep() -> Any:
-            measured = statistics.with_impacts(found, purpose)
             if not isinstance(stats, CalibrationSession):
-                return measured
-            stats.replace(measured)
+                return statistics.with_impacts(found, purpose)
+            stats.add_impacts(found, purpose)
             return stats
 
         measuring = measure_impacts(

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ..hswq_core.api import inspect, size_curve
-from ..hswq_core.calibration.session import CalibrationSession
+from ..hswq_core.calibration import Statistics, load_statistics
 from ..hswq_core.errors import HSWQError
+from ..hswq_core.files.checkpoint import FileIdentity
 from ..hswq_core.files.inspection import Inspection
 from ..hswq_core.files.names import safe_file_name
 from ..loader.calibrate import StepReport
@@ -74,10 +76,23 @@ def _session_path(query: Mapping[str, str]) -> Path:
     return statistics_folder() / safe_file_name(query.get("session", ""), "session name")
 
 
+@lru_cache(maxsize=1)
+def _read(identity: FileIdentity) -> Statistics:
+    return load_statistics(identity.path)
+
+
+def _statistics_in(path: Path) -> Statistics:
+    """What a session's file holds. Looking at it must never change a session, so none is opened."""
+    try:
+        return _read(FileIdentity.of(path, path.stat()))
+    except FileNotFoundError:
+        return load_statistics(path)  # with its own words
+
+
 def _curve(query: Mapping[str, str]) -> dict[str, object]:
     if not _session_path(query).exists():
         return {"waiting": True}
-    statistics = CalibrationSession.load(_session_path(query)).statistics
+    statistics = _statistics_in(_session_path(query))
     _, path = find_source(query.get("source", ""), statistics)
     # The chart itself varies the keep ratio, and rounding changes neither sizes nor ranks.
     options = quantize_options({k: v for k, v in query.items() if k not in ("keep_ratio", "rounding")})

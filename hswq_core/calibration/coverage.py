@@ -14,6 +14,9 @@ def coverage_warnings(statistics: Statistics) -> list[str]:
     if statistics.samples < FEW_SAMPLES:
         images = "1 image" if statistics.samples == 1 else f"{statistics.samples} images"
         found.append(f"the calibration has only {images}; 32 are recommended")
+    for why, count in statistics.left_out.items():
+        runs = "1 run was" if count == 1 else f"{count} runs were"
+        found.append(f"{runs} left out: {why}")
     covered = sum(statistics.noise_levels)
     missing = [number for number, count in enumerate(statistics.noise_levels) if not count]
     if covered and missing:

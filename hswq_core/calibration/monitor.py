@@ -7,7 +7,7 @@ turned into statistics once, when the run is over.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -51,6 +51,12 @@ class DualMonitor:
             ``rows_per_layer``, at worst by half.
         earlier: the statistics that this run's will be added to. Most of a full sample would be dropped then, so
             a later run samples its expected share of the merged sample only.
+        only: the names of the layers to measure; ``None`` for all.
+
+    Layers are listed once more at the first call of the model: other tools put modules into it when a run begins.
+
+    Attributes:
+        calls: how often the model was called.
     """
 
     def __init__(
@@ -60,10 +66,12 @@ class DualMonitor:
         seed: int = 0,
         expected_calls: int = 1,
         earlier: Statistics | None = None,
+        only: Container[str] | None = None,
     ) -> None:
         self._root = root
         self._rows_per_layer, self._expected_calls = rows_per_layer, max(1, expected_calls)
-        self._earlier = earlier
+        self._earlier, self._only = earlier, only
+        self.calls = 0
         self._positions = PositionSampler(seed)
         self._inputs = InputRecorder()
         self._layers: dict[str, LayerState] = {}
@@ -72,9 +80,7 @@ class DualMonitor:
         self._sharing = SharedInputs(lambda leader, layer: self._bank(layer).copy_history(leader.name, layer.name))
 
     def __enter__(self) -> DualMonitor:
-        for name, module in quantizable_layers(self._root):
-            self._layers[name] = layer = LayerState(name, module)
-            self._handles.append(module.register_forward_hook(self._hook(layer)))
+        self._attach()
         self._handles.append(self._root.register_forward_pre_hook(self._begin_call, with_kwargs=True))
         self._handles.append(self._root.register_forward_hook(lambda *_: self._fold()))
         return self
@@ -111,8 +117,17 @@ class DualMonitor:
         return Statistics(layers=layers, inputs=self._inputs.inputs())
 
     def _begin_call(self, _root: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self.calls:
+            self._attach()
+        self.calls += 1
         self._positions.renew()
         self._inputs.see(args, kwargs)
+
+    def _attach(self) -> None:
+        for name, module in quantizable_layers(self._root):
+            if name not in self._layers and (self._only is None or name in self._only):
+                self._layers[name] = layer = LayerState(name, module)
+                self._handles.append(module.register_forward_hook(self._hook(layer)))
 
     def _hook(self, layer: LayerState) -> Any:
         def measure(_module: torch.nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:

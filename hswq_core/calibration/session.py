@@ -1,91 +1,109 @@
-"""A calibration session: statistics that grow run by run and live in one file."""
+"""A calibration session: statistics that grow run by run and live in one file.
+
+The file is the truth. Every change is a transaction: lock, read what others have written meanwhile, change it, write
+it whole, unlock. What cannot be written is kept in memory and tried again with the next change.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+from filelock import FileLock, Timeout
+
 from ..errors import StatisticsError
+from ..files.checkpoint import FileIdentity
 from ..fingerprint import Fingerprint
 from .statistics import Statistics
 from .statistics_file import load_statistics, save_statistics
 
 logger = logging.getLogger(__name__)
 _SPARING = 10.0
+_LOCK_SECONDS = 120.0
 _open_sessions: WeakValueDictionary[Path, CalibrationSession] = WeakValueDictionary()
+
+Change = Callable[[Statistics], Statistics]
 
 
 class CalibrationSession:
-    """Statistics under a name. Opening continues what is on disk; every finished run is flushed at once.
+    """Statistics under a name. Opening continues what is on disk; every finished run is written at once.
 
     The object is what ComfyUI caches as the output of the calibrate node, so it is shared by all who use
-    the session: whoever reads ``statistics`` sees every run finished until then.
+    the session in this process: whoever reads ``statistics`` sees every run finished until then.
     """
 
     def __init__(self, path: Path, fingerprint: Fingerprint) -> None:
         self.path = path
-        self.statistics = Statistics(layers={}, fingerprint=fingerprint)
+        self.fingerprint = fingerprint
+        self._stored = Statistics(layers={}, fingerprint=fingerprint)
+        self._seen: FileIdentity | None = None
+        self._pending: list[Change] = []
+        self._sum = self._stored
         self._sparing = False
-        self._tried = self.statistics  # what was last written, or could not be
         self._written, self._write_seconds = 0.0, 0.0
 
     @classmethod
     def open(cls, path: Path, fingerprint: Fingerprint, *, reset: bool = False) -> CalibrationSession:
-        """Continue the session in ``path``, or begin it.
-
-        A session that is open in this process already is the same object: two that wrote the same file
-        would each undo the other's runs.
+        """Continue the session in ``path``, or begin it. There is one object for a path in a process.
 
         Errors: StatisticsError when the file is damaged or holds statistics of another model; it is left as it is.
         """
         path = path.resolve()
-        stored = Statistics(layers={}, fingerprint=fingerprint)
+        session = _open_sessions.setdefault(path, cls(path, fingerprint))
         if reset:
-            path.unlink(missing_ok=True)
-        elif path.exists():
-            stored = load_statistics(path)
-            if stored.fingerprint is None or not stored.fingerprint.matches(fingerprint):
-                raise StatisticsError(
-                    "this session holds statistics of another model",
-                    where=path,
-                    remedy="Choose another session name, or turn on 'reset' to start it anew",
-                )
-        return cls._of(path, stored, reset=reset or not path.exists())
+            session._reset()
+        session._refresh()
+        if session.statistics.runs:
+            session.check_model(fingerprint)
+        else:
+            session._begin(fingerprint)
+        return session
 
     @classmethod
     def load(cls, path: Path) -> CalibrationSession:
-        """The session in an existing file. Errors: StatisticsError when it is missing, damaged or of no known model."""
+        """The session in an existing file. Errors: StatisticsError when it is missing, damaged, or names no model."""
         stored = load_statistics(path)
         if stored.fingerprint is None:
             raise StatisticsError(
                 "the statistics do not say of which model they are", where=path, remedy="Calibrate again"
             )
-        return cls._of(path.resolve(), stored, reset=False)
+        return cls.open(path, stored.fingerprint)
 
-    @classmethod
-    def _of(cls, path: Path, stored: Statistics, *, reset: bool) -> CalibrationSession:
-        """The one session object of this path, with what is stored unless it knows more."""
-        assert stored.fingerprint is not None
-        session = _open_sessions.setdefault(path, cls(path, stored.fingerprint))
-        # What is in memory has runs that could not be written, if it differs; a file that was deleted is a reset.
-        if reset or stored.runs > session.statistics.runs:
-            session.statistics = session._tried = stored
-        return session
+    @property
+    def statistics(self) -> Statistics:
+        """Every run finished until now, as far as this process knows."""
+        return self._sum
 
-    def replace(self, statistics: Statistics) -> None:
-        """Take statistics that were worked on further, and write the file as after a run."""
-        self.statistics = statistics
-        self._flush()
+    def check_model(self, fingerprint: Fingerprint) -> None:
+        """Errors: StatisticsError when the session is of another model."""
+        if not self.fingerprint.matches(fingerprint):
+            raise StatisticsError(
+                "this session holds statistics of another model",
+                where=self.path,
+                remedy="Choose another session name, or turn on 'reset' to start it anew",
+            )
 
     def add_run(self, run: Statistics) -> None:
-        """Add a finished sampling run and write the file. A failed write is logged: sampling must not die of it."""
-        self.statistics = self.statistics + run
-        if not self._sparing or time.monotonic() >= self._written + _SPARING * self._write_seconds:
-            self._flush()
+        """Add a finished sampling run. A failed write is logged: sampling must not fail because of it.
+
+        A run with NaN or infinity, or without any layer, would spoil the sum; it is left out and counted.
+        """
+        reason = _why_unusable(run)
+        if reason:
+            logger.warning("HSWQ: session %s: a run was left out: %s", self.path.stem, reason)
+            run = Statistics(layers={}, fingerprint=run.fingerprint, left_out={reason: 1})
+        self._change(lambda total: total + run)
+
+    def add_impacts(self, impacts: Mapping[str, float], purpose: str) -> None:
+        """Add measured impacts; those for other purposes stay."""
+        if impacts:
+            found = dict(impacts)
+            self._change(lambda total: total.with_impacts(found, purpose))
 
     @contextmanager
     def sparing_writes(self) -> Iterator[None]:
@@ -99,15 +117,78 @@ class CalibrationSession:
             yield
         finally:
             self._sparing = False
-            if self._tried is not self.statistics:
-                self._flush()
+            if self._pending:
+                self._write()
 
-    def _flush(self) -> None:
+    def _change(self, change: Change) -> None:
+        self._sum = change(self._sum)  # first, as it raises for a run of another model
+        self._pending.append(change)
+        if not self._sparing or time.monotonic() >= self._written + _SPARING * self._write_seconds:
+            self._write()
+
+    def _begin(self, fingerprint: Fingerprint) -> None:
+        """No run is in the session yet: it belongs to whichever model is calibrated first."""
+        self.fingerprint = fingerprint
+        self._stored = Statistics(layers={}, fingerprint=fingerprint)
+        self._sum = self._combined()
+
+    def _reset(self) -> None:
+        with self._locked():
+            self.path.unlink(missing_ok=True)
+        self._pending.clear()
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Read the file if another process, or another session, has changed it. A file that was deleted is a reset."""
+        now = FileIdentity.of(self.path, os.stat(self.path)) if self.path.exists() else None
+        if now == self._seen:
+            return
+        stored = load_statistics(self.path) if now else Statistics(layers={}, fingerprint=self.fingerprint)
+        self._stored, self._seen = stored, now
+        self.fingerprint = stored.fingerprint or self.fingerprint
+        self._sum = self._combined()
+
+    def _combined(self) -> Statistics:
+        total = self._stored
+        for change in self._pending:
+            total = change(total)
+        return total
+
+    def _write(self) -> None:
         begin = time.monotonic()
-        self._tried = self.statistics
         try:
-            save_statistics(self.statistics, self.path)
+            with self._locked():
+                self._refresh()
+                if self._sum.layers:
+                    save_statistics(self._sum, self.path)
+                    self._seen = FileIdentity.of(self.path, os.stat(self.path))
+                    self._stored = self._sum
+                    self._pending.clear()
         except StatisticsError as error:
             logger.warning("HSWQ: %s It is kept in memory and written with the next run.", error)
         self._written = time.monotonic()
         self._write_seconds = self._written - begin
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Alone with the file, among all processes of all machines that honour the lock beside it."""
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=_LOCK_SECONDS)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except (Timeout, OSError) as error:
+            raise StatisticsError(
+                f"the session's file could not be locked ({error})", where=self.path, remedy="Check the folder"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _why_unusable(run: Statistics) -> str:
+    if not run.layers:
+        return "no layer of the model ran where it could be measured; a compiled model cannot be calibrated"
+    if layer := run.not_finite():
+        return f"NaN or infinity in the layer {layer}"
+    return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -20,16 +21,16 @@ NOISE_BINS = 10
 class LayerStatistics:
     """The sums of one layer: ``input_sums`` [3, C_in] = sum |x|, x, x^2; ``output_sums`` [3] = count, sum y, y^2.
 
-    ``rows`` [R, K] is a uniform sample of what the flattened weight [C_out, K] is multiplied with; ``impact`` the
-    relative error of the model's output when this layer alone is quantized, where it was measured; ``shape`` that of
-    the weight, where it is known.
+    ``rows`` [R, K] is a uniform sample of what the flattened weight [C_out, K] is multiplied with; ``impacts`` the
+    relative error of the model's output when this layer alone is quantized, by purpose ("v2 calibrated"), where it
+    was measured; ``shape`` that of the weight, where it is known.
     """
 
     input_rows: int
     input_sums: torch.Tensor
     output_sums: torch.Tensor
     rows: torch.Tensor | None = None
-    impact: float | None = None
+    impacts: Mapping[str, float] = field(default_factory=dict)
     shape: tuple[int, ...] = ()
 
     @property
@@ -67,7 +68,7 @@ class Statistics:
     """What calibration measured of one model. A value: adding two gives a third.
 
     ``noise_levels`` counts steps by tenths of the schedule, from clean to pure noise; ``inputs`` are some of the
-    model's own; ``impact_of`` says what the layers' impacts were measured for, as in "v2 calibrated".
+    model's own; ``left_out`` counts the runs that were measured but not added, by reason.
     """
 
     layers: Mapping[str, LayerStatistics]
@@ -78,14 +79,13 @@ class Statistics:
     samplers: frozenset[str] = field(default_factory=frozenset)
     noise_levels: tuple[int, ...] = (0,) * NOISE_BINS
     inputs: tuple[ModelInput, ...] = ()
-    impact_of: str = ""
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __add__(self, other: Statistics) -> Statistics:
         """The exact statistics of both together. Errors: StatisticsError when they are of different models."""
-        if not self.layers:
-            return other
-        if not other.layers:
-            return self
+        left_out = dict(Counter(self.left_out) + Counter(other.left_out))
+        if not self.layers or not other.layers:
+            return replace(other if not self.layers else self, left_out=left_out)
         check_same_model(self, other)
         merged_rows: dict[tuple[int, int], torch.Tensor] = {}
         layers = {**self.layers, **other.layers}
@@ -100,25 +100,47 @@ class Statistics:
             samplers=self.samplers | other.samplers,
             noise_levels=tuple(a + b for a, b in zip(self.noise_levels, other.noise_levels, strict=True)),
             inputs=join_inputs(self.inputs, other.inputs),
-            impact_of=self.impact_of or other.impact_of,
+            left_out=left_out,
         )
 
     def check_not_empty(self) -> None:
         """Errors: StatisticsError when nothing was measured yet."""
         if not self.layers:
-            raise StatisticsError("the statistics hold no run", remedy="Run a KSampler with the calibrated model first")
+            reasons = "".join(f"; {count} left out: {why}" for why, count in self.left_out.items())
+            raise StatisticsError(
+                f"the statistics hold no run{reasons}", remedy="Run a KSampler with the calibrated model first"
+            )
 
     def probes(self, count: int) -> list[ModelInput]:
         """Up to ``count`` of the recorded inputs, evenly spaced over the noise levels."""
         return evenly_spaced(self.inputs, count)
 
-    def with_impacts(self, impacts: Mapping[str, float], impact_of: str) -> Statistics:
-        """The same statistics with some layers' measured impacts, replacing those measured for something else."""
-        known = {} if self.impact_of != impact_of else {n: e.impact for n, e in self.layers.items()}
+    @property
+    def purposes(self) -> tuple[str, ...]:
+        """What impacts were measured for: a format and a rounding, as in "v2 calibrated"."""
+        return tuple(sorted({purpose for layer in self.layers.values() for purpose in layer.impacts}))
+
+    def impacts(self, purpose: str) -> dict[str, float]:
+        """The impacts measured for a purpose, by layer."""
+        return {name: e.impacts[purpose] for name, e in self.layers.items() if purpose in e.impacts}
+
+    def with_impacts(self, impacts: Mapping[str, float], purpose: str) -> Statistics:
+        """The same statistics with some layers' measured impacts; those for other purposes stay."""
         layers = {
-            name: replace(layer, impact=impacts.get(name, known.get(name))) for name, layer in self.layers.items()
+            name: replace(layer, impacts={**layer.impacts, purpose: impacts[name]}) if name in impacts else layer
+            for name, layer in self.layers.items()
         }
-        return replace(self, layers=layers, impact_of=impact_of)
+        return replace(self, layers=layers)
+
+    def not_finite(self) -> str:
+        """The first layer whose sums or rows hold NaN or infinity; empty when all are finite."""
+        for name, layer in self.layers.items():
+            sums = (layer.input_sums, layer.output_sums) if layer.rows is None else (
+                layer.input_sums, layer.output_sums, layer.rows
+            )  # fmt: skip
+            if not all(bool(tensor.isfinite().all()) for tensor in sums):
+                return name
+        return ""
 
     def digest(self) -> str:
         """A short hash of the sums, for the metadata of files made from them."""
@@ -167,7 +189,7 @@ def _add(a: LayerStatistics, b: LayerStatistics, merged_rows: dict[tuple[int, in
         a.input_sums + b.input_sums,
         a.output_sums + b.output_sums,
         rows,
-        b.impact if a.impact is None else a.impact,
+        {**b.impacts, **a.impacts},
         a.shape or b.shape,
     )
 

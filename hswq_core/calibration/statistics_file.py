@@ -7,15 +7,16 @@ optionally ``<layer>.rows`` [R, C_in] float16, a uniform sample of them. Convolu
 one have ``<layer>.patches`` [R, C_in * kH * kW] beside it, of which ``rows`` is the centre. Layers whose rows are the
 same (to_q, to_k, to_v) store them once; ``hswq.shared_rows`` names the layer that has them.
 
-``<layer>.impact`` [1] float64 is the measured sensitivity, where it was measured (``hswq.impact_of`` says for which
-format and rounding). The model's own inputs, kept to measure on, are ``inputs.<n>``; ``hswq.inputs`` lists each
-input's tensors by argument.
+``<layer>.impact`` [P] float64 is the measured sensitivity, NaN where it was not measured; ``hswq.impact_of`` names
+the P purposes, a format and a rounding each, separated by ", ". The model's own inputs, recorded to measure on, are
+``inputs.<n>``; ``hswq.inputs`` lists each input's tensors by argument.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..errors import StatisticsError
-from ..files.writer import remove_leftovers, temporary_beside
+from ..files.writer import finish_file, remove_leftovers, temporary_beside
 from ..fingerprint import Fingerprint
 from .statistics import NOISE_BINS, LayerStatistics, Statistics
 
@@ -44,6 +45,7 @@ def save_statistics(statistics: Statistics, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path)
         save_file(tensors, temporary, metadata=metadata)
+        finish_file(temporary)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
@@ -73,6 +75,7 @@ def _content(statistics: Statistics) -> tuple[dict[str, torch.Tensor], dict[str,
     tensors: dict[str, torch.Tensor] = {}
     shared_rows: dict[str, str] = {}
     owners: dict[int, str] = {}
+    purposes = statistics.purposes
     for name, layer in statistics.layers.items():
         tensors[f"{name}.importance"] = layer.importance.float()
         tensors[f"{name}.second_moment"] = layer.second_moment.float()
@@ -89,8 +92,9 @@ def _content(statistics: Statistics) -> tuple[dict[str, torch.Tensor], dict[str,
                 tensors[f"{name}.rows"] = centre.contiguous()
             else:
                 tensors[f"{name}.rows"] = layer.rows.contiguous()
-        if layer.impact is not None:
-            tensors[f"{name}.impact"] = torch.tensor([layer.impact], dtype=torch.float64)
+        if layer.impacts:
+            measured = [layer.impacts.get(purpose, math.nan) for purpose in purposes]
+            tensors[f"{name}.impact"] = torch.tensor(measured, dtype=torch.float64)
     inputs, named_inputs = [], {}
     for entry in statistics.inputs:
         keys = {k: named_inputs.setdefault(id(t), (f"inputs.{len(named_inputs)}", t))[0] for k, t in entry.items()}
@@ -105,7 +109,8 @@ def _content(statistics: Statistics) -> tuple[dict[str, torch.Tensor], dict[str,
         "hswq.samplers": json.dumps(sorted(statistics.samplers)),
         "hswq.noise_levels": json.dumps(statistics.noise_levels),
         "hswq.inputs": json.dumps(inputs),
-        "hswq.impact_of": statistics.impact_of,
+        "hswq.impact_of": ", ".join(purposes),
+        "hswq.left_out": json.dumps(statistics.left_out),
         "hswq.shapes": json.dumps({name: layer.shape for name, layer in statistics.layers.items()}),
         "hswq.model_fingerprint": statistics.fingerprint.text if statistics.fingerprint else "",
         "hswq.shared_rows": json.dumps(shared_rows),
@@ -115,6 +120,7 @@ def _content(statistics: Statistics) -> tuple[dict[str, torch.Tensor], dict[str,
 def _parse(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> Statistics:
     shared_rows = json.loads(metadata.get("hswq.shared_rows", "{}"))
     shapes = json.loads(metadata.get("hswq.shapes", "{}"))
+    purposes = [purpose for purpose in metadata.get("hswq.impact_of", "").split(", ") if purpose]
     layers: dict[str, LayerStatistics] = {}
     for key in tensors:
         name, _, part = key.rpartition(".")
@@ -132,7 +138,7 @@ def _parse(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> Sta
             input_sums=means * rows,
             output_sums=torch.tensor([count, mean * count, square * count], dtype=torch.float64),
             rows=tensors.get(f"{owner}.patches", tensors.get(f"{owner}.rows")),
-            impact=float(tensors[f"{name}.impact"]) if f"{name}.impact" in tensors else None,
+            impacts=_impacts(tensors.get(f"{name}.impact"), purposes),
             shape=tuple(shapes.get(name, ())),
         )
     if not layers:
@@ -148,5 +154,12 @@ def _parse(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> Sta
         inputs=tuple(
             {k: tensors[key] for k, key in entry.items()} for entry in json.loads(metadata.get("hswq.inputs", "[]"))
         ),
-        impact_of=metadata.get("hswq.impact_of", ""),
+        left_out={str(why): int(n) for why, n in json.loads(metadata.get("hswq.left_out", "{}")).items()},
     )
+
+
+def _impacts(stored: torch.Tensor | None, purposes: list[str]) -> dict[str, float]:
+    values = [] if stored is None else stored.flatten().tolist()
+    if values and len(values) != len(purposes):
+        raise ValueError(f"{len(values)} impacts for {len(purposes)} purposes")
+    return {purpose: value for purpose, value in zip(purposes, values, strict=False) if not math.isnan(value)}

@@ -146,6 +146,15 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
+def finish_file(path: Path) -> None:
+    """Flush a file that another library wrote to disk, and make it as readable as other files of this process."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove temporary files for this target whose process is gone: what a crash or a kill left behind."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):

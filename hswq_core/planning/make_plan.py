@@ -80,7 +80,7 @@ class _Draft:
             return
         candidates = sorted(self._weights.keys() - self._reasons.keys() - self._forced)
         self._sensitivity = layer_sensitivities(
-            candidates, self._key, self._source, self._statistics, self._form, self._options.selection, progress
+            candidates, self._key, self._source, self._statistics, self._form, self._options, progress
         )
 
     def cut(self) -> QuantizationPlan:

@@ -66,9 +66,10 @@ def preview(statistics: Statistics, keep_ratio: float) -> Preview:
     """Errors: StatisticsError for statistics without a run, PlanError for a keep ratio outside [0, 1]."""
     statistics.check_not_empty()
     check_keep_ratio(keep_ratio)
-    impacts = {name: layer.impact for name, layer in statistics.layers.items() if layer.impact is not None}
-    measured = len(impacts) == len(statistics.layers)
-    sensitivity = impacts if measured else {name: layer.sensitivity for name, layer in statistics.layers.items()}
+    complete = (impacts for p in statistics.purposes if len(impacts := statistics.impacts(p)) == len(statistics.layers))
+    impacts = next(complete, None)
+    measured = impacts is not None
+    sensitivity = impacts or {name: layer.sensitivity for name, layer in statistics.layers.items()}
     kept = cut_by_ratio(sensitivity, keep_ratio)
     layers = tuple(
         PreviewLayer(name, sensitivity[name], math.prod(statistics.layers[name].shape or (0,)), name in kept)

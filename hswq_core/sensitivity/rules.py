@@ -8,7 +8,7 @@ from ..calibration.statistics import Statistics
 from ..errors import CheckpointError, StatisticsError
 from ..files.checkpoint import CheckpointReader
 from ..files.formats import Format
-from ..options import Selection
+from ..options import QuantizeOptions
 from ..parallel import ordered_map
 from ..progress import Progress
 from .error import relative_output_error
@@ -20,7 +20,7 @@ def layer_sensitivities(
     source: CheckpointReader,
     statistics: Statistics,
     form: Format,
-    selection: Selection,
+    options: QuantizeOptions,
     progress: Progress,
 ) -> dict[str, float]:
     """Sensitivity by layer; larger is worse.
@@ -31,10 +31,10 @@ def layer_sensitivities(
 
     Errors: CheckpointError for weights that are not finite, StatisticsError for layers that were not measured.
     """
-    if selection == "variance":
+    if options.selection == "variance":
         return {name: statistics.layers[name].sensitivity for name in layers}
-    if selection == "measured":
-        return _impacts(layers, statistics)
+    if options.selection == "measured":
+        return _impacts(layers, statistics, options.impact_purpose)
 
     def error(name: str) -> float:
         weight, measured = source.tensor(key_of(name)), statistics.layers[name]
@@ -54,12 +54,15 @@ def layer_sensitivities(
     return found
 
 
-def _impacts(layers: Sequence[str], statistics: Statistics) -> dict[str, float]:
-    impacts = {name: impact for name in layers if (impact := statistics.layers[name].impact) is not None}
-    if missing := sorted(set(layers) - impacts.keys()):
-        raise StatisticsError(
-            f"the impact of {len(missing)} of {len(layers)} layers was not measured",
-            where=missing[0],
-            remedy="Run HSWQ Measure Sensitivity to its end, or choose another selection",
-        )
-    return impacts
+def _impacts(layers: Sequence[str], statistics: Statistics, purpose: str) -> dict[str, float]:
+    """Those measured for the purpose, or else for another: a layer that matters in one format does in all."""
+    for measured_for in (purpose, *statistics.purposes):
+        impacts = statistics.impacts(measured_for)
+        if set(layers) <= impacts.keys():
+            return {name: impacts[name] for name in layers}
+    missing = sorted(set(layers) - statistics.impacts(purpose).keys())
+    raise StatisticsError(
+        f"the impact of {len(missing)} of {len(layers)} layers was not measured for {purpose} rounding",
+        where=missing[0],
+        remedy="Run HSWQ Measure Sensitivity to its end, or choose another selection",
+    )

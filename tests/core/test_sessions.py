@@ -56,7 +56,7 @@ def test_means_of_256_drifting_runs_are_exact_to_seven_digits(tmp_path: Path) ->
                     sums += torch.stack([wide.abs().sum(0), wide.sum(0), wide.square().sum(0)])
                     outputs += torch.stack([y.double().sum(), y.double().square().sum()])
                     rows += 16
-            session.statistics = session.statistics + replace(monitor.statistics(), runs=1)
+            session.add_run(replace(monitor.statistics(), runs=1))
     save_statistics(session.statistics, session.path)
     found = load_statistics(session.path).layers["0"]
     for got, expected in ((found.importance, sums[0]), (found.mean, sums[1]), (found.second_moment, sums[2])):
