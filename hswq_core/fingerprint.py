@@ -1,56 +1,104 @@
-"""Telling one model's weights from another's, cheaply, whatever type they are stored in.
+"""Telling one model's weights from another's, cheaply, whatever float type they are stored in.
 
-A fingerprint is one weight value from each of up to 128 layers. The same model in FP32, BF16 or FP16
-differs by rounding only, which the comparison allows; a different finetune differs by more in some of
-them. A hash could not do this, since a rounding can fall on either side of any boundary.
+A fingerprint is four weight values of every layer, at positions chosen by a hash of the layer's name. The same model
+in FP32, BF16 or FP16 differs by rounding alone, so two values are equal when one, rounded to the other's type, is the
+other. A merge of one per cent moves nearly every weight by more than that. A hash of the values could not tell, since
+rounding can fall on either side of any boundary.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
+import torch
 
-_LAYERS = 128
-# Twice the rounding of BF16, the coarsest 16-bit type, and FP16's smallest normal number.
-_RELATIVE, _ABSOLUTE = 2.0**-7, 6.2e-5
+ELEMENTS = 4
+_MARK = "2:"
+
+Read = Callable[[str, Sequence[float]], Sequence[float]]
+"""Gives the elements of a layer's flattened weight at positions from 0 to 1: element floor(position * size)."""
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Sampled weight values as text (base64 of float16), comparable up to the rounding of 16-bit types."""
+    """Sampled weight values as text, and the layers they are of, in the order of their names.
+
+    Sessions of version 0.1.0 before November 2026 have one value from each of up to 128 layers, which can be compared
+    with each other alone (``legacy``).
+    """
 
     text: str
+    layers: tuple[str, ...]
 
     @staticmethod
-    def of(names: Sequence[str], read: Callable[[str], float]) -> Fingerprint:
-        """The fingerprint of a model.
-
-        Args:
-            names: the paths of all its quantizable layers, in any order.
-            read: gives the middle element of a layer's weight, flattened.
-        """
-        ordered = sorted(names)
-        count = min(_LAYERS, len(ordered))
-        chosen = [ordered[i * len(ordered) // count] for i in range(count)]
-        values = np.array([read(name) for name in chosen], dtype=np.float32).clip(-65504, 65504)
-        return Fingerprint(base64.b64encode(values.astype("<f2").tobytes()).decode("ascii"))
+    def of(names: Sequence[str], read: Read) -> Fingerprint:
+        """The fingerprint of a model with these quantizable layers, in any order."""
+        ordered = tuple(sorted(names))
+        values = torch.tensor([list(read(name, positions(name))) for name in ordered], dtype=torch.float32)
+        return Fingerprint(_MARK + base64.b64encode(values.numpy().astype("<f4").tobytes()).decode("ascii"), ordered)
 
     @staticmethod
-    def parse(text: str) -> Fingerprint | None:
+    def parse(text: str, layers: Sequence[str]) -> Fingerprint | None:
         """A stored fingerprint; ``None`` for an empty one. Errors: ValueError when it is malformed."""
         if not text:
             return None
-        fingerprint = Fingerprint(text)
-        fingerprint._values()
+        fingerprint = Fingerprint(text, tuple(layers))
+        if not fingerprint.legacy and len(fingerprint._values()) != ELEMENTS * len(layers):
+            raise ValueError("the model's fingerprint does not fit its layers")
         return fingerprint
 
-    def matches(self, other: Fingerprint) -> bool:
-        """Whether both are of the same weights, up to 16-bit rounding."""
-        a, b = self._values(), other._values()
-        return a.shape == b.shape and bool(np.allclose(a, b, rtol=_RELATIVE, atol=_ABSOLUTE))
+    @property
+    def legacy(self) -> bool:
+        return not self.text.startswith(_MARK)
 
-    def _values(self) -> np.ndarray:
-        return np.frombuffer(base64.b64decode(self.text, validate=True), dtype="<f2").astype(np.float32)
+    @property
+    def digest(self) -> str:
+        """A short form of it, for people and metadata; equal for equal values alone."""
+        return hashlib.sha256(self.text.encode("ascii")).hexdigest()[:16]
+
+    def matches(self, other: Fingerprint) -> bool:
+        """Whether both are of the same weights, up to rounding to a float type of 16 bits."""
+        if self.legacy or other.legacy:
+            return self.legacy and other.legacy and _legacy_match(self.text, other.text)
+        if self.layers != other.layers:
+            return False
+        a, b = self._values(), other._values()
+        rounded = (a.to(_type_of(b)).float() == b) | (b.to(_type_of(a)).float() == a)
+        return bool(rounded.all())
+
+    def _values(self) -> torch.Tensor:
+        data = base64.b64decode(self.text.removeprefix(_MARK), validate=True)
+        if len(data) % 4:
+            raise ValueError("the model's fingerprint is cut short")
+        return torch.frombuffer(bytearray(data), dtype=torch.float32) if data else torch.empty(0)
+
+
+def positions(name: str) -> tuple[float, ...]:
+    """Where a layer is sampled, from 0 to 1."""
+    data = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+    return tuple(int.from_bytes(data[8 * i : 8 * i + 6], "little") / 2**48 for i in range(ELEMENTS))
+
+
+def _type_of(values: torch.Tensor) -> torch.dtype:
+    """The coarsest float type that holds all of these values."""
+    for dtype in (torch.bfloat16, torch.float16):
+        if torch.equal(values.to(dtype).float(), values):
+            return dtype
+    return torch.float32
+
+
+def legacy_fingerprint(names: Sequence[str], read: Read) -> Fingerprint:
+    """What older sessions have: the middle element of up to 128 layers, as float16."""
+    ordered = sorted(names)
+    count = min(128, len(ordered))
+    chosen = [ordered[i * len(ordered) // count] for i in range(count)]
+    values = torch.tensor([read(name, (0.5,))[0] for name in chosen]).clamp_(-65504, 65504).half()
+    return Fingerprint(base64.b64encode(values.numpy().tobytes()).decode("ascii"), ())
+
+
+def _legacy_match(a: str, b: str) -> bool:
+    x, y = (torch.frombuffer(bytearray(base64.b64decode(t, validate=True)), dtype=torch.float16) for t in (a, b))
+    return x.shape == y.shape and torch.allclose(x.float(), y.float(), rtol=2.0**-7, atol=6.2e-5)

@@ -123,11 +123,11 @@ def model_fingerprint(model: Any) -> Fingerprint:
             remedy="Load the original checkpoint with HSWQ Loader, which keeps its precision whatever ComfyUI prefers",
         )
 
-    def middle(layer: str) -> float:
-        weight = weight_of(layer)
-        return float(weight.detach().flatten()[weight.numel() // 2])
+    def read(layer: str, positions: Sequence[float]) -> list[float]:
+        weight = weight_of(layer).detach().flatten()
+        return weight[[int(position * weight.numel()) for position in positions]].float().tolist()
 
-    return Fingerprint.of(layers, middle)
+    return Fingerprint.of(layers, read)
 
 
 def unpatched_weights(model: Any) -> Callable[[str], torch.Tensor]:

@@ -72,7 +72,9 @@ class CalibrationSession:
             raise StatisticsError(
                 "the statistics do not say of which model they are", where=path, remedy="Calibrate again"
             )
-        return cls.open(path, stored.fingerprint)
+        session = _open_sessions.setdefault(path.resolve(), cls(path.resolve(), stored.fingerprint))
+        session._refresh()
+        return session
 
     @property
     def statistics(self) -> Statistics:
@@ -81,6 +83,12 @@ class CalibrationSession:
 
     def check_model(self, fingerprint: Fingerprint) -> None:
         """Errors: StatisticsError when the session is of another model."""
+        if self.fingerprint.legacy:
+            raise StatisticsError(
+                "this session was calibrated by an older version; it can be quantized from, but not continued",
+                where=self.path,
+                remedy="Choose another session name, or turn on 'reset' to start it anew",
+            )
         if not self.fingerprint.matches(fingerprint):
             raise StatisticsError(
                 "this session holds statistics of another model",

@@ -113,6 +113,7 @@ def _content(statistics: Statistics) -> tuple[dict[str, torch.Tensor], dict[str,
         "hswq.left_out": json.dumps(statistics.left_out),
         "hswq.shapes": json.dumps({name: layer.shape for name, layer in statistics.layers.items()}),
         "hswq.model_fingerprint": statistics.fingerprint.text if statistics.fingerprint else "",
+        "hswq.model_layers": json.dumps(statistics.fingerprint.layers if statistics.fingerprint else ()),
         "hswq.shared_rows": json.dumps(shared_rows),
     }
 
@@ -148,7 +149,9 @@ def _parse(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> Sta
         runs=int(metadata["hswq.runs"]),
         samples=int(metadata["hswq.samples"]),
         steps=int(metadata["hswq.steps"]),
-        fingerprint=Fingerprint.parse(metadata.get("hswq.model_fingerprint", "")),
+        fingerprint=Fingerprint.parse(
+            metadata.get("hswq.model_fingerprint", ""), json.loads(metadata.get("hswq.model_layers", "[]"))
+        ),
         samplers=frozenset(json.loads(metadata.get("hswq.samplers", "[]"))),
         noise_levels=tuple(json.loads(metadata.get("hswq.noise_levels", json.dumps([0] * NOISE_BINS)))),
         inputs=tuple(

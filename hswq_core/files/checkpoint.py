@@ -11,7 +11,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -105,16 +105,19 @@ class CheckpointReader:
             return torch.frombuffer(buffer, dtype=dtype).reshape(info.shape)
         return torch.empty(info.shape, dtype=dtype)
 
-    def element(self, name: str) -> float:
-        """The middle element of a tensor, flattened, without reading the rest."""
+    def elements(self, name: str, positions: Iterable[float]) -> list[float]:
+        """Elements of a flattened tensor at positions from 0 to 1, without reading the rest."""
         info, dtype = self.tensors[name], self._dtype(name)
-        index = math.prod(info.shape) // 2
-        with self._lock:
-            self._file.seek(self._data_start + info.begin + index * dtype.itemsize)
-            data = bytearray(self._file.read(dtype.itemsize))
-        if len(data) != dtype.itemsize:
-            raise self._shrunk(name)
-        return float(torch.frombuffer(data, dtype=dtype).float())
+        found = []
+        for position in positions:
+            index = int(position * math.prod(info.shape))
+            with self._lock:
+                self._file.seek(self._data_start + info.begin + index * dtype.itemsize)
+                data = bytearray(self._file.read(dtype.itemsize))
+            if len(data) != dtype.itemsize:
+                raise self._shrunk(name)
+            found.append(float(torch.frombuffer(data, dtype=dtype).float()))
+        return found
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """The tensor's bytes as they stand in the file, in pieces."""

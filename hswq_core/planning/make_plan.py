@@ -71,7 +71,7 @@ class _Draft:
         self._reasons |= dict.fromkeys(kept - self._reasons.keys(), "kept by pattern")
         self._sensitivity: dict[str, float] = {}
         # The same for every cut, and read from the disk: once is enough.
-        self._source_fingerprint = fingerprint_of(source, self._prefix, self._weights).text
+        self._source_fingerprint = fingerprint_of(source, self._prefix, _not_empty(self._weights)).digest
         self._statistics_digest = statistics.digest() if statistics else ""
 
     def rank(self, progress: Progress) -> None:
@@ -125,6 +125,10 @@ class _Draft:
 
     def _key(self, layer: str) -> str:
         return f"{self._prefix}{layer}{WEIGHT}"
+
+
+def _not_empty(weights: Mapping[str, TensorInfo]) -> list[str]:
+    return [name for name, info in weights.items() if math.prod(info.shape)]
 
 
 def format_of(options: QuantizeOptions) -> Format:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ..calibration.statistics import Statistics
 from ..errors import CheckpointError, StatisticsError
 from ..files.checkpoint import CheckpointReader, TensorInfo
 from ..files.dtypes import is_float
 from ..files.layers import WEIGHT, find_prefix, layer_weights
-from ..fingerprint import Fingerprint
+from ..fingerprint import Fingerprint, Read, legacy_fingerprint
 
 
 def check_model(source: CheckpointReader, prefix: str, weights: dict[str, TensorInfo], statistics: Statistics) -> None:
@@ -24,7 +24,8 @@ def check_model(source: CheckpointReader, prefix: str, weights: dict[str, Tensor
             raise StatisticsError(
                 f"the statistics are of another model: layer {name} {have}", where=source.path, remedy=remedy
             )
-    if statistics.fingerprint and not statistics.fingerprint.matches(fingerprint_of(source, prefix, statistics.layers)):
+    expected = statistics.fingerprint
+    if expected and not expected.matches(_as_in(source, prefix, weights, statistics)):
         raise StatisticsError(
             "the statistics are of another model: the weights differ", where=source.path, remedy=remedy
         )
@@ -42,4 +43,19 @@ def holds_model_of(source: CheckpointReader, statistics: Statistics) -> bool:
 
 
 def fingerprint_of(source: CheckpointReader, prefix: str, layers: Iterable[str]) -> Fingerprint:
-    return Fingerprint.of(list(layers), lambda name: source.element(f"{prefix}{name}{WEIGHT}"))
+    return Fingerprint.of(list(layers), _reader(source, prefix))
+
+
+def _as_in(
+    source: CheckpointReader, prefix: str, weights: Mapping[str, TensorInfo], statistics: Statistics
+) -> Fingerprint:
+    """The source's fingerprint over the layers of the statistics' model, whether they ran or not."""
+    expected = statistics.fingerprint
+    assert expected is not None
+    if expected.legacy:
+        return legacy_fingerprint(list(statistics.layers), _reader(source, prefix))
+    return fingerprint_of(source, prefix, [name for name in expected.layers if name in weights])
+
+
+def _reader(source: CheckpointReader, prefix: str) -> Read:
+    return lambda name, positions: source.elements(f"{prefix}{name}{WEIGHT}", positions)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hswq_core.calibration import DualMonitor, Statistics, quantizable_layers, save_statistics
-from hswq_core.fingerprint import Fingerprint
+from hswq_core.calibration import DualMonitor, Statistics, save_statistics
+from tests.core.small_nets import fingerprint
 
 PREFIX = "model.diffusion_model."
 WIDTH = 64
@@ -45,11 +45,7 @@ def make_example(folder: Path, seed: int = 0) -> Example:
     with torch.no_grad(), DualMonitor(unet, 128, expected_calls=3) as monitor:
         for _ in range(3):
             unet(torch.randn(64, WIDTH).half())
-    layers = dict(quantizable_layers(unet))
-    found = Fingerprint.of(
-        list(layers), lambda n: float(layers[n].weight.detach().flatten()[layers[n].weight.numel() // 2])
-    )
-    statistics = Statistics(monitor.statistics().layers, runs=3, samples=12, steps=75, fingerprint=found)
+    statistics = Statistics(monitor.statistics().layers, runs=3, samples=12, steps=75, fingerprint=fingerprint(unet))
     tensors = {PREFIX + k: v.detach() for k, v in unet.state_dict().items()}
     tensors["conditioner.embedders.0.weight"] = torch.randn(7, 5).half()
     tensors["first_stage_model.bytes"] = torch.arange(9, dtype=torch.uint8)

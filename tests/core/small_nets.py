@@ -1,9 +1,22 @@
 """Small networks to calibrate, and their statistics computed the obvious way."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
 from hswq_core.calibration import DualMonitor, Statistics, quantizable_layers
+from hswq_core.fingerprint import Fingerprint
+
+
+def fingerprint(net: torch.nn.Module) -> Fingerprint:
+    layers = dict(quantizable_layers(net))
+
+    def read(name: str, positions: Sequence[float]) -> list[float]:
+        weight = layers[name].weight.detach().flatten()
+        return [float(weight[int(position * weight.numel())]) for position in positions]
+
+    return Fingerprint.of(list(layers), read)
 
 
 class Net(torch.nn.Module):

@@ -9,14 +9,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hswq_core.calibration import Statistics
-from hswq_core.errors import CheckpointError, PlanError
+from hswq_core.calibration import Statistics, load_statistics, save_statistics
+from hswq_core.errors import CheckpointError, PlanError, StatisticsError
 from hswq_core.files.checkpoint import CheckpointReader
+from hswq_core.fingerprint import legacy_fingerprint
 from hswq_core.options import QuantizeOptions
 from hswq_core.planning import QuantizationPlan, make_plan
 from hswq_core.planning.selection import cut_by_bytes, parse_budget
 from hswq_core.quantize_file import quantize_checkpoint
-from tests.core.conftest import PREFIX, WIDTH, Example
+from tests.core.conftest import PREFIX, WIDTH, Example, make_example
 
 
 def plan(example: Example, **options: object) -> QuantizationPlan:
@@ -129,3 +130,25 @@ def test_a_scale_that_is_there_already_is_not_overwritten(example: Example) -> N
     save_file(example.tensors, example.path)
     with pytest.raises(CheckpointError, match=r"blocks\.0\.scale already"):
         plan(example, keep_ratio=0.0)
+
+
+def test_a_layer_that_never_ran_is_kept_and_the_model_is_known_all_the_same(example: Example) -> None:
+    ran = {name: layer for name, layer in example.statistics.layers.items() if name != "blocks.3"}
+    example.statistics = dataclasses.replace(example.statistics, layers=ran)
+    reasons = {e.layer: e.reason for e in plan(example, keep_ratio=0.0).kept}
+    assert reasons == {"blocks.3": "never ran during calibration"}
+
+
+def test_sessions_of_the_first_version_are_known_by_their_model(example: Example, tmp_path: Path) -> None:
+    with CheckpointReader(example.path) as source:
+        old = legacy_fingerprint(
+            list(example.statistics.layers), lambda name, at: source.elements(f"{PREFIX}{name}.weight", at)
+        )
+    example.statistics = dataclasses.replace(example.statistics, fingerprint=old)
+    save_statistics(example.statistics, tmp_path / "old.safetensors")
+    example.statistics = load_statistics(tmp_path / "old.safetensors")
+    assert plan(example).quantized
+    other = make_example(tmp_path, seed=1)
+    other.statistics = example.statistics
+    with pytest.raises(StatisticsError, match="the weights differ"):
+        plan(other)

@@ -84,7 +84,7 @@ def test_every_output_channel_can_have_a_scale(example: Example, tmp_path: Path)
         weight[5] = 0
     save_file(example.tensors, example.path)
     plain, found = (run(example, path, "v2", 0.0, scales) for path, scales in ((whole, "tensor"), (each, "channel")))
-    assert found.scales == "channel" and header(each)["hswq.scales"] == "channel"
+    assert found.plan.scales == "channel" and header(each)["hswq.scales"] == "channel"
     assert found.weighted_error < 0.9 * plain.weighted_error
     assert found.bytes == each.stat().st_size
     written, total = load_file(each), 0.0
@@ -126,7 +126,7 @@ def test_metadata_tells_how_the_file_was_made_and_keeps_the_sources(example: Exa
     assert meta["title"] == "example"
     assert meta["hswq.mode"] == "v2" and meta["hswq.keep_ratio"] == "0.1" and meta["hswq.selection"] == "variance"
     assert meta["hswq.statistics_fingerprint"] == example.statistics.digest()
-    assert meta["hswq.source_fingerprint"] == example.statistics.fingerprint.text  # type: ignore[union-attr]
+    assert meta["hswq.source_fingerprint"] == example.statistics.fingerprint.digest  # type: ignore[union-attr]
     assert {"hswq.rounding", "hswq.format_version", "hswq.tool_version"} <= meta.keys()
 
 

@@ -5,19 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from hswq_core.calibration import Statistics, load_statistics, quantizable_layers, save_statistics
+from hswq_core.calibration import Statistics, load_statistics, save_statistics
 from hswq_core.calibration.session import CalibrationSession
 from hswq_core.calibration.statistics import merge
 from hswq_core.errors import StatisticsError
-from hswq_core.fingerprint import Fingerprint
-from tests.core.small_nets import inputs, make_net, measure
-
-
-def fingerprint(net: torch.nn.Module) -> Fingerprint:
-    layers = dict(quantizable_layers(net))
-    return Fingerprint.of(
-        list(layers), lambda n: float(layers[n].weight.detach().flatten()[layers[n].weight.numel() // 2])
-    )
+from tests.core.small_nets import fingerprint, inputs, make_net, measure
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -25,6 +17,19 @@ def test_fingerprint_knows_a_model_in_any_type_and_no_other(dtype: torch.dtype) 
     net = make_net()
     assert fingerprint(net).matches(fingerprint(make_net().to(dtype)))
     assert not fingerprint(net).matches(fingerprint(make_net(seed=1)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("changed", ["a merge of 1 %", "one layer"])
+def test_fingerprint_tells_a_small_change(dtype: torch.dtype, changed: str) -> None:
+    net, other = make_net().to(dtype), make_net().to(dtype)
+    with torch.no_grad():
+        for (name, weight), third in zip(other.named_parameters(), make_net(seed=1).parameters(), strict=True):
+            if changed != "one layer":
+                weight.copy_(weight.float().lerp(third, 0.01))
+            elif name == "to_v.weight":
+                weight.mul_(1.02)
+    assert not fingerprint(net).matches(fingerprint(other))
 
 
 def test_a_session_continues_from_its_file_and_refuses_another_model(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from hswq_core.calibration.session import CalibrationSession
 from hswq_core.fingerprint import Fingerprint
 
 ROOT = Path(__file__).resolve().parents[2]
-FINGERPRINT = Fingerprint.of(["0"], lambda _name: 1.0)
+FINGERPRINT = Fingerprint.of(["0"], lambda _name, at: [1.0] * len(at))
 RUN = """
 import sys
 from dataclasses import replace

@@ -15,7 +15,7 @@ from hswq_core.errors import StatisticsError
 from hswq_core.fingerprint import Fingerprint
 from tests.core.test_sessions import FINGERPRINT, ROOT, one_run
 
-OTHER = Fingerprint.of(["0"], lambda _name: 2.0)
+OTHER = Fingerprint.of(["0"], lambda _name, at: [2.0] * len(at))
 WRITER = """
 import sys
 from pathlib import Path
