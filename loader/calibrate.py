@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import comfy.model_management
 import torch
 from comfy.patcher_extension import WrappersMP
 
@@ -15,6 +17,7 @@ from ..hswq_core.calibration.statistics import NOISE_BINS
 from ..hswq_core.errors import StatisticsError
 from ..hswq_core.fingerprint import Fingerprint
 from .compat import is_quantized
+from .provenance import patches_of
 
 _KEY = "hswq_calibration"
 
@@ -40,6 +43,7 @@ def calibrated_clone(
     model: Any,
     session: CalibrationSession,
     rows_per_layer: int,
+    source: str = "",
     on_step: Callable[[StepReport], None] = lambda _report: None,
 ) -> Any:
     """A clone of MODEL whose sampling runs are measured into ``session``.
@@ -52,7 +56,7 @@ def calibrated_clone(
         executor: Any, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, denoise_mask: Any = None,
         callback: Any = None, *args: Any, **kwargs: Any,
     ) -> Any:  # fmt: skip
-        session.check_model(fingerprint)  # two models of one architecture may have been given one session name
+        session.check_model(fingerprint, patches)  # two models of one architecture may have been given one session name
         patched = executor.class_obj.model_patcher.model
         before, steps = session.statistics, len(sigmas) - 1
         bins: list[int] = []
@@ -85,13 +89,15 @@ def calibrated_clone(
                 samplers=frozenset({name}),
                 noise_levels=_counts(bins),
                 fingerprint=fingerprint,
+                source=source,
+                patches=patches,
             )
         )
         return result
 
-    fingerprint = session.fingerprint
+    fingerprint, patches = session.fingerprint, patches_of(model)
     # What other tools inject into the model for a run is not in the checkpoint, and cannot be quantized.
-    layers = {name for name, _ in quantizable_layers(model.model.diffusion_model)}
+    layers = set(plain_layers(model))
     clone = model.clone()
     clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, _KEY)
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, measure)
@@ -115,7 +121,7 @@ def model_fingerprint(model: Any) -> Fingerprint:
 
     Errors: StatisticsError for a model held in FP8: what it computes is not what the checkpoint holds.
     """
-    layers = [name for name, _ in quantizable_layers(model.model.diffusion_model)]
+    layers = list(plain_layers(model))
     weight_of = unpatched_weights(model)
     if any(is_quantized(weight := weight_of(layer)) or weight.dtype.itemsize == 1 for layer in layers):
         raise StatisticsError(
@@ -128,6 +134,17 @@ def model_fingerprint(model: Any) -> Fingerprint:
         return weight[[int(position * weight.numel()) for position in positions]].float().tolist()
 
     return Fingerprint.of(layers, read)
+
+
+def plain_layers(model: Any) -> dict[str, torch.nn.Module]:
+    """The quantizable layers of a MODEL's own, without what another patcher of it has injected and not taken "
+    "out yet."""
+    with contextlib.ExitStack() as ejected:
+        for loaded in comfy.model_management.current_loaded_models:
+            patcher = loaded.model
+            if getattr(patcher, "model", None) is model.model and hasattr(patcher, "use_ejected"):
+                ejected.enter_context(patcher.use_ejected())
+        return dict(quantizable_layers(model.model.diffusion_model))
 
 
 def unpatched_weights(model: Any) -> Callable[[str], torch.Tensor]:

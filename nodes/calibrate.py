@@ -9,7 +9,8 @@ from comfy_api.latest import io
 from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.files.names import safe_file_name
 from ..loader.calibrate import calibrated_clone, model_fingerprint
-from .common import CATEGORY, HSWQStats, statistics_folder
+from ..loader.provenance import source_of
+from .common import CATEGORY, HSWQStats, list_of, session_for, statistics_folder
 from .web_api import calibration_events
 
 
@@ -52,12 +53,14 @@ class HSWQCalibrate(io.ComfyNode):
                 io.Model.Output(display_name="model", tooltip="The same model, measured while it samples."),
                 HSWQStats.Output(display_name="stats", tooltip="The session's statistics, for HSWQ Quantize."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
     def execute(cls, model: Any, session: str, rows_per_layer: int, reset: bool) -> io.NodeOutput:
+        source = source_of(cls.hidden.prompt, cls.hidden.unique_id, list_of)
+        session = session_for(session, source)
         path = statistics_folder() / safe_file_name(session, "session name")
         opened = CalibrationSession.open(path, model_fingerprint(model), reset=reset)
         events = calibration_events(cls.hidden.unique_id, session)
-        return io.NodeOutput(calibrated_clone(model, opened, rows_per_layer, events), opened)
+        return io.NodeOutput(calibrated_clone(model, opened, rows_per_layer, source, events), opened)

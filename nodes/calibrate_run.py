@@ -13,8 +13,9 @@ from comfy_api.latest import io
 from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.files.names import EXTENSION, safe_file_name
 from ..loader.calibrate import calibrated_clone, model_fingerprint
+from ..loader.provenance import source_of
 from ..loader.sample import empty_latent, encode, previewer, sample
-from .common import CATEGORY, HSWQStats, modification_time, statistics_folder
+from .common import CATEGORY, DEFAULT_SESSION, HSWQStats, list_of, modification_time, session_for, statistics_folder
 from .prompts import choose_prompts
 from .web_api import calibration_events
 
@@ -75,7 +76,12 @@ class HSWQCalibrateRun(io.ComfyNode):
                     tooltip="The seed of the first image. Each further image adds one.",
                 ),
                 io.String.Input(
-                    "session", default="default", tooltip="A name for the measurements, kept in output/hswq."
+                    "session",
+                    default="default",
+                    tooltip=(
+                        "The name of the measurements, stored in output/hswq. "
+                        "default: one session for each model, named as its file."
+                    ),
                 ),
                 io.Int.Input(
                     "rows_per_layer",
@@ -88,12 +94,14 @@ class HSWQCalibrateRun(io.ComfyNode):
                 ),
             ],
             outputs=[HSWQStats.Output(display_name="stats", tooltip="The session's statistics, for HSWQ Quantize.")],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
     def fingerprint_inputs(cls, session: str, **_: Any) -> int:
         # A session that was deleted, or continued elsewhere, is to be looked at again.
+        if session == DEFAULT_SESSION:  # named by the model's file, which is not known here
+            return max((modification_time(path) for path in statistics_folder().glob(f"*{EXTENSION}")), default=0)
         return modification_time(statistics_folder() / f"{session}{EXTENSION}")
 
     @classmethod
@@ -115,10 +123,12 @@ class HSWQCalibrateRun(io.ComfyNode):
         rows_per_layer: int,
     ) -> io.NodeOutput:
         texts = choose_prompts(prompts)
+        source = source_of(cls.hidden.prompt, cls.hidden.unique_id, list_of)
+        session = session_for(session, source)
         path = statistics_folder() / safe_file_name(session, "session name")
         opened = CalibrationSession.open(path, model_fingerprint(model))
         events = calibration_events(cls.hidden.unique_id, session, samples)
-        measured = calibrated_clone(model, opened, rows_per_layer, events)
+        measured = calibrated_clone(model, opened, rows_per_layer, source, events)
         # All texts first: on a small card, text encoder and diffusion model would take turns for every image.
         wanted = {text: encode(clip, [text]) for text in texts[:samples]}
         unwanted = encode(clip, [negative])

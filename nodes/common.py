@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import comfy.model_management
@@ -16,8 +15,9 @@ from comfy_api.latest import io
 
 from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.calibration.statistics import Statistics
-from ..hswq_core.errors import CheckpointError
+from ..hswq_core.errors import CheckpointError, HSWQError, StatisticsError
 from ..hswq_core.files.checkpoint import CheckpointReader
+from ..hswq_core.files.layers import find_prefix
 from ..hswq_core.files.names import EXTENSION
 from ..hswq_core.options import QuantizeOptions
 from ..hswq_core.planning.source_check import holds_model_of
@@ -27,7 +27,7 @@ CATEGORY = "HSWQ"
 CALIBRATED = "(the calibrated model)"
 SOURCES = ("checkpoints", "diffusion_models")
 """The lists of models that can be quantized; the files go to folders of the same names."""
-_found: dict[str, tuple[str, Path]] = {}
+DEFAULT_SESSION = "default"
 HSWQStats = io.Custom("HSWQ_STATS")
 
 
@@ -52,20 +52,49 @@ def model_path(category: str, name: str) -> Path:
     return Path(path)
 
 
+def list_of(name: str) -> str | None:
+    """The list of models that has a file of this name."""
+    return next((folder for folder in SOURCES if name in folder_paths.get_filename_list(folder)), None)
+
+
+def session_for(session: str, source: str) -> str:
+    """The session that is meant: the default is one for each model, named as its file."""
+    return PurePath(source).stem if session == DEFAULT_SESSION and source else session
+
+
 def find_source(name: str, statistics: Statistics) -> tuple[str, Path]:
     """The list and the file of a model to quantize.
 
     Args:
         name: from ``sources``; ``CALIBRATED`` is the one that the statistics were measured on.
 
-    Errors: CheckpointError when no list has it.
+    Errors: CheckpointError when no list has it, or it cannot be told which is meant. StatisticsError for statistics
+    of a model with patches, which no file holds.
     """
+    if statistics.patches:
+        raise StatisticsError(
+            "the model was calibrated with a LoRA or a merge on top, and no file on disk holds that",
+            where=statistics.source or None,
+            remedy="Save it with Save Checkpoint and calibrate the saved file, or calibrate without the patches",
+        )
     if name == CALIBRATED:
-        return _find_calibrated(statistics)
-    for category in SOURCES:
-        if name in folder_paths.get_filename_list(category):
-            return category, model_path(category, name)
-    raise CheckpointError("there is no such checkpoint", where=name, remedy="Refresh the page, and choose another one")
+        folder, path = _find_calibrated(statistics)
+    else:
+        folder = list_of(name)
+        if folder is None:
+            raise CheckpointError(
+                "there is no such checkpoint", where=name, remedy="Refresh the page, and choose another one"
+            )
+        path = model_path(folder, name)
+    # A diffusion model alone goes to where its loader looks, wherever it was found.
+    return ("diffusion_models" if _is_diffusion_model_alone(path) else folder), path
+
+
+def _is_diffusion_model_alone(path: Path) -> bool:
+    with contextlib.suppress(HSWQError), CheckpointReader(path) as reader:
+        prefix = find_prefix(reader)
+        return all(key.startswith(prefix) for key in reader.tensors)
+    return False
 
 
 def sources() -> list[str]:
@@ -75,20 +104,35 @@ def sources() -> list[str]:
 
 
 def _find_calibrated(statistics: Statistics) -> tuple[str, Path]:
+    """The file that the loader opened when the model was calibrated; where it is gone or unknown, the one "
+    "that holds it."""
     statistics.check_not_empty()
-    fingerprint = statistics.fingerprint.text if statistics.fingerprint else ""
-    # Where it was last time comes first: with a hundred checkpoints on a slow disk, looking at all takes a while.
-    last = [_found[fingerprint]] if fingerprint in _found else []
-    for category, path in itertools.chain(last, _checkpoints()):
-        with contextlib.suppress(CheckpointError), CheckpointReader(path) as reader:
-            if holds_model_of(reader, statistics):
-                _found[fingerprint] = category, path
-                return category, path
+    folder, _, name = statistics.source.partition("/")
+    if folder in SOURCES and (path := folder_paths.get_full_path(folder, name)) and _holds(Path(path), statistics):
+        return folder, Path(path)
+    found = [(folder, path) for folder, path in _checkpoints() if _holds(path, statistics)]
+    # One file may be in two lists, through links or folders that overlap.
+    files = {path.resolve(): (folder, path) for folder, path in reversed(found)}
+    if len(files) == 1:
+        return files.popitem()[1]
+    if files:
+        names = ", ".join(sorted(path.name for _, path in files.values()))
+        raise CheckpointError(
+            f"{len(files)} files hold the diffusion model that was calibrated: {names}",
+            where=", ".join(SOURCES),
+            remedy="Choose the source by its name: they differ in text encoder, VAE or settings",
+        )
     raise CheckpointError(
         "no checkpoint holds the model that was calibrated",
         where=", ".join(SOURCES),
         remedy="Choose the source by its name; a model that was merged or changed by other nodes must be saved first",
     )
+
+
+def _holds(path: Path, statistics: Statistics) -> bool:
+    with contextlib.suppress(CheckpointError, OSError), CheckpointReader(path) as reader:
+        return holds_model_of(reader, statistics)
+    return False
 
 
 def _checkpoints() -> Iterator[tuple[str, Path]]:

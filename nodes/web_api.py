@@ -20,7 +20,7 @@ from ..hswq_core.files.checkpoint import FileIdentity
 from ..hswq_core.files.inspection import Inspection
 from ..hswq_core.files.names import safe_file_name
 from ..loader.calibrate import StepReport
-from .common import find_source, model_path, quantize_options, statistics_folder
+from .common import find_source, model_path, quantize_options, session_for, statistics_folder
 
 
 def announce(event: str, data: Mapping[str, Any]) -> None:
@@ -73,7 +73,8 @@ def _file(query: Mapping[str, str]) -> dict[str, object]:
 
 
 def _session_path(query: Mapping[str, str]) -> Path:
-    return statistics_folder() / safe_file_name(query.get("session", ""), "session name")
+    session = session_for(query.get("session", ""), query.get("file", ""))
+    return statistics_folder() / safe_file_name(session, "session name")
 
 
 @lru_cache(maxsize=1)

@@ -81,8 +81,8 @@ class CalibrationSession:
         """Every run finished until now, as far as this process knows."""
         return self._sum
 
-    def check_model(self, fingerprint: Fingerprint) -> None:
-        """Errors: StatisticsError when the session is of another model."""
+    def check_model(self, fingerprint: Fingerprint, patches: str | None = None) -> None:
+        """Errors: StatisticsError when the session is of another model, or of other patches where they are given."""
         if self.fingerprint.legacy:
             raise StatisticsError(
                 "this session was calibrated by an older version; it can be quantized from, but not continued",
@@ -92,6 +92,13 @@ class CalibrationSession:
         if not self.fingerprint.matches(fingerprint):
             raise StatisticsError(
                 "this session holds statistics of another model",
+                where=self.path,
+                remedy="Choose another session name, or turn on 'reset' to start it anew",
+            )
+
+        if patches is not None and self.statistics.runs and self.statistics.patches != patches:
+            raise StatisticsError(
+                "this session was calibrated with other patches (LoRA or merges) on top of the model",
                 where=self.path,
                 remedy="Choose another session name, or turn on 'reset' to start it anew",
             )

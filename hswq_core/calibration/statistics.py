@@ -68,7 +68,9 @@ class Statistics:
     """What calibration measured of one model. A value: adding two gives a third.
 
     ``noise_levels`` counts steps by tenths of the schedule, from clean to pure noise; ``inputs`` are some of the
-    model's own; ``left_out`` counts the runs that were measured but not added, by reason.
+    model's own; ``left_out`` counts the runs that were measured but not added, by reason. ``source`` is the file that
+    the model was loaded from ("LIST/NAME"), where it is known; ``patches`` a digest of what was put on top of its
+    weights (LoRA, merges), empty for nothing.
     """
 
     layers: Mapping[str, LayerStatistics]
@@ -80,6 +82,8 @@ class Statistics:
     noise_levels: tuple[int, ...] = (0,) * NOISE_BINS
     inputs: tuple[ModelInput, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
+    source: str = ""
+    patches: str = ""
 
     def __add__(self, other: Statistics) -> Statistics:
         """The exact statistics of both together. Errors: StatisticsError when they are of different models."""
@@ -101,6 +105,8 @@ class Statistics:
             noise_levels=tuple(a + b for a, b in zip(self.noise_levels, other.noise_levels, strict=True)),
             inputs=join_inputs(self.inputs, other.inputs),
             left_out=left_out,
+            source=self.source or other.source,
+            patches=self.patches,
         )
 
     def check_not_empty(self) -> None:
@@ -166,6 +172,11 @@ def check_same_model(a: Statistics, b: Statistics) -> None:
     """Errors: StatisticsError when the two were measured on different models."""
     if a.fingerprint and b.fingerprint and not a.fingerprint.matches(b.fingerprint):
         raise StatisticsError("the statistics are of different models", remedy="Merge only sessions of one model")
+    if a.layers and b.layers and a.patches != b.patches:
+        raise StatisticsError(
+            "the statistics are of one model with different patches (LoRA or merges) on top",
+            remedy="Use one session for each combination",
+        )
     for name in a.layers.keys() & b.layers.keys():
         if a.layers[name].channels != b.layers[name].channels:
             raise StatisticsError(

@@ -110,6 +110,8 @@ def _content(statistics: Statistics) -> tuple[dict[str, torch.Tensor], dict[str,
         "hswq.noise_levels": json.dumps(statistics.noise_levels),
         "hswq.inputs": json.dumps(inputs),
         "hswq.impact_of": ", ".join(purposes),
+        "hswq.source": statistics.source,
+        "hswq.patches": statistics.patches,
         "hswq.left_out": json.dumps(statistics.left_out),
         "hswq.shapes": json.dumps({name: layer.shape for name, layer in statistics.layers.items()}),
         "hswq.model_fingerprint": statistics.fingerprint.text if statistics.fingerprint else "",
@@ -157,6 +159,8 @@ def _parse(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> Sta
         inputs=tuple(
             {k: tensors[key] for k, key in entry.items()} for entry in json.loads(metadata.get("hswq.inputs", "[]"))
         ),
+        source=metadata.get("hswq.source", ""),
+        patches=metadata.get("hswq.patches", ""),
         left_out={str(why): int(n) for why, n in json.loads(metadata.get("hswq.left_out", "{}")).items()},
     )
 

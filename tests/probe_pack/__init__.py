@@ -11,6 +11,7 @@ import comfy.model_management
 import comfy.ops
 import folder_paths
 import torch
+from comfy.patcher_extension import PatcherInjection
 from comfy_api.latest import ComfyExtension, io
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from safetensors.torch import save_file
@@ -181,11 +182,41 @@ class ProbeCompiled(io.ComfyNode):
         return io.NodeOutput(clone)
 
 
+def _ignore(_result: torch.Tensor) -> None:
+    """A forward pre-hook that gives nothing leaves the input as it is."""
+
+
+class ProbeInjected(io.ComfyNode):
+    """A MODEL into which a layer is put for the time of each run, as motion modules are."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="ProbeInjected", inputs=[io.Model.Input("model")], outputs=[io.Model.Output()])
+
+    @classmethod
+    def execute(cls, model: Any) -> io.NodeOutput:
+        clone = model.clone()
+        unet = clone.model.diffusion_model
+        handles: list[Any] = []
+
+        def inject(_patcher: Any) -> None:
+            unet.injected = layer = torch.nn.Linear(4, 4)
+            handles.append(unet.register_forward_pre_hook(lambda *_: _ignore(layer(torch.ones(1, 4)))))
+
+        def eject(_patcher: Any) -> None:
+            while handles:
+                handles.pop().remove()
+                del unet.injected
+
+        clone.set_injections("probe", [PatcherInjection(inject, eject)])
+        return io.NodeOutput(clone)
+
+
 class ProbeExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             ProbeWeights, ProbeHooks, ProbeFailingSampler, ProbeControlNets, ProbeCompiled, ProbeFamily, ProbeReference,
-            ProbeLowVram,
+            ProbeLowVram, ProbeInjected,
         ]  # fmt: skip
 
 

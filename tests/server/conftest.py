@@ -17,6 +17,13 @@ def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield running
 
 
+@pytest.fixture(scope="module")
+def probing_once(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """A server with the probe pack, and a folder of its own for the tests of one file."""
+    with ComfyServer(comfyui, tmp_path_factory.mktemp("once"), packs=(PROBE,)) as server:
+        yield server
+
+
 @pytest.fixture(scope="session", params=["default", "fp8-storage"])
 def probing(
     request: pytest.FixtureRequest, comfyui: Path, tmp_path_factory: pytest.TempPathFactory

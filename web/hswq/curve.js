@@ -49,6 +49,21 @@ export function sessionOf(node, socket = "stats") {
     }
 }
 
+/** The checkpoint that a node's ``stats`` were measured on, followed back to its loader; null if unknown. */
+export function fileBehind(node, socket = "stats") {
+    const origin = originOf(node, socket);
+    if (!origin) return null;
+    const chosen = origin.widgets?.find((widget) => ["ckpt_name", "unet_name"].includes(widget.name));
+    if (chosen) return chosen.value;
+    const kind = origin.comfyClass ?? origin.type;
+    for (const input of origin.inputs ?? []) {
+        if (!/model|stats/i.test(input.name) && kind !== "Reroute") continue;
+        const found = fileBehind(origin, input.name);
+        if (found) return found;
+    }
+    return null;
+}
+
 function originOf(node, socket) {
     const input = node.inputs?.find((found) => found.name === socket);
     if (input?.link == null) return null;

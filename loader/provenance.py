@@ -1,0 +1,74 @@
+"""Where a MODEL comes from: the file that its loader opened, and the patches on top of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+Prompt = Mapping[str, Mapping[str, Any]]
+"""The running workflow as the server has it: nodes by id, each with ``inputs`` that are values or [id, output]."""
+
+
+def source_of(prompt: Prompt | None, node: str | None, is_file: Callable[[str], str | None]) -> str:
+    """The file that the loader behind a node's ``model`` input opens.
+
+    Args:
+        is_file: gives the list that has a file of this name, or ``None``.
+
+    Returns: "LIST/NAME", or nothing when there is none, or more than one, as behind a merge.
+    """
+    found: set[str] = set()
+    seen: set[str] = set()
+    waiting = [str(link[0]) for link in _links(prompt, node, "model")]
+    while prompt and waiting:
+        node = waiting.pop()
+        if node in seen or node not in prompt:
+            continue
+        seen.add(node)
+        files = {f"{folder}/{name}" for name in _texts(prompt[node]) if (folder := is_file(name))}
+        found |= files
+        # Models flow through inputs named for them; switches and reroutes name theirs otherwise.
+        links = _links(prompt, node, "model") or ([] if files else _links(prompt, node, ""))
+        waiting += [str(link[0]) for link in links]
+    return found.pop() if len(found) == 1 else ""
+
+
+def _links(prompt: Prompt | None, node: str | None, named: str) -> list[Any]:
+    inputs = (prompt or {}).get(str(node), {}).get("inputs", {})
+    return [v for k, v in inputs.items() if isinstance(v, list) and len(v) == 2 and named in k.lower()]
+
+
+def _texts(node: Mapping[str, Any]) -> list[str]:
+    return [value for value in node.get("inputs", {}).values() if isinstance(value, str)]
+
+
+def patches_of(model: Any) -> str:
+    """A digest of what was put on top of the diffusion model's weights (LoRA, merges); empty for nothing."""
+    patches = {k: v for k, v in model.patches.items() if k.startswith("diffusion_model.") and v}
+    if not patches:
+        return ""
+    hashed = hashlib.sha256()
+    for key in sorted(patches):
+        hashed.update(key.encode())
+        _update(hashed, patches[key])
+    return hashed.hexdigest()[:16]
+
+
+def _update(hashed: Any, value: Any) -> None:
+    """Numbers, and a few elements of every tensor, wherever they are held."""
+    if isinstance(value, torch.Tensor):
+        flat = value.detach().flatten()
+        hashed.update(str(tuple(value.shape)).encode())
+        if len(flat):
+            hashed.update(flat[:: max(1, len(flat) // 8)].float().cpu().numpy().tobytes())
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            _update(hashed, each)
+    elif isinstance(value, (int, float, str)):
+        hashed.update(repr(value).encode())
+    elif hasattr(value, "weights"):  # ComfyUI's weight adapters
+        hashed.update(type(value).__name__.encode())
+        _update(hashed, value.weights)

@@ -1,0 +1,170 @@
+"""What was calibrated is what is written, in odd graphs and odd folders; or one clear error."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from hswq_core import load_statistics
+from tests.support import workflows as w
+from tests.support.probing import UNET
+from tests.support.server import TINY_CHECKPOINT, ComfyServer, ExecutionError
+
+CALIBRATED = "(the calibrated model)"
+OTHER = "other.safetensors"
+
+
+@pytest.fixture(scope="module")
+def place(probing_once: ComfyServer) -> ComfyServer:
+    """A server whose folder has the tiny checkpoint, copies that differ beside the UNet, and another model."""
+    server = probing_once
+    tensors = load_file(TINY_CHECKPOINT)
+    text = next(key for key in tensors if not key.startswith(UNET) and tensors[key].is_floating_point())
+    copy = tensors | {text: tensors[text] * 1.5}
+    for name in ("a_copy", "b_copy"):
+        save_file(copy, server.checkpoints / f"{name}.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    shaken = {
+        key: tensor * 1.02 + torch.randn(tensor.shape, generator=generator).to(tensor.dtype) * 1e-3
+        if key.startswith(UNET)
+        else tensor
+        for key, tensor in tensors.items()
+    }
+    save_file(shaken, server.checkpoints / OTHER)
+    save_file(
+        {key: tensor for key, tensor in tensors.items() if key.startswith(UNET)},
+        server.checkpoints / "alone.safetensors",
+    )
+    loras = server.base / "models/loras"
+    loras.mkdir(parents=True, exist_ok=True)
+    layer = "middle_block.1.proj_in"
+    out, channels = tensors[f"{UNET}{layer}.weight"].shape[:2]
+    for name, value in (("fine", 0.01), ("broken", float("nan"))):
+        up, down = torch.full((out, 2), 0.01), torch.full((2, channels), 0.01)
+        up[0, 0] = value
+        key = "lora_unet_" + layer.replace(".", "_")
+        lora = {f"{key}.lora_up.weight": up, f"{key}.lora_down.weight": down, f"{key}.alpha": torch.tensor(2.0)}
+        save_file(lora, loras / f"{name}.safetensors")
+    server.get("/object_info")
+    return server
+
+
+def calibrating(name: str, session: str, checkpoint: str = w.TINY, **options: Any) -> w.Workflow:
+    flow = w.calibrated(name, session=session, steps=3, **options)
+    flow["loader"]["inputs"]["ckpt_name"] = checkpoint
+    return flow
+
+
+def quantized(name: str, session: str, filename: str, source: str = CALIBRATED, **options: Any) -> w.Workflow:
+    flow = calibrating(name, session, **options)
+    flow |= w.quantize(["calibrate", 1], [f"{name}_sampler", 0], source=source, filename=filename, overwrite=True)
+    flow["path"] = w.node("PreviewAny", source=["quantize", 0])
+    return flow
+
+
+def written(outputs: dict[str, Any]) -> Path:
+    return Path(outputs["path"]["text"][0])
+
+
+def metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as file:
+        return file.metadata()
+
+
+@pytest.mark.parametrize("checkpoint", ["a_copy.safetensors", "b_copy.safetensors", w.TINY])
+def test_of_files_with_one_diffusion_model_the_calibrated_one_is_written(place: ComfyServer, checkpoint: str) -> None:
+    path = written(place.run(quantized("same", f"same-{checkpoint}", "same", checkpoint=checkpoint)))
+    expected, found = load_file(place.checkpoints / checkpoint), load_file(path)
+    assert all(torch.equal(found[key], expected[key]) for key in expected if not key.startswith(UNET))
+
+
+def test_where_it_cannot_be_told_which_file_is_meant_all_are_listed(place: ComfyServer) -> None:
+    place.run(calibrating("unknown", "unknown"))
+    session = place.output / "hswq/unknown.safetensors"
+    save_file(load_file(session), session, metadata(session) | {"hswq.source": "checkpoints/gone.safetensors"})
+    flow = {"stats": w.node("HSWQLoadStatistics", file=session.name)}
+    flow |= w.quantize(["stats", 0], source=CALIBRATED, filename="unknown")
+    place.get("/object_info")
+    with pytest.raises(ExecutionError, match=r"a_copy\.safetensors, .*b_copy\.safetensors") as caught:
+        place.run(flow)
+    assert "Choose the source by its name" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["merge 0", "merge 0.3", "lora"])
+def test_what_no_file_holds_is_refused(place: ComfyServer, kind: str) -> None:
+    flow = quantized("patched", f"patched {kind}".replace(".", "_"), "patched")
+    if kind == "lora":
+        flow["on_top"] = w.node(
+            "LoraLoaderModelOnly", model=["loader", 0], lora_name="fine.safetensors", strength_model=1
+        )
+    else:
+        flow["second"] = w.node("CheckpointLoaderSimple", ckpt_name=OTHER)
+        ratio = float(kind.split()[1])
+        flow["on_top"] = w.node("ModelMergeSimple", model1=["loader", 0], model2=["second", 0], ratio=ratio)
+    flow["calibrate"]["inputs"]["model"] = ["on_top", 0]
+    with pytest.raises(ExecutionError, match="no file on disk holds that") as caught:
+        place.run(flow)
+    assert "Save Checkpoint" in str(caught.value)
+    assert not (place.output / "checkpoints/patched.safetensors").exists()
+
+
+def test_two_models_under_one_session_name_are_told_apart(place: ComfyServer) -> None:
+    flow = calibrating("first", "shared")
+    flow |= {"second": w.node("CheckpointLoaderSimple", ckpt_name=OTHER)}
+    flow["calibrate2"] = flow["calibrate"] | {"inputs": flow["calibrate"]["inputs"] | {"model": ["second", 0]}}
+    flow |= w.sampling(["calibrate2", 0], ["loader", 1], ["loader", 2], "other", steps=3)
+    with pytest.raises(ExecutionError, match="holds statistics of another model"):
+        place.run(flow)
+    assert load_statistics(place.output / "hswq/shared.safetensors").runs == 1
+
+
+def test_a_run_with_nan_is_left_out_with_a_warning(place: ComfyServer) -> None:
+    place.run(calibrating("good", "poisoned"))
+    flow = calibrating("bad", "poisoned", seed=2)
+    flow["lora"] = w.node("LoraLoaderModelOnly", model=["loader", 0], lora_name="broken.safetensors", strength_model=1)
+    flow["calibrate"]["inputs"]["model"] = ["lora", 0]
+    with pytest.raises(ExecutionError, match="other patches"):
+        place.run(flow)
+    flow["calibrate"]["inputs"]["session"] = "poison"
+    place.run(flow)
+    assert "a run was left out: NaN or infinity in the layer" in place.log
+    assert not (place.output / "hswq/poison.safetensors").exists()
+    flow = calibrating("more", "poisoned", seed=3)
+    flow["report"] = w.node("HSWQReport", stats=["calibrate", 1], keep_ratio=0.25, after=["more_sampler", 0])
+    flow["text"] = w.node("PreviewAny", source=["report", 1])
+    assert "2 runs" in place.run(flow)["text"]["text"][0]
+
+
+def test_modules_that_others_inject_for_a_run_change_nothing(place: ComfyServer) -> None:
+    for seed in range(2):
+        flow = calibrating("injected", "injected", seed=seed)
+        flow["inject"] = w.node("ProbeInjected", model=["loader", 0])
+        flow["calibrate"]["inputs"]["model"] = ["inject", 0]
+        place.run(flow)
+    path = written(place.run(quantized("plain", "injected", "injected", seed=9)))
+    found = load_statistics(place.output / "hswq/injected.safetensors")
+    assert found.runs == 3 and not any("injected" in name for name in found.layers)
+    assert metadata(path)["hswq.mode"] == "v2"
+
+
+def test_the_default_session_is_one_for_each_model(place: ComfyServer) -> None:
+    for checkpoint in (w.TINY, OTHER):
+        path = written(place.run(quantized("default", "default", f"default_{checkpoint}", checkpoint=checkpoint)))
+        session = load_statistics(place.output / "hswq" / checkpoint)
+        assert session.runs == 1 and session.source == f"checkpoints/{checkpoint}"
+        assert len(json.loads(metadata(path)["hswq.kept_layers"])) == 18
+    assert not (place.output / "hswq/default.safetensors").exists()
+
+
+def test_a_diffusion_model_alone_goes_to_where_its_loader_looks(place: ComfyServer) -> None:
+    place.run(calibrating("for_alone", "for alone"))
+    flow = {"stats": w.node("HSWQLoadStatistics", file="for alone.safetensors")}
+    flow |= w.quantize(["stats", 0], source="alone.safetensors", filename="alone_v2")
+    flow["path"] = w.node("PreviewAny", source=["quantize", 0])
+    place.get("/object_info")
+    path = written(place.run(flow))
+    assert path == place.output / "diffusion_models/alone_v2.safetensors" and path.is_file()
