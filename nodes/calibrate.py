@@ -57,6 +57,11 @@ class HSWQCalibrate(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, reset: bool = False, **_: Any) -> float:
+        # With reset on, every workflow begins anew. A NaN of its own equals nothing, so the cache never answers.
+        return float("nan") if reset else 0.0
+
+    @classmethod
     def execute(cls, model: Any, session: str, rows_per_layer: int, reset: bool) -> io.NodeOutput:
         source = source_of(cls.hidden.prompt, cls.hidden.unique_id, list_of)
         session = session_for(session, source)

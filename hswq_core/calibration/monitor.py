@@ -56,7 +56,7 @@ class DualMonitor:
     Layers are listed once more at the first call of the model: other tools put modules into it when a run begins.
 
     Attributes:
-        calls: how often the model was called.
+        calls: how often layers of the model ran; a cache may answer a call of the model without any.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class DualMonitor:
         self._root = root
         self._rows_per_layer, self._expected_calls = rows_per_layer, max(1, expected_calls)
         self._earlier, self._only = earlier, only
-        self.calls = 0
+        self.calls, self._begun = 0, False
         self._positions = PositionSampler(seed)
         self._inputs = InputRecorder()
         self._layers: dict[str, LayerState] = {}
@@ -117,9 +117,9 @@ class DualMonitor:
         return Statistics(layers=layers, inputs=self._inputs.inputs())
 
     def _begin_call(self, _root: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not self.calls:
+        if not self._begun:
             self._attach()
-        self.calls += 1
+            self._begun = True
         self._positions.renew()
         self._inputs.see(args, kwargs)
 
@@ -182,6 +182,7 @@ class DualMonitor:
 
     def _fold(self) -> None:
         """End a call of the model: every layer was called once since the last time, or not at all."""
+        self.calls += any(layer.called for layer in self._layers.values())
         self._sharing.end_call(self._layers.values())
         for layer in self._layers.values():
             layer.called = False

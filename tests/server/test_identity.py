@@ -1,6 +1,9 @@
 """What was calibrated is what is written, in odd graphs and odd folders; or one clear error."""
 
+import contextlib
 import json
+import threading
+import urllib.error
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +171,37 @@ def test_a_diffusion_model_alone_goes_to_where_its_loader_looks(place: ComfyServ
     place.get("/object_info")
     path = written(place.run(flow))
     assert path == place.output / "diffusion_models/alone_v2.safetensors" and path.is_file()
+
+
+def test_steps_that_a_cache_skips_are_not_counted(place: ComfyServer) -> None:
+    flow = calibrating("cached", "cached")
+    flow["cached_sampler"]["inputs"]["steps"] = 20
+    flow["cache"] = w.node(
+        "EasyCache", model=["loader", 0], reuse_threshold=2.0, start_percent=0.1, end_percent=1.0, verbose=False
+    )
+    flow["calibrate"]["inputs"]["model"] = ["cache", 0]
+    place.run(flow)
+    found = load_statistics(place.output / "hswq/cached.safetensors")
+    assert 0 < found.steps < 20 and sum(found.noise_levels) == found.steps
+
+
+def test_looking_at_a_session_never_undoes_a_reset(place: ComfyServer) -> None:
+    """Pages that poll for the chart while the session is reset and calibrated again, and again."""
+    stop = threading.Event()
+
+    def poll() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(urllib.error.HTTPError):
+                place.get("/hswq/curve?session=polled&source=(the%20calibrated%20model)&mode=v2&selection=variance")
+
+    pages = [threading.Thread(target=poll) for _ in range(4)]
+    for page in pages:
+        page.start()
+    try:
+        for seed in range(8):
+            place.run(calibrating("polled", "polled", seed=seed, reset=True))
+            assert load_statistics(place.output / "hswq/polled.safetensors").runs == 1
+    finally:
+        stop.set()
+        for page in pages:
+            page.join()

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { describe } from "../../web/hswq/badge.js";
-import { heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt } from "../../web/hswq/curve.js";
+import { fileBehind, heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt } from "../../web/hswq/curve.js";
 import { duration, megabytes, percent } from "../../web/hswq/format.js";
 
 const curve = { layers: ["a", "b", "c", "d"], sensitivity: [1, 1e-1, 1e-3, 0], sizes: [100, 110, 130, 131, 140] };
@@ -52,6 +52,21 @@ test("the session is found over the graph", () => {
     assert.equal(sessionOf(quantize(14)), "old.safetensors");
     assert.equal(sessionOf(quantize(11)), null);
     assert.equal(sessionOf(quantize(null)), null);
+});
+
+test("the checkpoint is found behind what calibrates it", () => {
+    const nodes = {
+        1: { comfyClass: "CheckpointLoaderSimple", widgets: [{ name: "ckpt_name", value: "a.safetensors" }] },
+        2: { comfyClass: "LoraLoaderModelOnly", inputs: [{ name: "model", link: 10 }], widgets: [] },
+        3: { comfyClass: "HSWQCalibrate", inputs: [{ name: "model", link: 11 }], widgets: [] },
+        4: { comfyClass: "HSWQMergeStatistics", inputs: [{ name: "a", link: null }] },
+    };
+    const links = { 10: { origin_id: 1 }, 11: { origin_id: 2 }, 12: { origin_id: 3 }, 13: { origin_id: 4 } };
+    const graph = { links, getNodeById: (id) => nodes[id] };
+    for (const node of Object.values(nodes)) node.graph = graph;
+    const quantize = (link) => ({ graph, inputs: [{ name: "stats", link }] });
+    assert.equal(fileBehind(quantize(12)), "a.safetensors");
+    assert.equal(fileBehind(quantize(13)), null);
 });
 
 test("numbers read well", () => {
