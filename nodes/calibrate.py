@@ -31,7 +31,8 @@ class HSWQCalibrate(io.ComfyNode):
                     "session",
                     default="default",
                     tooltip=(
-                        "The name of the measurements. They are stored in output/hswq and continued under this name."
+                        "The name of the measurements. They are stored in output/hswq and continued under this name. "
+                        "default: one session for each model, named as its file."
                     ),
                 ),
                 io.Int.Input(
