@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from .convert_file import Conversion, convert_checkpoint
 from .errors import PlanError
 from .files.checkpoint import CheckpointReader
 from .files.inspection import Inspection, inspect_checkpoint
+from .files.source import TensorSource
 from .options import QuantizeOptions
 from .planning import QuantizationPlan, make_plan
 from .planning.size_curve import SizeCurve, sizes_by_keep_ratio
@@ -26,7 +28,7 @@ AnyPath = str | Path
 
 
 def quantize(
-    source: AnyPath,
+    source: AnyPath | TensorSource,
     target: AnyPath,
     statistics: Statistics | None = None,
     options: QuantizeOptions | None = None,
@@ -39,6 +41,7 @@ def quantize(
     """Write a quantized copy of a checkpoint.
 
     Args:
+        source: a file, or tensors that are in memory (``files.live_source``).
         statistics: of a calibration; without them no layer can be chosen to be kept.
         options: what to do; the fields of ``QuantizeOptions`` may also be given by name.
         device: where weights are rounded; ``auto`` is CUDA where there is one.
@@ -48,7 +51,7 @@ def quantize(
     Errors: HSWQError that says what is wrong, where and what to do. Nothing is left at the target then.
     """
     chosen, where = _options(options, more), device_of(device)
-    with CheckpointReader(Path(source)) as reader:
+    with _opened(source) as reader:
         made = make_plan(reader, statistics, chosen, progress=progress)
         return quantize_checkpoint(
             reader, made, statistics, Path(target), overwrite=overwrite, device=where, progress=progress
@@ -118,6 +121,15 @@ def device_of(name: torch.device | str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
     raise PlanError(f"there is no device {str(name)!r} ({reason})", remedy="Use cpu")
+
+
+@contextmanager
+def _opened(source: AnyPath | TensorSource) -> Iterator[TensorSource]:
+    if isinstance(source, (str, Path)):
+        with CheckpointReader(Path(source)) as reader:
+            yield reader
+    else:
+        yield source
 
 
 def _options(options: QuantizeOptions | None, more: dict[str, Any]) -> QuantizeOptions:

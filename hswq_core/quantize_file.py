@@ -8,8 +8,8 @@ import torch
 
 from .calibration.statistics import Statistics
 from .errors import CheckpointError, PlanError
-from .files.checkpoint import CheckpointReader
 from .files.dtypes import tensor_bytes
+from .files.source import TensorSource
 from .files.writer import CheckpointWriter, FileLayout, check_not_source
 from .parallel import ordered_map
 from .planning.plan import QuantizationPlan
@@ -20,7 +20,7 @@ from .rounding.weight import QuantizedWeight
 
 
 def quantize_checkpoint(
-    source: CheckpointReader,
+    source: TensorSource,
     plan: QuantizationPlan,
     statistics: Statistics | None,
     target: Path,

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import comfy.model_management
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ..hswq_core.calibration import DualMonitor, quantizable_layers
+from ..hswq_core.calibration import DualMonitor
 from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.calibration.statistics import NOISE_BINS
 from ..hswq_core.errors import StatisticsError
 from ..hswq_core.fingerprint import Fingerprint
 from .compat import is_quantized
 from .provenance import patches_of
+from .weights import plain_layers, unpatched_weights
 
 _KEY = "hswq_calibration"
 
@@ -134,26 +133,3 @@ def model_fingerprint(model: Any) -> Fingerprint:
         return weight[[int(position * weight.numel()) for position in positions]].float().tolist()
 
     return Fingerprint.of(layers, read)
-
-
-def plain_layers(model: Any) -> dict[str, torch.nn.Module]:
-    """The quantizable layers of a MODEL's own, without what another patcher of it has injected and not taken "
-    "out yet."""
-    with contextlib.ExitStack() as ejected:
-        for loaded in comfy.model_management.current_loaded_models:
-            patcher = loaded.model
-            if getattr(patcher, "model", None) is model.model and hasattr(patcher, "use_ejected"):
-                ejected.enter_context(patcher.use_ejected())
-        return dict(quantizable_layers(model.model.diffusion_model))
-
-
-def unpatched_weights(model: Any) -> Callable[[str], torch.Tensor]:
-    """The weight of a layer as it was loaded, by the layer's name."""
-    modules = dict(quantizable_layers(model.model.diffusion_model))
-
-    def weight_of(layer: str) -> Any:
-        # While a patched clone is loaded, the original weight is in the patcher's backup.
-        backup = model.backup.get(f"diffusion_model.{layer}.weight")
-        return modules[layer].weight if backup is None else backup.weight
-
-    return weight_of

@@ -15,7 +15,7 @@ from ..hswq_core.options import Rounding
 from ..hswq_core.progress import Progress
 from ..hswq_core.quantize_layer import quantize_layer
 from ..hswq_core.sensitivity.exact import ImpactMeter
-from .calibrate import unpatched_weights
+from .weights import unpatched_weights
 
 
 def measure_impacts(

@@ -13,27 +13,34 @@ Prompt = Mapping[str, Mapping[str, Any]]
 
 
 def source_of(prompt: Prompt | None, node: str | None, is_file: Callable[[str], str | None]) -> str:
-    """The file that the loader behind a node's ``model`` input opens.
+    """The file behind a node's ``model`` input, or nothing when there is none, or more than one, as behind a merge."""
+    found = sources_of(prompt, node, is_file, "model")
+    return found.pop() if len(found) == 1 else ""
+
+
+def sources_of(prompt: Prompt | None, node: str | None, is_file: Callable[[str], str | None], socket: str) -> set[str]:
+    """The files that the loaders behind a node's input open, as "LIST/NAME".
 
     Args:
         is_file: gives the list that has a file of this name, or ``None``.
-
-    Returns: "LIST/NAME", or nothing when there is none, or more than one, as behind a merge.
+        socket: what the input is named, and those through which it is followed: ``model``, ``clip`` or ``vae``.
     """
     found: set[str] = set()
     seen: set[str] = set()
-    waiting = [str(link[0]) for link in _links(prompt, node, "model")]
+    waiting = [str(link[0]) for link in _links(prompt, node, socket)]
     while prompt and waiting:
         node = waiting.pop()
         if node in seen or node not in prompt:
             continue
         seen.add(node)
-        files = {f"{folder}/{name}" for name in _texts(prompt[node]) if (folder := is_file(name))}
+        # A loader whose path is connected opens that, and not the file that it shows.
+        texts = [] if _links(prompt, node, "path") else _texts(prompt[node])
+        files = {f"{folder}/{name}" for name in texts if (folder := is_file(name))}
         found |= files
         # Models flow through inputs named for them; switches and reroutes name theirs otherwise.
-        links = _links(prompt, node, "model") or ([] if files else _links(prompt, node, ""))
+        links = _links(prompt, node, socket) or ([] if files else _links(prompt, node, ""))
         waiting += [str(link[0]) for link in links]
-    return found.pop() if len(found) == 1 else ""
+    return found
 
 
 def _links(prompt: Prompt | None, node: str | None, named: str) -> list[Any]:

@@ -10,7 +10,8 @@ from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.files.names import safe_file_name
 from ..loader.calibrate import calibrated_clone, model_fingerprint
 from ..loader.provenance import source_of
-from .common import CATEGORY, HSWQStats, list_of, session_for, statistics_folder
+from .common import CATEGORY, HSWQStats, session_for, statistics_folder
+from .sources import list_of
 from .web_api import calibration_events
 
 

@@ -15,8 +15,9 @@ from ..hswq_core.files.names import EXTENSION, safe_file_name
 from ..loader.calibrate import calibrated_clone, model_fingerprint
 from ..loader.provenance import source_of
 from ..loader.sample import empty_latent, encode, previewer, sample
-from .common import CATEGORY, DEFAULT_SESSION, HSWQStats, list_of, modification_time, session_for, statistics_folder
+from .common import CATEGORY, DEFAULT_SESSION, HSWQStats, modification_time, session_for, statistics_folder
 from .prompts import choose_prompts
+from .sources import list_of
 from .web_api import calibration_events
 
 logger = logging.getLogger(__name__)

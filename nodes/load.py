@@ -10,7 +10,8 @@ from comfy_api.latest import io
 
 from ..hswq_core.files.inspection import Inspection
 from ..loader.load import load_checkpoint, load_diffusion_model
-from .common import CATEGORY, model_modification_time, model_path
+from .common import CATEGORY
+from .sources import model_modification_time, model_path
 from .web_api import file_summary
 
 

@@ -14,7 +14,8 @@ from comfy_api.latest import io
 from ..hswq_core import quantize
 from ..hswq_core.files.names import default_name, safe_file_name
 from ..hswq_core.options import MODES, ROUNDINGS, SCALES, SELECTIONS
-from .common import CATEGORY, HSWQStats, find_source, progress_bar, quantize_options, sources, statistics_of
+from .common import CATEGORY, HSWQStats, progress_bar, quantize_options, statistics_of
+from .sources import Connected, source_to_quantize, sources
 
 
 class HSWQQuantize(io.ComfyNode):
@@ -116,6 +117,18 @@ class HSWQQuantize(io.ComfyNode):
                         "same size. HSWQ Loader opens both."
                     ),
                 ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip=(
+                        "The model that was calibrated. What is connected is written, with LoRAs and merges baked in. "
+                        "Not connected: the file is quantized as it is on disk."
+                    ),
+                ),
+                io.Clip.Input(
+                    "clip", optional=True, tooltip="The text encoder to write. Not connected: that of the source file."
+                ),
+                io.Vae.Input("vae", optional=True, tooltip="The VAE to write. Not connected: that of the source file."),
             ],
             outputs=[
                 io.String.Output(
@@ -124,6 +137,7 @@ class HSWQQuantize(io.ComfyNode):
                 ),
                 io.String.Output(display_name="report", tooltip="What was done, as JSON."),
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             is_output_node=True,
         )
 
@@ -137,17 +151,21 @@ class HSWQQuantize(io.ComfyNode):
         filename: str,
         overwrite: bool = False,
         after: Any = None,
+        model: Any = None,
+        clip: Any = None,
+        vae: Any = None,
         **more: Any,
     ) -> io.NodeOutput:
         statistics = statistics_of(stats)
-        category, path = find_source(source, statistics)
         options = quantize_options(more | {"mode": mode, "keep_ratio": keep_ratio})
-        name = filename or default_name(path.name, statistics.samples, options.budget or keep_ratio, mode)
-        target = Path(folder_paths.get_output_directory()) / category / safe_file_name(name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        report = quantize(
-            path, target, statistics, options, device=_device(), overwrite=overwrite, progress=progress_bar()
-        )
+        connected = Connected(model, clip, vae, cls.hidden.prompt, cls.hidden.unique_id)
+        with source_to_quantize(source, statistics, connected) as (folder, stem, opened):
+            name = filename or default_name(stem, statistics.samples, options.budget or keep_ratio, mode)
+            target = Path(folder_paths.get_output_directory()) / folder / safe_file_name(name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            report = quantize(
+                opened, target, statistics, options, device=_device(), overwrite=overwrite, progress=progress_bar()
+            )
         return io.NodeOutput(str(target), json.dumps(report.as_dict(), indent=2), ui={"text": [str(report)]})
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from typing import Any
 from ..hswq_core.api import inspect, size_curve
 from ..hswq_core.calibration import Statistics, load_statistics
 from ..hswq_core.errors import HSWQError
-from ..hswq_core.files.checkpoint import FileIdentity
 from ..hswq_core.files.inspection import Inspection
 from ..hswq_core.files.names import safe_file_name
+from ..hswq_core.files.source import FileIdentity
 from ..loader.calibrate import StepReport
-from .common import find_source, model_path, quantize_options, session_for, statistics_folder
+from .common import quantize_options, session_for, statistics_folder
+from .sources import find_source, model_path
 
 
 def announce(event: str, data: Mapping[str, Any]) -> None:
@@ -93,7 +95,8 @@ def _statistics_in(path: Path) -> Statistics:
 def _curve(query: Mapping[str, str]) -> dict[str, object]:
     if not _session_path(query).exists():
         return {"waiting": True}
-    statistics = _statistics_in(_session_path(query))
+    # Patches change no size: the chart of a merge is that of the file below it.
+    statistics = replace(_statistics_in(_session_path(query)), patches="")
     _, path = find_source(query.get("source", ""), statistics)
     # The chart itself varies the keep ratio, and rounding changes neither sizes nor ranks.
     options = quantize_options({k: v for k, v in query.items() if k not in ("keep_ratio", "rounding")})

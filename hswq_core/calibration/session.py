@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 from filelock import FileLock, Timeout
 
 from ..errors import StatisticsError
-from ..files.checkpoint import FileIdentity
+from ..files.source import FileIdentity
 from ..fingerprint import Fingerprint
 from .statistics import Statistics
 from .statistics_file import load_statistics, save_statistics

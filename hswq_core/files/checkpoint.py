@@ -12,7 +12,6 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +21,7 @@ import torch
 
 from ..errors import CheckpointError
 from .dtypes import BITS, TORCH_DTYPES
+from .source import FileIdentity, TensorInfo
 
 # The library allows 100 MB. SDXL's header has 0.3 MB; one this large is damaged, or meant to exhaust memory.
 _MAX_HEADER = 25_000_000
@@ -29,39 +29,13 @@ _MAX_DIMENSIONS = 16
 _CHUNK = 1 << 24
 
 
-@dataclass(frozen=True)
-class TensorInfo:
-    """What the header says of a tensor: safetensors dtype name, shape, and its bytes [begin, end) in the data."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-    @property
-    def nbytes(self) -> int:
-        return self.end - self.begin
-
-
-@dataclass(frozen=True)
-class FileIdentity:
-    """Which file it is and in which state: rewriting it changes its size or its time, replacing it its number."""
-
-    path: Path
-    nbytes: int
-    modified_ns: int
-    inode: int
-
-    @staticmethod
-    def of(path: Path, status: os.stat_result) -> FileIdentity:
-        return FileIdentity(path.resolve(), status.st_size, status.st_mtime_ns, status.st_ino)
-
-
 class CheckpointReader:
     """A checkpoint whose header has been checked against the file, as a context manager.
 
     Errors: CheckpointError when the file is missing, not safetensors, truncated or inconsistent.
     """
+
+    patches = ""
 
     def __init__(self, path: Path) -> None:
         self.path = path

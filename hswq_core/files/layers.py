@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointError
-from .checkpoint import CheckpointReader, TensorInfo
 from .dtypes import is_float
+from .source import TensorInfo, TensorSource
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "")
 """Where the diffusion model may begin, most specific first."""
@@ -34,7 +34,7 @@ def scale_key(keys: Container[str], layer: str) -> tuple[str, str] | None:
     return next(((layer + suffix, suffix) for suffix in _SCALE_SUFFIXES if layer + suffix in keys), None)
 
 
-def check_scales(source: CheckpointReader, prefix: str) -> None:
+def check_scales(source: TensorSource, prefix: str) -> None:
     """Every FP8 weight has a scale if the others or the file's mode say so, and every scale has an FP8 weight.
 
     Errors: CheckpointError naming the layer.
@@ -81,7 +81,7 @@ def checked_scale(name: str, scale: torch.Tensor, shape: tuple[int, ...], where:
     raise CheckpointError(f"the scale {name} has the shape {shapes}", where=where, remedy=remedy)
 
 
-def layer_weights(source: CheckpointReader, prefix: str) -> dict[str, TensorInfo]:
+def layer_weights(source: TensorSource, prefix: str) -> dict[str, TensorInfo]:
     """The weights of Linear and Conv2d layers under the prefix, by layer: 2-D and 4-D, float or FP8."""
     return {
         key[len(prefix) : -len(WEIGHT)]: info
@@ -93,7 +93,7 @@ def layer_weights(source: CheckpointReader, prefix: str) -> dict[str, TensorInfo
     }
 
 
-def find_prefix(source: CheckpointReader, layers: Iterable[str] | None = None) -> str:
+def find_prefix(source: TensorSource, layers: Iterable[str] | None = None) -> str:
     """Where the diffusion model stands in the file: the known prefix under which its layers are found.
 
     Args:

@@ -137,7 +137,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
 
 def check_not_source(target: Path, source: Path) -> None:
     """Errors: TargetError when the target is the file that is read."""
-    if target.exists() and target.samefile(source):
+    if target.exists() and source.exists() and target.samefile(source):
         raise TargetError("the target is the source", where=target, remedy="Choose another name")
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import CheckpointError
-from ..files.checkpoint import CheckpointReader, TensorInfo
 from ..files.dtypes import dtype_name
 from ..files.formats import Format
 from ..files.layers import WEIGHT
+from ..files.source import TensorInfo, TensorSource
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class LayerPlan:
 
 
 def layout_of(
-    source: CheckpointReader, form: Format, layers: Iterable[LayerPlan]
+    source: TensorSource, form: Format, layers: Iterable[LayerPlan]
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Type and shape by key of the file in which these layers are quantized or kept as they say."""
     layout = {key: (info.dtype, info.shape) for key, info in source.tensors.items()}

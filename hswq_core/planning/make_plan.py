@@ -12,21 +12,21 @@ from dataclasses import replace
 
 from ..calibration.statistics import Statistics
 from ..errors import PlanError, StatisticsError
-from ..files.checkpoint import CheckpointReader, TensorInfo
 from ..files.dtypes import is_float
 from ..files.formats import FORMATS, Format
 from ..files.layers import WEIGHT, find_prefix, layer_weights
+from ..files.source import TensorInfo, TensorSource
 from ..options import QuantizeOptions
 from ..progress import Progress, no_progress
 from ..sensitivity.rules import layer_sensitivities
 from .layer import LayerPlan, cost_of_keeping, layout_of
 from .plan import QuantizationPlan
 from .selection import cut_by_bytes, cut_by_ratio, parse_budget
-from .source_check import check_model, fingerprint_of
+from .source_check import check_model, check_patches, fingerprint_of
 
 
 def make_plan(
-    source: CheckpointReader,
+    source: TensorSource,
     statistics: Statistics | None,
     options: QuantizeOptions,
     *,
@@ -52,12 +52,13 @@ def make_plan(
 class _Draft:
     """A plan in the making: what cannot be quantized, what is forced, the ranking of the rest, the cut."""
 
-    def __init__(self, source: CheckpointReader, statistics: Statistics | None, options: QuantizeOptions) -> None:
+    def __init__(self, source: TensorSource, statistics: Statistics | None, options: QuantizeOptions) -> None:
         self._source, self._statistics, self._options = source, statistics, options
         self._form = format_of(options)
         self._prefix = find_prefix(source, statistics.layers if statistics else None)
         self._weights = layer_weights(source, self._prefix)
         if statistics is not None:
+            check_patches(source.patches, source.path, statistics)
             check_model(source, self._prefix, self._weights, statistics)
         if options.rounding == "calibrated":
             _check_rows(self._weights, statistics)
@@ -120,6 +121,7 @@ class _Draft:
                 info.nbytes for key, info in self._source.tensors.items() if key.startswith(self._prefix)
             ),
             source_fingerprint=self._source_fingerprint,
+            source_patches=self._source.patches,
             statistics_digest=self._statistics_digest,
         )
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..files.checkpoint import FileIdentity
 from ..files.dtypes import nbytes_of
 from ..files.formats import Format
+from ..files.source import FileIdentity
 from ..files.writer import FileLayout
 from ..options import QuantizeOptions
 from ..version import __version__
@@ -32,6 +32,7 @@ class QuantizationPlan:
     source_metadata: Mapping[str, str]
     source_unet_bytes: int
     source_fingerprint: str
+    source_patches: str
     statistics_digest: str
 
     @property
@@ -78,6 +79,7 @@ class QuantizationPlan:
             "hswq.statistics_fingerprint": self.statistics_digest,
             "hswq.source_fingerprint": self.source_fingerprint,
             "hswq.tool_version": __version__,
+            **({"hswq.source_patches": self.source_patches} if self.source_patches else {}),
         }
 
     def as_dict(self) -> dict[str, object]:

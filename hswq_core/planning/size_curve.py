@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Container
 from dataclasses import asdict, dataclass, replace
 
-from ..files.checkpoint import CheckpointReader
+from ..files.source import TensorSource
 from .layer import cost_of_keeping, layout_of
 from .plan import QuantizationPlan
 from .selection import ranked
@@ -39,7 +39,7 @@ class SizeCurve:
         return asdict(self)
 
 
-def sizes_by_keep_ratio(source: CheckpointReader, plan: QuantizationPlan) -> SizeCurve:
+def sizes_by_keep_ratio(source: TensorSource, plan: QuantizationPlan) -> SizeCurve:
     """What other keep ratios would have given.
 
     Args:
@@ -66,9 +66,7 @@ def sizes_by_keep_ratio(source: CheckpointReader, plan: QuantizationPlan) -> Siz
     )
 
 
-def _keeping(
-    source: CheckpointReader, plan: QuantizationPlan, layers: Container[str], *, keep: bool
-) -> QuantizationPlan:
+def _keeping(source: TensorSource, plan: QuantizationPlan, layers: Container[str], *, keep: bool) -> QuantizationPlan:
     """The same plan with all of these layers kept, or none."""
     changed = [replace(e, quantize=not keep) if e.layer in layers else e for e in plan.layers]
     layout = layout_of(source, plan.format, changed)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from ..calibration.statistics import Statistics
 from ..errors import CheckpointError, StatisticsError
-from ..files.checkpoint import CheckpointReader, TensorInfo
 from ..files.dtypes import is_float
 from ..files.layers import WEIGHT, find_prefix, layer_weights
+from ..files.source import TensorInfo, TensorSource
 from ..fingerprint import Fingerprint, Read, legacy_fingerprint
 
 
-def check_model(source: CheckpointReader, prefix: str, weights: dict[str, TensorInfo], statistics: Statistics) -> None:
+def check_model(source: TensorSource, prefix: str, weights: dict[str, TensorInfo], statistics: Statistics) -> None:
     """Errors: StatisticsError when the statistics are of another model than the source's."""
     remedy = "Choose the checkpoint that was calibrated, or calibrate this one"
     for name, layer in statistics.layers.items():
@@ -31,7 +32,27 @@ def check_model(source: CheckpointReader, prefix: str, weights: dict[str, Tensor
         )
 
 
-def holds_model_of(source: CheckpointReader, statistics: Statistics) -> bool:
+def check_patches(patches: str, where: str | Path, statistics: Statistics) -> None:
+    """Errors: StatisticsError when what was on top of the calibrated weights is not what is on top of the source's."""
+    if statistics.patches == patches:
+        return
+    calibrated = statistics.source or "the model"
+    if not patches:
+        raise StatisticsError(
+            f"{calibrated} was calibrated with a LoRA or a merge on top, and no file on disk holds that",
+            where=where,
+            remedy="Connect the MODEL that was calibrated to HSWQ Quantize, save it with Save Checkpoint and calibrate "
+            "the saved file, or calibrate without the patches",
+        )
+    on_top = f"with other patches ({statistics.patches})" if statistics.patches else "without a LoRA or a merge on top"
+    raise StatisticsError(
+        f"{calibrated} was calibrated {on_top}, and this model has patches ({patches})",
+        where=where,
+        remedy="Connect the MODEL that was calibrated, or calibrate this one",
+    )
+
+
+def holds_model_of(source: TensorSource, statistics: Statistics) -> bool:
     """Whether the source is the model that the statistics were measured on, in a type that can be quantized."""
     try:
         prefix = find_prefix(source, statistics.layers)
@@ -42,13 +63,11 @@ def holds_model_of(source: CheckpointReader, statistics: Statistics) -> bool:
     return all(is_float(weights[name].dtype) for name in statistics.layers)
 
 
-def fingerprint_of(source: CheckpointReader, prefix: str, layers: Iterable[str]) -> Fingerprint:
+def fingerprint_of(source: TensorSource, prefix: str, layers: Iterable[str]) -> Fingerprint:
     return Fingerprint.of(list(layers), _reader(source, prefix))
 
 
-def _as_in(
-    source: CheckpointReader, prefix: str, weights: Mapping[str, TensorInfo], statistics: Statistics
-) -> Fingerprint:
+def _as_in(source: TensorSource, prefix: str, weights: Mapping[str, TensorInfo], statistics: Statistics) -> Fingerprint:
     """The source's fingerprint over the layers of the statistics' model, whether they ran or not."""
     expected = statistics.fingerprint
     assert expected is not None
@@ -57,5 +76,5 @@ def _as_in(
     return fingerprint_of(source, prefix, [name for name in expected.layers if name in weights])
 
 
-def _reader(source: CheckpointReader, prefix: str) -> Read:
+def _reader(source: TensorSource, prefix: str) -> Read:
     return lambda name, positions: source.elements(f"{prefix}{name}{WEIGHT}", positions)

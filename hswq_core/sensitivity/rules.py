@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from ..calibration.statistics import Statistics
 from ..errors import CheckpointError, StatisticsError
-from ..files.checkpoint import CheckpointReader
 from ..files.formats import Format
+from ..files.source import TensorSource
 from ..options import QuantizeOptions
 from ..parallel import ordered_map
 from ..progress import Progress
@@ -17,7 +17,7 @@ from .error import relative_output_error
 def layer_sensitivities(
     layers: Sequence[str],
     key_of: Callable[[str], str],
-    source: CheckpointReader,
+    source: TensorSource,
     statistics: Statistics,
     form: Format,
     options: QuantizeOptions,

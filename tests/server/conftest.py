@@ -7,6 +7,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.support import workflows as w
+from tests.support.odd_folder import fill
 from tests.support.probing import PROBE, UNET, write_kinds
 from tests.support.server import ComfyServer
 
@@ -22,6 +23,13 @@ def probing_once(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """A server with the probe pack, and a folder of its own for the tests of one file."""
     with ComfyServer(comfyui, tmp_path_factory.mktemp("once"), packs=(PROBE,)) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def place(probing_once: ComfyServer) -> ComfyServer:
+    """A server whose folder has several models that are alike."""
+    fill(probing_once)
+    return probing_once
 
 
 @pytest.fixture(scope="session", params=["default", "fp8-storage"])

@@ -1,0 +1,102 @@
+"""A checkpoint whose tensors are made one by one when they are asked for, such as a model in memory with patches."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from ..errors import CheckpointError
+from .checkpoint import CheckpointReader
+from .dtypes import dtype_name, nbytes_of, tensor_bytes
+from .source import FileIdentity, TensorInfo
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class LiveTensor:
+    """A tensor as it lies in memory, and what makes it what it is to be, where patches are on top.
+
+    ``made`` has the type and the shape of ``original``.
+    """
+
+    original: torch.Tensor
+    made: Callable[[], torch.Tensor] | None = None
+
+
+@dataclass
+class LiveSource:
+    """Tensors in memory, and those of a file for the rest.
+
+    Args:
+        name: what messages call it.
+        live: tensors by key.
+        rest: a file, open while this source is read, for ``rest_keys``.
+        patches: a digest of what is on top of the originals.
+    """
+
+    name: str
+    live: Mapping[str, LiveTensor]
+    rest: CheckpointReader | None = None
+    rest_keys: frozenset[str] = frozenset()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    patches: str = ""
+
+    def __post_init__(self) -> None:
+        self.path = Path(self.name)
+        self.tensors: dict[str, TensorInfo] = {key: self.rest.tensors[key] for key in self.rest_keys if self.rest}
+        begin = self.rest.nbytes if self.rest else 0
+        for key, tensor in self.live.items():
+            shape = tuple(tensor.original.shape)
+            kind = dtype_name(tensor.original.dtype)
+            end = begin + nbytes_of(kind, shape)
+            self.tensors[key] = TensorInfo(kind, shape, begin, end)
+            begin = end
+        self.nbytes = sum(info.nbytes for info in self.tensors.values())
+        self.identity = FileIdentity(self.path, self.nbytes, next(_numbers), 0)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor, with its patches. Errors: CheckpointError for a patch that gives it another shape."""
+        if name not in self.live:
+            return self._file.tensor(name)
+        live = self.live[name]
+        if live.made is None:
+            return live.original.detach()
+        made = live.made()
+        if made.shape != live.original.shape:
+            shapes = f"from {list(live.original.shape)} to {list(made.shape)}"
+            raise CheckpointError(
+                f"a patch changes the shape of {name} {shapes}",
+                where=self.name,
+                remedy="Save the model with Save Checkpoint, and quantize the saved file",
+            )
+        return made.detach().to(live.original.dtype)
+
+    def elements(self, name: str, positions: Iterable[float]) -> list[float]:
+        """Elements of a flattened weight at positions from 0 to 1, without the patches."""
+        if name not in self.live:
+            return self._file.elements(name, positions)
+        flat = self.live[name].original.detach().flatten()
+        return flat[[int(position * math.prod(flat.shape)) for position in positions]].float().tolist()
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """The tensor's bytes in safetensors order."""
+        if name in self.live:
+            yield tensor_bytes(self.tensor(name))
+        else:
+            yield from self._file.chunks(name)
+
+    def check_unchanged(self) -> None:
+        """Errors: CheckpointError when the file behind it was changed."""
+        if self.rest is not None:
+            self.rest.check_unchanged()
+
+    @property
+    def _file(self) -> CheckpointReader:
+        assert self.rest is not None
+        return self.rest

@@ -1,0 +1,141 @@
+"""MODEL, CLIP and VAE as a source to quantize: what Save Checkpoint would write, one tensor at a time.
+
+Patches (LoRA, merges) are computed for one weight when it is read, as ComfyUI computes them, so no second copy of the
+model is ever in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import comfy.float
+import comfy.lora
+import comfy.model_base
+import comfy.model_management
+import comfy.model_sampling
+import comfy.utils
+import torch
+
+from ..hswq_core.errors import CheckpointError
+from ..hswq_core.files.checkpoint import CheckpointReader
+from ..hswq_core.files.layers import find_prefix
+from ..hswq_core.files.live_source import LiveSource, LiveTensor
+from .compat import is_quantized
+from .provenance import patches_of
+from .weights import original_tensor, without_injections
+
+SAMPLING_SETTINGS = frozenset({"v_pred", "ztsnr", "edm_vpred.sigma_max", "edm_vpred.sigma_min"})
+"""Tensors that say how a model is sampled, as ComfyUI writes and reads them."""
+_TEXT_ENCODERS = ("conditioner.", "cond_stage_model.", "text_encoders.")
+_VAES = ("first_stage_model.", "vae.")
+
+
+def connected_source(model: Any, clip: Any, vae: Any, file: CheckpointReader | None) -> LiveSource:
+    """A source that is the connected MODEL, with its text encoder and VAE.
+
+    Args:
+        clip, vae: where they are not connected, those of the file.
+        file: the checkpoint that the model came from, for what is not connected and for its metadata.
+
+    Errors: CheckpointError for a model that is held in FP8 or another quantized type.
+    """
+    live = _diffusion_model(model) | _settings(model)
+    replaced = set(live)
+    if clip is not None:
+        live |= _text_encoder(model, clip)
+    if vae is not None:
+        live |= _vae(model, vae)
+    rest = frozenset()
+    if file is not None:
+        unet = find_prefix(file)
+        gone = (unet, *(_TEXT_ENCODERS if clip is not None else ()), *(_VAES if vae is not None else ()))
+        # A file with the diffusion model alone has an empty prefix, and nothing else to take over.
+        rest = frozenset(key for key in file.tensors if not key.startswith(gone)) - replaced - SAMPLING_SETTINGS
+    return LiveSource(
+        name="the connected MODEL",
+        live=live,
+        rest=file,
+        rest_keys=rest,
+        metadata=_metadata(model) if file is None else file.metadata,
+        patches=patches_of(model),
+    )
+
+
+def is_as_in_file(model: Any, file: CheckpointReader) -> bool:
+    """Whether a MODEL has no patches, and is sampled as the file says: then the file is what it is."""
+    in_file = SAMPLING_SETTINGS & file.tensors.keys()
+    return not patches_of(model) and in_file == _settings(model).keys()
+
+
+def _diffusion_model(model: Any) -> dict[str, LiveTensor]:
+    with without_injections(model):
+        tensors = model.model.diffusion_model.state_dict()
+    saved = model.model.model_config.process_unet_state_dict_for_saving(dict(tensors))
+    names = {id(tensor): f"diffusion_model.{key}" for key, tensor in tensors.items()}
+    return {key: _live(model, names[id(tensor)], tensor) for key, tensor in saved.items()}
+
+
+def _live(patcher: Any, name: str, tensor: torch.Tensor) -> LiveTensor:
+    original = original_tensor(patcher, name, tensor)
+    if is_quantized(original) or (original.is_floating_point() and original.dtype.itemsize == 1):
+        raise CheckpointError(
+            f"the connected MODEL holds {name} in a quantized type",
+            remedy="Load the original checkpoint, with HSWQ Loader where ComfyUI's own converts it",
+        )
+    return LiveTensor(original, partial(_patched, patcher, name, original) if patcher.patches.get(name) else None)
+
+
+def _patched(patcher: Any, name: str, original: torch.Tensor) -> torch.Tensor:
+    """A weight with its patches, computed as ComfyUI does when it saves a model."""
+    device = patcher.load_device
+    compute_dtype = getattr(comfy.model_management, "lora_compute_dtype", lambda _device: torch.float32)(device)
+    weight = comfy.model_management.cast_to_device(original, device, compute_dtype, copy=True)
+    weight = comfy.lora.calculate_weight(patcher.patches[name], weight, name)
+    return comfy.float.stochastic_rounding(weight, original.dtype, seed=comfy.utils.string_to_seed(name)).cpu()
+
+
+def _text_encoder(model: Any, clip: Any) -> dict[str, LiveTensor]:
+    patcher = clip.patcher
+    tensors = {}
+    for name, tensor in clip.get_sd().items():
+        live = _live(patcher, name, tensor)
+        # Converting the names splits and joins tensors, so patches cannot wait.
+        tensors[name] = live.original if live.made is None else live.made()
+    return _of(model.model.model_config.process_clip_state_dict_for_saving(tensors))
+
+
+def _vae(model: Any, vae: Any) -> dict[str, LiveTensor]:
+    return _of(model.model.model_config.process_vae_state_dict_for_saving(vae.get_sd()))
+
+
+def _settings(model: Any) -> dict[str, LiveTensor]:
+    """How the model is sampled, as Save Checkpoint says it."""
+    settings: dict[str, torch.Tensor] = {}
+    sampling = model.get_model_object("model_sampling")
+    predicts_v = isinstance(sampling, comfy.model_sampling.V_PREDICTION)
+    if isinstance(sampling, comfy.model_sampling.ModelSamplingContinuousEDM) and predicts_v:
+        settings["edm_vpred.sigma_max"] = torch.tensor(sampling.sigma_max).float()
+        settings["edm_vpred.sigma_min"] = torch.tensor(sampling.sigma_min).float()
+    if model.model.model_type == comfy.model_base.ModelType.V_PREDICTION:
+        settings["v_pred"] = torch.tensor([])
+        if getattr(sampling, "zsnr", False):
+            settings["ztsnr"] = torch.tensor([])
+    return _of(settings)
+
+
+def _metadata(model: Any) -> dict[str, str]:
+    kinds = {
+        comfy.model_base.SDXL: "stable-diffusion-xl-v1-base",
+        comfy.model_base.SDXLRefiner: "stable-diffusion-xl-v1-refiner",
+        comfy.model_base.SD3: "stable-diffusion-v3-medium",
+    }
+    found = next((name for kind, name in kinds.items() if isinstance(model.model, kind)), None)
+    if found is None:
+        return {}
+    return {"modelspec.sai_model_spec": "1.0.0", "modelspec.architecture": found, "modelspec.implementation": "sgm"}
+
+
+def _of(tensors: Mapping[str, torch.Tensor]) -> dict[str, LiveTensor]:
+    return {key: LiveTensor(tensor) for key, tensor in tensors.items()}

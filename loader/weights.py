@@ -1,0 +1,45 @@
+"""The weights of a MODEL as they were loaded, whatever is patched or injected into it at the moment."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import comfy.model_management
+import torch
+
+from ..hswq_core.calibration import quantizable_layers
+
+
+@contextlib.contextmanager
+def without_injections(model: Any) -> Iterator[None]:
+    """Meanwhile the module is a MODEL's own, without what another patcher of it has injected and not taken out yet."""
+    with contextlib.ExitStack() as ejected:
+        for loaded in comfy.model_management.current_loaded_models:
+            patcher = loaded.model
+            if getattr(patcher, "model", None) is model.model and hasattr(patcher, "use_ejected"):
+                ejected.enter_context(patcher.use_ejected())
+        yield
+
+
+def plain_layers(model: Any) -> dict[str, torch.nn.Module]:
+    """The quantizable layers of a MODEL's own."""
+    with without_injections(model):
+        return dict(quantizable_layers(model.model.diffusion_model))
+
+
+def original_tensor(patcher: Any, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of a patcher's model as it was loaded: while a patched clone is in use, it is in the backup."""
+    backup = patcher.backup.get(name)
+    return tensor if backup is None else backup.weight
+
+
+def unpatched_weights(model: Any) -> Callable[[str], torch.Tensor]:
+    """The weight of a layer as it was loaded, by the layer's name."""
+    modules = dict(quantizable_layers(model.model.diffusion_model))
+
+    def weight_of(layer: str) -> Any:
+        return original_tensor(model, f"diffusion_model.{layer}.weight", modules[layer].weight)
+
+    return weight_of
