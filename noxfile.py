@@ -55,7 +55,7 @@ def tests(session: nox.Session) -> None:
     arguments = list(session.posargs)
     if chromium := find_browser():
         environment["CHROMIUM"] = chromium
-        arguments = arguments or ["-m", "not package"]
+        arguments = arguments or ["-m", "not package and not stress"]
     else:
         session.warn("there is no Chromium here: the tests of the page are left to 'nox -s browser'")
     session.run("python", "-m", "pytest", *arguments, env=environment, external=bool(own_comfyui))
@@ -69,6 +69,16 @@ def browser(session: nox.Session) -> None:
     chromium = find_browser() or session.error("there is no Chromium: install it, or name it in CHROMIUM")
     environment = {"COMFYUI_PATH": str(comfyui), "CHROMIUM": chromium}
     arguments = ["-m", "browser", *(session.posargs or ["tests/browser"])]
+    session.run("python", "-m", "pytest", *arguments, env=environment, external=bool(own_comfyui))
+
+
+@nox.session(**session_options)
+def stress(session: nox.Session) -> None:
+    """Servers killed at random moments, pages that poll: sessions must stay whole. About ten minutes."""
+    comfyui = provide_comfyui(session)
+    install(session, *TESTING)
+    arguments = ["-m", "stress", "-s", *(session.posargs or ["tests/stress"])]
+    environment = {"COMFYUI_PATH": str(comfyui)}
     session.run("python", "-m", "pytest", *arguments, env=environment, external=bool(own_comfyui))
 
 

@@ -12,11 +12,14 @@ Mode = Literal["v1", "v2", "comfy"]
 Selection = Literal["variance", "error", "measured"]
 Rounding = Literal["nearest", "calibrated"]
 Scales = Literal["tensor", "channel"]
+Method = Literal["gradient", "exact"]
+"""How impacts are measured: all layers together by gradients, or one after another."""
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
 ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
 SCALES: tuple[Scales, ...] = get_args(Scales)
+METHODS: tuple[Method, ...] = get_args(Method)
 
 Choice = TypeVar("Choice", bound=str)
 

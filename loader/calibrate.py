@@ -29,6 +29,7 @@ class StepReport:
         images: how many the session held before this run; ``batch`` are made in it.
         step, steps: of this run, from 1.
         noise_levels: steps by tenth of the noise schedule, those of the session and this run so far.
+        left_out: at the end of a run that could not be added, why.
     """
 
     images: int
@@ -36,6 +37,7 @@ class StepReport:
     step: int
     steps: int
     noise_levels: tuple[int, ...]
+    left_out: str = ""
 
 
 def calibrated_clone(
@@ -79,7 +81,7 @@ def calibrated_clone(
         ) as monitor:  # fmt: skip
             result = executor(noise, latent_image, sampler, sigmas, denoise_mask, step, *args, **kwargs)
         name = getattr(getattr(sampler, "sampler_function", None), "__name__", type(sampler).__name__)
-        session.add_run(
+        left_out = session.add_run(
             replace(
                 monitor.statistics(),
                 runs=1,
@@ -92,6 +94,9 @@ def calibrated_clone(
                 patches=patches,
             )
         )
+        if left_out:
+            batch = int(noise.shape[0])
+            on_step(StepReport(before.samples, batch, steps, steps, before.noise_levels, left_out))
         return result
 
     fingerprint, patches = session.fingerprint, patches_of(model)

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management
+import comfy.ops
 import comfy.quant_ops
 import torch
+from comfy.ldm.modules.attention import attention_pytorch
 from comfy.quant_ops import QuantizedTensor
 
 from ..hswq_core.inference.dequantize import dequantize
@@ -70,6 +72,18 @@ def ready_weight(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
         codes, scale = codes_and_scale(weight)
         return dequantize(codes, scale, x.dtype) if codes.device == x.device else None
     return weight.to(x.dtype) if weight.device == x.device else None
+
+
+def weight_in_use(module: Any, like: torch.Tensor) -> torch.Tensor:
+    """A layer's weight as it is computed with, LoRA included, in the type and on the device of ``like``."""
+    if hasattr(module, "comfy_cast_weights"):
+        return comfy.ops.cast_bias_weight(module, like)[0]
+    return module.weight.detach().to(like)
+
+
+def differentiable_attention() -> dict[str, Any]:
+    """Transformer options with which attention is torch's own: some of the faster kernels have no backward pass."""
+    return {"optimized_attention_override": lambda _chosen, *args, **kwargs: attention_pytorch(*args, **kwargs)}
 
 
 def exact_patching(load: Callable[..., Any]) -> dict[str, Any]:

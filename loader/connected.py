@@ -10,12 +10,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import comfy.float
-import comfy.lora
 import comfy.model_base
-import comfy.model_management
 import comfy.model_sampling
-import comfy.utils
 import torch
 
 from ..hswq_core.errors import CheckpointError
@@ -24,7 +20,7 @@ from ..hswq_core.files.layers import find_prefix
 from ..hswq_core.files.live_source import LiveSource, LiveTensor
 from .compat import is_quantized
 from .provenance import patches_of
-from .weights import original_tensor, without_injections
+from .weights import original_tensor, patched_tensor, without_injections
 
 SAMPLING_SETTINGS = frozenset({"v_pred", "ztsnr", "edm_vpred.sigma_max", "edm_vpred.sigma_min"})
 """Tensors that say how a model is sampled, as ComfyUI writes and reads them."""
@@ -84,16 +80,7 @@ def _live(patcher: Any, name: str, tensor: torch.Tensor) -> LiveTensor:
             f"the connected MODEL holds {name} in a quantized type",
             remedy="Load the original checkpoint, with HSWQ Loader where ComfyUI's own converts it",
         )
-    return LiveTensor(original, partial(_patched, patcher, name, original) if patcher.patches.get(name) else None)
-
-
-def _patched(patcher: Any, name: str, original: torch.Tensor) -> torch.Tensor:
-    """A weight with its patches, computed as ComfyUI does when it saves a model."""
-    device = patcher.load_device
-    compute_dtype = getattr(comfy.model_management, "lora_compute_dtype", lambda _device: torch.float32)(device)
-    weight = comfy.model_management.cast_to_device(original, device, compute_dtype, copy=True)
-    weight = comfy.lora.calculate_weight(patcher.patches[name], weight, name)
-    return comfy.float.stochastic_rounding(weight, original.dtype, seed=comfy.utils.string_to_seed(name)).cpu()
+    return LiveTensor(original, partial(patched_tensor, patcher, name, original) if patcher.patches.get(name) else None)
 
 
 def _text_encoder(model: Any, clip: Any) -> dict[str, LiveTensor]:

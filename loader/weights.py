@@ -1,4 +1,4 @@
-"""The weights of a MODEL as they were loaded, whatever is patched or injected into it at the moment."""
+"""The weights of a MODEL as they were loaded, or with its patches, whatever is in the module at the moment."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import comfy.float
+import comfy.lora
 import comfy.model_management
+import comfy.utils
 import torch
 
 from ..hswq_core.calibration import quantizable_layers
@@ -35,11 +38,31 @@ def original_tensor(patcher: Any, name: str, tensor: torch.Tensor) -> torch.Tens
     return tensor if backup is None else backup.weight
 
 
+def patched_tensor(patcher: Any, name: str, original: torch.Tensor) -> torch.Tensor:
+    """A weight with its patches, computed as ComfyUI does when it saves a model."""
+    device = patcher.load_device
+    compute_dtype = getattr(comfy.model_management, "lora_compute_dtype", lambda _device: torch.float32)(device)
+    weight = comfy.model_management.cast_to_device(original, device, compute_dtype, copy=True)
+    weight = comfy.lora.calculate_weight(patcher.patches[name], weight, name)
+    return comfy.float.stochastic_rounding(weight, original.dtype, seed=comfy.utils.string_to_seed(name)).cpu()
+
+
 def unpatched_weights(model: Any) -> Callable[[str], torch.Tensor]:
     """The weight of a layer as it was loaded, by the layer's name."""
     modules = dict(quantizable_layers(model.model.diffusion_model))
 
     def weight_of(layer: str) -> Any:
         return original_tensor(model, f"diffusion_model.{layer}.weight", modules[layer].weight)
+
+    return weight_of
+
+
+def patched_weights(model: Any) -> Callable[[str], torch.Tensor]:
+    """The weight of a layer with the MODEL's own patches, by the layer's name."""
+    original = unpatched_weights(model)
+
+    def weight_of(layer: str) -> torch.Tensor:
+        name = f"diffusion_model.{layer}.weight"
+        return patched_tensor(model, name, original(layer)) if model.patches.get(name) else original(layer)
 
     return weight_of

@@ -131,6 +131,7 @@ def calibration_events(node: str | None, session: str, whole: int = 0) -> Callab
                 "share": min(1.0, done / goal),
                 "seconds_left": left,
                 "noise_levels": report.noise_levels,
+                "left_out": report.left_out,
             },
         )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-_MARKED = ("server", "browser", "package")
+_MARKED = ("server", "browser", "package", "stress")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

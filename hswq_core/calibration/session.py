@@ -103,16 +103,19 @@ class CalibrationSession:
                 remedy="Choose another session name, or turn on 'reset' to start it anew",
             )
 
-    def add_run(self, run: Statistics) -> None:
+    def add_run(self, run: Statistics) -> str:
         """Add a finished sampling run. A failed write is logged: sampling must not fail because of it.
 
         A run with NaN or infinity, or without any layer, would spoil the sum; it is left out and counted.
+
+        Returns: why it was left out; nothing when it was added.
         """
         reason = _why_unusable(run)
         if reason:
             logger.warning("HSWQ: session %s: a run was left out: %s", self.path.stem, reason)
             run = Statistics(layers={}, fingerprint=run.fingerprint, left_out={reason: 1})
         self._change(lambda total: total + run)
+        return reason
 
     def add_impacts(self, impacts: Mapping[str, float], purpose: str) -> None:
         """Add measured impacts; those for other purposes stay."""

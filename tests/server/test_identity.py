@@ -73,6 +73,7 @@ def test_a_run_with_nan_is_left_out_with_a_warning(place: ComfyServer) -> None:
     flow["calibrate"]["inputs"]["session"] = "poison"
     place.run(flow)
     assert "a run was left out: NaN or infinity in the layer" in place.log
+    assert "NaN or infinity in the layer" in place.events[-1][1]["left_out"]
     assert not (place.output / "hswq/poison.safetensors").exists()
     flow = calibrating("more", "poisoned", seed=3)
     flow["report"] = w.node("HSWQReport", stats=["calibrate", 1], keep_ratio=0.25, after=["more_sampler", 0])

@@ -59,6 +59,7 @@ class ComfyServer:
         self._client = uuid.uuid4().hex
         self._process: subprocess.Popen[bytes] | None = None
         self.log_file = base / "server.log"
+        self.events: list[tuple[str, dict[str, Any]]] = []  # what this pack told the page
 
     @property
     def checkpoints(self) -> Path:
@@ -109,6 +110,13 @@ class ComfyServer:
                 self._process.wait()
             self._process = None
 
+    def kill(self) -> None:
+        """End it as a crash would, without a word."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as response:
             return json.load(response)
@@ -145,6 +153,8 @@ class ComfyServer:
                     continue  # a preview image
                 event = json.loads(message)
                 kind, data = event["type"], event["data"]
+                if kind.startswith("hswq."):
+                    self.events.append((kind, data))
                 if data.get("prompt_id") != prompt:
                     continue
                 if kind == "execution_error":

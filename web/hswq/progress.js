@@ -7,12 +7,13 @@ const LEVELS = 34;
 
 export function attachProgress(node, api) {
     const text = make("div", "hswq-progress");
+    const warning = make("div", "hswq-left-out warn");
     const bar = make("progress", "");
     bar.style.width = "100%";
     const levels = make("div", "hswq-levels");
     Object.assign(levels.style, { display: "flex", alignItems: "flex-end", gap: "2px", height: `${LEVELS}px` });
     levels.title = "Measured steps by noise level, from clean (left) to pure noise (right)";
-    const view = addView(node, api, "hswq_progress", make("div", "", text, bar, levels), LEVELS + 50);
+    const view = addView(node, api, "hswq_progress", make("div", "", text, warning, bar, levels), LEVELS + 66);
 
     onServerEvent(node, api, "hswq.progress", (event) => {
         if (String(event.node) !== String(node.id)) return;
@@ -20,6 +21,7 @@ export function attachProgress(node, api) {
         text.textContent =
             `image ${event.image} of ${event.images}, step ${event.step} of ${event.steps}` +
             (event.share < 1 ? left : ", done");
+        warning.textContent = event.left_out && `not added to the session: ${event.left_out}`;
         bar.value = event.share;
         drawLevels(levels, event.noise_levels);
         view.show();

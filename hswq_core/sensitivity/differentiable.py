@@ -1,0 +1,141 @@
+"""Making a model that was built for inference differentiable for a while, without a copy of its weights.
+
+Three things stand in the way. Tensors made in inference mode cannot be saved for a backward pass: they are replaced by
+ordinary tensors over the same memory. Layers would save their weights: each measured layer becomes a function of its
+input alone, which asks for its weight again when it goes backward. And the activations of a whole model do not fit
+beside it: blocks are computed twice instead of kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+_BLOCK = (2, 16)
+"""A block that is computed twice holds this many layers: a transformer or residual block of every known family."""
+
+
+class Tap(Protocol):
+    """What happens at a layer in a backward pass."""
+
+    def backward(self, x: torch.Tensor, gradient: torch.Tensor, *, onward: bool) -> torch.Tensor | None:
+        """Given the layer's input and the gradient at its output: that at its input, if it is to go on."""
+        ...
+
+
+class NotDifferentiableError(Exception):
+    """The model does something that has no backward pass, or would give a wrong one."""
+
+
+@contextlib.contextmanager
+def differentiable(
+    root: torch.nn.Module, taps: Mapping[torch.nn.Module, Tap], *, recompute: bool
+) -> Iterator[torch.Tensor]:
+    """Meanwhile every output of a tapped layer has a gradient, and a backward pass calls the taps.
+
+    Args:
+        recompute: compute blocks twice instead of keeping their activations.
+
+    Yields: a scalar that all gradients lead to; its own is of no use.
+    """
+    with contextlib.ExitStack() as undo, torch.inference_mode(False), torch.enable_grad():
+        anchor = torch.zeros((), requires_grad=True)
+        _alias_inference_tensors(root, undo)
+        for module, tap in taps.items():
+            _replace_forward(module, _tapped(module.forward, tap, anchor), undo)
+        if recompute:
+            for block in _blocks(root, taps):
+                _replace_forward(block, _computed_twice(block.forward), undo)
+        yield anchor
+
+
+class _Tapped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, _anchor: torch.Tensor, forward: Any, tap: Tap) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        ctx.tap = tap
+        return forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        return ctx.tap.backward(x, gradients[0], onward=ctx.needs_input_grad[0]), None, None, None
+
+
+def _tapped(forward: Callable[..., Any], tap: Tap, anchor: torch.Tensor) -> Callable[..., Any]:
+    def tapped(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        run = forward if not (args or kwargs) else lambda value: forward(value, *args, **kwargs)
+        return _Tapped.apply(x, anchor, run, tap)  # type: ignore[no-any-return]
+
+    return tapped
+
+
+def _computed_twice(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run_twice(*args: Any, **kwargs: Any) -> Any:
+        given = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+        before = [tensor._version for tensor in given]
+        result = checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+        if [tensor._version for tensor in given] != before:
+            raise NotDifferentiableError("a block changes its input in place")
+        return result
+
+    return run_twice
+
+
+def _replace_forward(module: torch.nn.Module, forward: Callable[..., Any], undo: contextlib.ExitStack) -> None:
+    own = module.__dict__.get("forward")  # other tools replace it, too
+
+    def restore() -> None:
+        if own is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = own
+
+    module.__dict__["forward"] = forward
+    undo.callback(restore)
+
+
+def _blocks(root: torch.nn.Module, layers: Mapping[torch.nn.Module, Tap]) -> list[torch.nn.Module]:
+    """The outermost modules that are no larger than a block, and no containers, which nobody calls."""
+    found: list[torch.nn.Module] = []
+
+    def visit(module: torch.nn.Module) -> None:
+        count = sum(child in layers for child in module.modules())
+        called = not isinstance(module, (torch.nn.ModuleList, torch.nn.ModuleDict, torch.nn.Sequential))
+        if called and module is not root and _BLOCK[0] <= count <= _BLOCK[1]:
+            found.append(module)
+        elif count:
+            for child in module.children():
+                visit(child)
+
+    visit(root)
+    return found
+
+
+def _alias_inference_tensors(root: torch.nn.Module, undo: contextlib.ExitStack) -> None:
+    for module in root.modules():
+        for place in (module._parameters, module._buffers, module.__dict__):
+            for name, tensor in list(place.items()):
+                if isinstance(tensor, torch.Tensor) and tensor.is_inference():
+                    undo.callback(place.__setitem__, name, tensor)
+                    place[name] = ordinary(tensor)
+
+
+def ordinary(tensor: torch.Tensor) -> Any:
+    """An ordinary tensor over the same memory as one made in inference mode.
+
+    Errors: NotDifferentiableError for tensors of a kind of their own.
+    """
+    if not tensor.is_inference():
+        return tensor
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        raise NotDifferentiableError(f"weights of the type {type(tensor).__name__}")
+    alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+    if isinstance(tensor, torch.nn.Parameter):
+        return torch.nn.Parameter(alias, requires_grad=False)
+    return alias

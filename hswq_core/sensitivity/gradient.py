@@ -1,0 +1,190 @@
+"""Measured sensitivity of all layers at once, by gradients.
+
+Rounding a layer's weight changes the model's output by J dW x, to first order, where J is the derivative of the
+output by that layer's. For a random vector e ~ N(0, 1) the mean of <e, J dW x>^2 is |J dW x|^2, and <e, J dW x> =
+<g, dW x> with g = J^T e, which one backward pass gives at every layer. So a pass measures all layers with as much
+work as some forwards, where measuring one layer after another needs a forward for each.
+Hutchinson's estimator; after Hutchinson, A stochastic estimator of the trace of the influence matrix, 1990.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ..calibration.model_inputs import ModelInput
+from ..progress import Progress, no_progress
+from .differentiable import NotDifferentiableError, differentiable, ordinary
+from .exact import ImpactMeter
+from .model_calls import batched, call, on_device, through
+
+Change = Callable[[torch.Tensor], torch.Tensor]
+"""Gives what rounding adds to a weight: dW, in float32, of the shape of the weight that it is given."""
+WeightOf = Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]
+"""Gives a layer's weight as it is computed with, in the type and on the device of a tensor."""
+
+_VECTORS = 32
+"""Random vectors in all, over all inputs: the standard error of one layer's impact is a quarter of it, or less."""
+_RECOMPUTE = 1 << 15
+"""From this many elements of the latent on, activations are computed twice instead of kept."""
+_CHECKED = 4
+"""On how many inputs gradients are compared with the direct measurement of a few layers."""
+_TOLERANCE = 5.0
+"""A factor that chance alone does not reach: these few inputs give an impact within half of it."""
+
+
+def own_weight(module: torch.nn.Module, like: torch.Tensor) -> torch.Tensor:
+    """The weight that a plain torch layer holds."""
+    weight: Any = module.weight
+    return weight.detach().to(like)
+
+
+class GradientMeter:
+    """Measures layers on kept inputs by backward passes.
+
+    Args:
+        root: the diffusion model, ready to run.
+        inputs: what to run it on.
+        device: where it runs.
+        options: more keyword arguments for every call.
+        weight_of: how a layer's weight is had.
+        seed: of the random vectors.
+    """
+
+    def __init__(
+        self,
+        root: torch.nn.Module,
+        inputs: Sequence[ModelInput],
+        device: torch.device,
+        options: Mapping[str, Any],
+        weight_of: WeightOf = own_weight,
+        seed: int = 0,
+    ) -> None:
+        self._root, self._options, self._weight_of, self._device = root, options, weight_of, device
+        self._batches = batched(inputs)
+        self._vectors = max(1, math.ceil(_VECTORS / max(1, sum(len(batch["0"]) for batch in self._batches) // 2)))
+        self._random = torch.Generator().manual_seed(seed)
+
+    @property
+    def passes(self) -> int:
+        """How many backward passes a measurement takes."""
+        return len(self._batches) * self._vectors
+
+    def impacts(
+        self, layers: Mapping[str, torch.nn.Module], changes: Mapping[str, Change], progress: Progress = no_progress
+    ) -> dict[str, float]:
+        """|y_q - y|^2 / |y|^2 by layer, the mean over the inputs, when its weight alone is changed.
+
+        Args:
+            layers: modules by name.
+            changes: what rounding does to the weight of each.
+            progress: called with passes done and in all; what it raises ends the measurement.
+
+        Errors: NotDifferentiableError when the model has no backward pass, not enough memory for one, or one that
+        contradicts what is measured directly on a few layers.
+        """
+        taps = {name: _LayerTap(module, changes[name], self._weight_of) for name, module in layers.items()}
+        done, samples = 0, [len(batch["0"]) * self._vectors for batch in self._batches]
+        recompute = max(batch["0"].numel() for batch in self._batches) >= _RECOMPUTE
+        try:
+            with differentiable(
+                self._root, {module: taps[name] for name, module in layers.items()}, recompute=recompute
+            ):
+                for batch in self._batches:
+                    entry = {name: ordinary(value) for name, value in on_device(self._device, batch).items()}
+                    output = call(self._root, entry, self._options)
+                    energy = output.detach().float().flatten(1).square().sum(1)
+                    for number in range(self._vectors):
+                        progress(done, self.passes)
+                        vector = torch.randn(output.shape, generator=self._random).to(output)
+                        for tap in taps.values():
+                            tap.begin(len(energy))
+                        output.backward(vector, retain_graph=number + 1 < self._vectors)
+                        for tap in taps.values():
+                            tap.end(energy)
+                        done += 1
+                    for tap in taps.values():
+                        tap.end_input()
+        except (RuntimeError, NotImplementedError, TypeError) as error:
+            raise NotDifferentiableError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+        self._check(taps)
+        progress(self.passes, self.passes)
+        return {name: sum(tap.by_input) / sum(samples) for name, tap in taps.items()}
+
+    def _check(self, taps: Mapping[str, _LayerTap]) -> None:
+        """Compare with what a few layers do when they alone are changed: a wrong backward pass gives no error."""
+        count = min(_CHECKED, len(self._batches))
+        chosen = [(2 * i + 1) * len(self._batches) // (2 * count) for i in range(count)]
+        exact = ImpactMeter(self._root, [self._batches[i] for i in chosen], self._device, self._options)
+        samples = sum(len(self._batches[i]["0"]) for i in chosen)
+        ranked = sorted(taps.values(), key=lambda tap: -sum(tap.by_input))
+        moved = [tap for tap in ranked if sum(tap.by_input)]
+        if not moved:
+            raise NotDifferentiableError("no gradient reaches any layer")
+        found: list[float] = []
+        for tap in (moved[len(moved) * part // 8] for part in (1, 2, 4)):
+            direct = exact.impact(tap.module, tap.change_alone()) * samples
+            found.append(sum(tap.by_input[i] for i in chosen) / self._vectors / max(direct, 1e-30))
+        ratio = sorted(found)[len(found) // 2]
+        if not 1 / _TOLERANCE < ratio < _TOLERANCE:
+            raise NotDifferentiableError(f"gradients give {ratio:.2g} times the effect that was measured")
+        # A layer without a gradient is one without an effect, or one that was cut off.
+        middle = sum(moved[len(moved) // 2].by_input) / self.passes
+        without = ranked[len(moved) :]
+        for tap in without[:: max(1, len(without) // _CHECKED)]:
+            if exact.impact(tap.module, tap.change_alone()) > 0.01 * middle:
+                raise NotDifferentiableError("the gradient of a part of the model is cut off")
+
+
+class _LayerTap:
+    """Sums <g, dW x> of one layer over its calls in a pass, and the squares of that over passes."""
+
+    def __init__(self, module: torch.nn.Module, change: Change, weight_of: WeightOf) -> None:
+        self.module, self._change, self._weight_of = module, change, weight_of
+        self._inner: torch.Tensor | None = None
+        self._samples = 1
+        self._total = torch.zeros((), dtype=torch.float64)
+        self.by_input: list[float] = []
+
+    def begin(self, samples: int) -> None:
+        self._inner, self._samples = None, samples
+
+    def backward(self, x: torch.Tensor, gradient: torch.Tensor, *, onward: bool) -> torch.Tensor | None:
+        with torch.no_grad():
+            weight = self._weight_of(self.module, x)
+            effect = through(self.module, x, self._change(weight))
+            product = effect.float().mul_(gradient)
+            # Where the first dimension is not the samples (tiles, frames) their effects are added before squaring:
+            # vectors of different samples are independent, so the mean of the square is the same.
+            apart = len(product) % self._samples == 0
+            inner = product.reshape(self._samples, -1).sum(1) if apart else product.sum().reshape(1)
+            self._inner = inner if self._inner is None else self._inner + inner
+            return _backward(self.module, gradient, weight, x) if onward else None
+
+    def end(self, energy: torch.Tensor) -> None:
+        """Args: energy: |y|^2 of each sample."""
+        if self._inner is None:
+            return  # no gradient leads here
+        norms = energy if len(self._inner) == len(energy) else energy.mean().reshape(1)
+        self._total = self._total + (self._inner.square() / norms).sum().double()
+
+    def end_input(self) -> None:
+        """The device is read once for an input, and not in every pass."""
+        self.by_input.append(float(self._total))
+        self._total = torch.zeros((), dtype=torch.float64)
+
+    def change_alone(self) -> torch.Tensor:
+        weight: Any = self.module.weight
+        return self._change(self._weight_of(self.module, weight))
+
+
+def _backward(module: Any, gradient: torch.Tensor, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """The gradient at a layer's input."""
+    if weight.dim() == 2:
+        return gradient @ weight
+    return torch.nn.grad.conv2d_input(
+        x.shape, weight, gradient, module.stride, module.padding, module.dilation, module.groups
+    )
