@@ -92,7 +92,7 @@ def calibrate(original: Path, path: Path) -> Any:
     return model, session.statistics
 
 
-def measure(model: Any, statistics: Any, mode: str, rounding: str) -> Any:
+def measure(model: Any, statistics: Any, mode: str, rounding: str, method: str = "gradient") -> Any:
     """The statistics with every layer's effect on the UNet's output."""
     from hswq.hswq_core.files.formats import FORMATS  # type: ignore[import-not-found]
     from hswq.loader.impact import measure_impacts  # type: ignore[import-not-found]
@@ -100,7 +100,7 @@ def measure(model: Any, statistics: Any, mode: str, rounding: str) -> Any:
     impacts = dict(
         measure_impacts(
             model.model, statistics, sorted(statistics.layers), form=FORMATS[mode], rounding=rounding, probes=PROBES,
-            progress=lambda _done, _total: None,
+            method=method, progress=lambda _done, _total: None,
         )
     )  # fmt: skip
     return statistics.with_impacts(impacts, f"{mode} {rounding}")

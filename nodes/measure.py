@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.calibration.statistics import Statistics, check_same_model
 from ..hswq_core.files.formats import FORMATS
-from ..hswq_core.options import METHODS, ROUNDINGS, Method, Rounding
+from ..hswq_core.options import METHODS, ROUNDINGS, Method, Rounding, check_choice
 from ..hswq_core.planning.source_check import check_patches
 from ..loader.calibrate import model_fingerprint
 from ..loader.impact import measure_impacts
@@ -19,6 +19,7 @@ from .common import CATEGORY, HSWQStats, progress_bar, statistics_of
 
 logger = logging.getLogger(__name__)
 _SAVE_EVERY = 32
+_PROBES = 8
 
 
 class HSWQMeasureSensitivity(io.ComfyNode):
@@ -44,7 +45,7 @@ class HSWQMeasureSensitivity(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "probes",
-                    default=8,
+                    default=_PROBES,
                     min=1,
                     max=32,
                     tooltip="How many recorded inputs to measure on. More are steadier and slower.",
@@ -91,6 +92,14 @@ class HSWQMeasureSensitivity(io.ComfyNode):
         after: Any = None,
     ) -> io.NodeOutput:
         return io.NodeOutput(with_impacts(model, stats, mode, rounding, probes, method))
+
+
+def measured_stats(model: Any, stats: Any, purpose: str) -> Any:
+    """The same with impacts, which are measured if there are none for any purpose."""
+    if statistics_of(stats).complete_impacts(purpose) is not None:
+        return stats
+    mode, rounding = purpose.split()
+    return with_impacts(model, stats, mode, check_choice("rounding", rounding, ROUNDINGS), _PROBES, "gradient")
 
 
 def with_impacts(model: Any, stats: Any, mode: str, rounding: Rounding, probes: int, method: Method) -> Any:

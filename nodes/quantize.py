@@ -15,6 +15,7 @@ from ..hswq_core import quantize
 from ..hswq_core.files.names import default_name, safe_file_name
 from ..hswq_core.options import MODES, ROUNDINGS, SCALES, SELECTIONS
 from .common import CATEGORY, HSWQStats, progress_bar, quantize_options, statistics_of
+from .measure import measured_stats
 from .sources import Connected, source_to_quantize, sources
 
 
@@ -62,7 +63,7 @@ class HSWQQuantize(io.ComfyNode):
                     tooltip=(
                         "Which layers are kept. variance: those whose output varies most. error: those whose "
                         "output changes "
-                        "most. measured: those that change the model's output most (needs HSWQ Measure Sensitivity)."
+                        "most. measured: those that change the model's output most; measured if the model is connected."
                     ),
                 ),
                 io.Combo.Input(
@@ -158,6 +159,8 @@ class HSWQQuantize(io.ComfyNode):
     ) -> io.NodeOutput:
         statistics = statistics_of(stats)
         options = quantize_options(more | {"mode": mode, "keep_ratio": keep_ratio})
+        if options.selection == "measured" and model is not None:
+            statistics = statistics_of(measured_stats(model, stats, options.impact_purpose))
         connected = Connected(model, clip, vae, cls.hidden.prompt, cls.hidden.unique_id)
         with source_to_quantize(source, statistics, connected) as (folder, stem, opened):
             name = filename or default_name(stem, statistics.samples, options.budget or keep_ratio, mode)

@@ -100,6 +100,8 @@ def _curve(query: Mapping[str, str]) -> dict[str, object]:
     _, path = find_source(query.get("source", ""), statistics)
     # The chart itself varies the keep ratio, and rounding changes neither sizes nor ranks.
     options = quantize_options({k: v for k, v in query.items() if k not in ("keep_ratio", "rounding")})
+    if options.selection == "measured" and statistics.complete_impacts(options.impact_purpose) is None:
+        return {"waiting": True, "calibrated": True}
     return size_curve(path, statistics, options).as_dict() | {"budgeted": bool(options.budget)}
 
 

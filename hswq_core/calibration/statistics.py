@@ -130,6 +130,19 @@ class Statistics:
         """The impacts measured for a purpose, by layer."""
         return {name: e.impacts[purpose] for name, e in self.layers.items() if purpose in e.impacts}
 
+    def complete_impacts(self, purpose: str, layers: Iterable[str] | None = None) -> dict[str, float] | None:
+        """Impacts of all layers: those for the purpose, or else for another, as what matters in one format does in all.
+
+        Args:
+            layers: which must have one; all if not given.
+        """
+        wanted = list(self.layers if layers is None else layers)
+        for measured_for in (purpose, *self.purposes):
+            impacts = self.impacts(measured_for)
+            if all(name in impacts for name in wanted):
+                return {name: impacts[name] for name in wanted}
+        return None
+
     def with_impacts(self, impacts: Mapping[str, float], purpose: str) -> Statistics:
         """The same statistics with some layers' measured impacts; those for other purposes stay."""
         layers = {

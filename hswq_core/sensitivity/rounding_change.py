@@ -9,9 +9,7 @@ from ..rounding.weight import QuantizedWeight
 from .gradient import Change
 
 
-def rounding_change(
-    rounded: QuantizedWeight, grid: Grid, *, is_nearest: bool
-) -> Change:
+def rounding_change(rounded: QuantizedWeight, grid: Grid, *, is_nearest: bool) -> Change:
     """A function from a layer's weight to what rounding adds to it, in float32.
 
     Args:

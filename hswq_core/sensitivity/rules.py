@@ -55,14 +55,12 @@ def layer_sensitivities(
 
 
 def _impacts(layers: Sequence[str], statistics: Statistics, purpose: str) -> dict[str, float]:
-    """Those measured for the purpose, or else for another: a layer that matters in one format does in all."""
-    for measured_for in (purpose, *statistics.purposes):
-        impacts = statistics.impacts(measured_for)
-        if set(layers) <= impacts.keys():
-            return {name: impacts[name] for name in layers}
+    found = statistics.complete_impacts(purpose, layers)
+    if found is not None:
+        return found
     missing = sorted(set(layers) - statistics.impacts(purpose).keys())
     raise StatisticsError(
         f"the impact of {len(missing)} of {len(layers)} layers was not measured for {purpose} rounding",
         where=missing[0],
-        remedy="Run HSWQ Measure Sensitivity to its end, or choose another selection",
+        remedy="Connect the MODEL to HSWQ Quantize, or run HSWQ Measure Sensitivity, or choose another selection",
     )

@@ -30,7 +30,9 @@ def two_servers(comfyui: Path, tmp_path: Path) -> Iterator[tuple[ComfyServer, Co
 
 
 def one_run(seed: int, *, reset: bool = False) -> w.Workflow:
-    flow = w.calibrated("run", session="polled" if reset else "together", steps=2 if reset else 8, seed=seed, reset=reset)
+    flow = w.calibrated(
+        "run", session="polled" if reset else "together", steps=2 if reset else 8, seed=seed, reset=reset
+    )
     del flow["run_decode"]
     flow["run_image"] = w.node("SaveLatent", samples=["run_sampler", 0], filename_prefix="run")
     flow["run_empty"]["inputs"] |= {"width": 64, "height": 64}
@@ -48,7 +50,7 @@ def test_two_servers_lose_no_finished_run_though_they_are_killed(
         while finished[number] < 25:
             seed += 1
             try:
-                server.run(one_run(seed))
+                server.run(one_run(seed, "together", steps=8))
                 finished[number] += 1
             except LOST:
                 cut_short[number] += 1
@@ -89,7 +91,7 @@ def test_two_hundred_resets_under_ten_polling_pages(comfyui: Path, tmp_path: Pat
             page.start()
         try:
             for seed in range(200):
-                server.run(one_run(seed, reset=True))
+                server.run(one_run(seed, "polled", steps=2, reset=True))
                 assert load_statistics(server.output / "hswq/polled.safetensors").runs == 1
         finally:
             stop.set()

@@ -7,6 +7,7 @@ import { addView, FP8, KEPT, make, onChange, onServerEvent, place, widgetNamed }
 const ASKED = ["source", "mode", "selection", "budget", "force_keep", "force_quantize", "scales"];
 const HEIGHT = 96;
 const WAITING = "Once the model is calibrated, layers and sizes are shown here.";
+const UNMEASURED = "Layers and sizes are shown here once their sensitivity is measured: ";
 
 export function attachChart(node, api) {
     const said = make("div", "hswq-size");
@@ -40,7 +41,7 @@ export function attachChart(node, api) {
         const answer = await response.json();
         curve = answer.layers?.length ? answer : null;
         canvas.hidden = !curve;
-        said.textContent = answer.waiting ? WAITING : (answer.error ?? "");
+        said.textContent = answer.waiting ? waitingFor(node, answer) : (answer.error ?? "");
         said.classList.toggle("warn", !response.ok);
         about.textContent = "";
         view.show();
@@ -90,6 +91,12 @@ export function attachChart(node, api) {
     };
     onServerEvent(node, api, "execution_success", soon);
     soon();
+}
+
+function waitingFor(node, answer) {
+    if (!answer.calibrated) return WAITING;
+    const connected = node.inputs?.some((input) => input.name === "model" && input.link != null);
+    return UNMEASURED + (connected ? "when this node runs." : "connect the model, or run HSWQ Measure Sensitivity.");
 }
 
 function paint(canvas, curve, kept, ratio) {
