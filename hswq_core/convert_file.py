@@ -1,4 +1,4 @@
-"""From one format to another, without the original: what is FP8 stays the same FP8 wherever the target can hold it."""
+"""From one format to another, without the original: codes stay the same codes wherever the target can hold them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,24 @@ import torch
 from .errors import CheckpointError
 from .files.checkpoint import CheckpointReader
 from .files.dtypes import dtype_name, tensor_bytes
-from .files.formats import COMFY, V2, Format
-from .files.layers import FP8_DTYPES, MARKERS, WEIGHT, check_scales, checked_scale, find_prefix, scale_key
+from .files.formats import COMFY, COMFY_INT8, INT8_FORMAT, V2, Format
+from .files.layers import (
+    FP8_DTYPES,
+    MARKERS,
+    QUANTIZED_DTYPES,
+    WEIGHT,
+    check_scales,
+    checked_scale,
+    find_prefix,
+    scale_key,
+)
 from .files.writer import CheckpointWriter, FileLayout, check_not_source
 from .options import check_choice
 from .progress import Progress, no_progress
 
-TARGETS: dict[str, Format | None] = {"v2": V2, "comfy": COMFY, "fp16": None}
+TARGETS: dict[str, Format | None] = {
+    "v2": V2, "comfy": COMFY, "int8": INT8_FORMAT, "comfy-int8": COMFY_INT8, "fp16": None,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,7 +48,7 @@ class Conversion:
 
     def __str__(self) -> str:
         expanded = f", {len(self.expanded)} expanded to FP16" if self.expanded else ""
-        return f"{self.file}: {self.bytes / 1e6:,.1f} MB, {len(self.quantized)} layers in FP8{expanded}"
+        return f"{self.file}: {self.bytes / 1e6:,.1f} MB, {len(self.quantized)} layers quantized{expanded}"
 
 
 def convert_checkpoint(
@@ -48,13 +59,13 @@ def convert_checkpoint(
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> Conversion:
-    """Write the source's FP8 layers in another format.
+    """Write the source's quantized layers in another format.
 
-    Layers that the target cannot hold in FP8 (convolutions in comfy, everything in fp16, a scale for each
+    Layers that the target cannot hold (convolutions in comfy, everything in fp16, a scale for each
     channel in comfy) become FP16. All else passes through untouched.
 
-    Errors: PlanError for an unknown target, CheckpointError for a source without FP8 layers or with a bad scale,
-    TargetError as for quantizing.
+    Errors: PlanError for an unknown target, CheckpointError for a source without layers of the target's
+    kind or with a bad scale, TargetError as for quantizing.
     """
     form = TARGETS[check_choice("format to convert to", to, tuple(TARGETS))]
     check_not_source(target, source.path)
@@ -62,7 +73,8 @@ def convert_checkpoint(
     check_scales(source, prefix)
     scales = _scales(source, prefix)
     if not scales:
-        raise CheckpointError("no layer of this file is in FP8", where=source.path, remedy="Use 'quantize' for it")
+        raise CheckpointError("no layer of this file is quantized", where=source.path, remedy="Use 'quantize' for it")
+    _check_kind(source, form, scales)
 
     layout = {key: (info.dtype, info.shape) for key, info in source.tensors.items()}
     for key in _side_keys(source, prefix, scales):
@@ -79,7 +91,8 @@ def convert_checkpoint(
             side |= form.side_tensors(layer, scale.flatten())
     keys = sorted(layout, key=lambda key: source.tensors[key].begin)
     layout |= {name: (dtype_name(tensor.dtype), tuple(tensor.shape)) for name, tensor in side.items()}
-    output = FileLayout(layout, _metadata(source, to))
+    linear = [layer for layer in scales if layer + WEIGHT not in expanded and len(layout[layer + WEIGHT][1]) == 2]
+    output = FileLayout(layout, _metadata(source, to) | (form.header(linear) if form else {}))
     with CheckpointWriter(target, output, overwrite=overwrite) as writer:
         for number, key in enumerate(keys):
             progress(number, len(keys))
@@ -93,6 +106,17 @@ def convert_checkpoint(
     progress(len(keys), len(keys))
     names = tuple(key.removesuffix(WEIGHT) for key in expanded)
     return Conversion(target, output.nbytes, tuple(layer for layer in scales if layer not in names), names)
+
+
+def _check_kind(source: CheckpointReader, form: Format | None, layers: Iterable[str]) -> None:
+    """Errors: CheckpointError when no layer has codes that the target can hold, and all would be rounded twice."""
+    kinds = {"FP8" if source.tensors[layer + WEIGHT].dtype in FP8_DTYPES else "INT8" for layer in layers}
+    if form is not None and form.grid.name not in kinds:
+        raise CheckpointError(
+            f"the layers are {kinds.pop()} and {form.name} holds {form.grid.name}: they would be rounded twice",
+            where=source.path,
+            remedy="Quantize the original",
+        )
 
 
 def _metadata(source: CheckpointReader, to: str) -> dict[str, str]:
@@ -111,10 +135,10 @@ def _side_keys(source: CheckpointReader, prefix: str, layers: Iterable[str]) -> 
 
 
 def _scales(source: CheckpointReader, prefix: str) -> dict[str, torch.Tensor]:
-    """The scale of every FP8 layer by its name in the file: float32, [] or [C_out, 1, ...]."""
+    """The scale of every quantized layer by its name in the file: float32, [] or [C_out, 1, ...]."""
     scales: dict[str, torch.Tensor] = {}
     for key, info in source.tensors.items():
-        if not (key.startswith(prefix) and key.endswith(WEIGHT) and info.dtype in FP8_DTYPES):
+        if not (key.startswith(prefix) and key.endswith(WEIGHT) and info.dtype in QUANTIZED_DTYPES):
             continue
         layer = key.removesuffix(WEIGHT)
         found = scale_key(source.tensors, layer)

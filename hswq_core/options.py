@@ -8,7 +8,7 @@ from typing import Literal, TypeVar, get_args
 
 from .errors import PlanError, nearest_name
 
-Mode = Literal["v1", "v2", "comfy"]
+Mode = Literal["v1", "v2", "comfy", "int8", "comfy-int8"]
 Selection = Literal["variance", "error", "measured"]
 Rounding = Literal["nearest", "calibrated"]
 Scales = Literal["tensor", "channel"]
@@ -52,7 +52,8 @@ class QuantizeOptions:
     @property
     def impact_purpose(self) -> str:
         """What impacts must have been measured for to fit these options: "v2 calibrated" and its like."""
-        return f"{'v1' if self.mode == 'v1' else 'v2'} {self.rounding}"
+        measured = {"comfy": "v2", "comfy-int8": "int8"}.get(self.mode, self.mode)
+        return f"{measured} {self.rounding}"
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, MODES)
@@ -61,7 +62,7 @@ class QuantizeOptions:
         check_choice("scales", self.scales, SCALES)
         check_keep_ratio(self.keep_ratio)
         if self.scales == "channel" and self.mode != "v2":
-            raise PlanError(f"{self.mode} has one scale for each layer", remedy="Choose v2, or scales by tensor")
+            raise PlanError("scales by channel are a choice of v2 alone", remedy="Choose v2, or scales by tensor")
         # One pattern or any sequence of them is welcome; as tuples they make the value hashable.
         for name in ("force_keep", "force_quantize"):
             patterns = getattr(self, name)

@@ -106,12 +106,13 @@ class Report:
     def __str__(self) -> str:
         plan = self.plan
         counts = Counter(layer.reason for layer in plan.kept)
-        kept = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+        kept = f" ({reasons})" if reasons else ""
         lines = [
             str(self.file),
             f"  size     {self.bytes / 1e6:,.1f} MB of {plan.source.nbytes / 1e6:,.1f} MB "
             f"({self.bytes / plan.source.nbytes:.1%}); diffusion model {plan.unet_bytes / plan.source_unet_bytes:.1%}",
-            f"  layers   {self.quantized_layers} in FP8, {self.kept_layers} kept{f' ({kept})' if kept else ''}",
+            f"  layers   {self.quantized_layers} in {plan.format.grid.name}, {self.kept_layers} kept{kept}",
             f"  error    {self._error()}",
         ]
         return "\n".join([*lines, *(f"  warning  {warning}" for warning in self.warnings)])
@@ -120,4 +121,4 @@ class Report:
         if self.calibrated_gain is not None:
             return f"layer outputs {self.calibrated_gain:.2f} of nearest rounding ({self.calibrated_layers} layers)"
         plain = self.weighted_error_plain_cast
-        return f"weights {self.weighted_error / plain if plain else 1.0:.2f} of a plain cast"
+        return f"weights {self.weighted_error / plain if plain else 1.0:.2f} of a plain cast to FP8"

@@ -113,7 +113,11 @@ class _HoldsFP8(_ShortWay):
         for_a_file = _in_file_form.get() and not prefix.startswith("diffusion_model.")
         if for_a_file and is_quantized(self.weight):
             codes, scale = codes_and_scale(self.weight)
-            destination[f"{prefix}weight"], destination[f"{prefix}scale"] = codes, scale.reshape(-1)
+            is_float = codes.dtype.is_floating_point
+            destination[f"{prefix}weight"] = codes
+            destination[f"{prefix}scale" if is_float else f"{prefix}weight_scale"] = (
+                scale.reshape(-1) if is_float else scale.reshape(-1, 1)
+            )
 
 
 class HSWQOperations(comfy.ops.manual_cast):

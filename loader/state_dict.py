@@ -1,7 +1,8 @@
-"""A checkpoint's state dict with each FP8 weight and its scale made one tensor, checked before any model is built."""
+"""A checkpoint's state dict with each quantized weight and its scale made one tensor, before any model is built."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,26 +15,29 @@ from ..hswq_core.files.layers import MARKERS, WEIGHT, checked_scale, scale_key
 from .compat import quantized_tensor
 
 _FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+_CODES = (*_FP8, torch.int8)
+_FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
 
 
 def join_scales(state_dict: dict[str, Any], prefix: str, path: Path) -> torch.dtype:
-    """Replace, in place, every FP8 weight under ``prefix`` by a quantized tensor, and remove the scales.
+    """Replace, in place, every FP8 or INT8 weight under ``prefix`` by a quantized tensor, and remove the scales.
 
     Returns: the float type that the model is to have, that of most of its weights.
 
     FP8 tensors that are not the weight of a Linear or Conv2d layer become plain tensors of the file's float type.
 
-    Errors: CheckpointError naming the layer whose scale is unusable, or that is quantized to another type than FP8.
+    Errors: CheckpointError naming the layer whose scale is unusable, or that is quantized in a way of its own.
     """
     keys = [key for key in state_dict if key.startswith(prefix)]
     dtype = _majority_float(state_dict, keys)
-    fp8_weights = {key for key in keys if key.endswith(WEIGHT) and state_dict[key].dtype in _FP8}
+    weights = {key for key in keys if key.endswith(WEIGHT) and state_dict[key].dtype in _CODES}
 
     for key in keys:
         tensor = state_dict.get(key)
         if tensor is None:
             continue
-        if key in fp8_weights:
+        if key in weights:
+            _check_layout(state_dict, key, path)
             scale = _pop_scale(state_dict, key.removesuffix(WEIGHT), tensor, path)
             if tensor.dim() in (2, 4):
                 state_dict[key] = quantized_tensor(tensor, scale, dtype)
@@ -48,11 +52,30 @@ def join_scales(state_dict: dict[str, Any], prefix: str, path: Path) -> torch.dt
     return dtype
 
 
+def _check_layout(state_dict: Mapping[str, Any], key: str, path: Path) -> None:
+    """Errors: CheckpointError for codes that are more than numbers to multiply, as rotated ones are."""
+    layer = key.removesuffix(WEIGHT)
+    marker = state_dict.get(layer + MARKERS[0])
+    if marker is None:
+        return
+    try:
+        said = json.loads(bytes(marker.flatten().to(torch.uint8).tolist()))
+        known = said.get("format") in _FORMATS and not said.get("convrot")
+    except (ValueError, AttributeError):
+        known = False
+    if not known:
+        raise CheckpointError(
+            f"the layer {layer} is quantized in a way that this loader does not know",
+            where=path,
+            remedy="Open it with ComfyUI's own loader, or with the one that its publisher names",
+        )
+
+
 def _check_float(key: str, weight: torch.Tensor, path: Path) -> None:
     if not weight.is_floating_point() or weight.element_size() < 2:
         kind = str(weight.dtype).removeprefix("torch.")
         raise CheckpointError(
-            f"the layer {key.removesuffix(WEIGHT)} is quantized to {kind}, not to FP8",
+            f"the layer {key.removesuffix(WEIGHT)} is quantized to {kind}, which this loader does not know",
             where=path,
             remedy="Open it with ComfyUI's own loader, or with the one that its publisher names",
         )
@@ -67,10 +90,11 @@ def _pop_scale(state_dict: dict[str, Any], layer: str, weight: torch.Tensor, pat
 
 def _majority_float(state_dict: Mapping[str, Any], keys: list[str]) -> torch.dtype:
     """The type of most weights that are not FP8; FP16 for a file that has none, or too few to tell."""
+    layers = {key.removesuffix(WEIGHT) for key in keys if key.endswith(WEIGHT) and state_dict[key].dtype in _CODES}
+    scales = {found[0] for layer in layers if (found := scale_key(state_dict, layer))}
     sizes: Counter[torch.dtype] = Counter()
     for key in keys:
         tensor = state_dict[key]
-        if tensor.dtype in (torch.float16, torch.bfloat16, torch.float32) and tensor.dim() > 0:
+        if key not in scales and tensor.dtype in (torch.float16, torch.bfloat16, torch.float32) and tensor.dim() > 0:
             sizes[tensor.dtype] += tensor.numel()
-    # Scales are float32, too, but never outweigh the biases.
     return sizes.most_common(1)[0][0] if sizes else torch.float16

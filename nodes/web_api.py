@@ -63,7 +63,8 @@ def file_summary(found: Inspection) -> dict[str, object]:
     return {
         "name": Path(found.file).name,
         "format": found.format,
-        "fp8_layers": len(found.quantized),
+        "quantized_layers": len(found.quantized),
+        "grid": found.grid,
         "other_layers": len(found.unquantized),
         "dtype": found.unquantized_dtype,
         "nbytes": found.diffusion_model_bytes,

@@ -6,18 +6,20 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 
 from .checkpoint import CheckpointReader
-from .layers import FP8_DTYPES, find_prefix, layer_weights, scale_key
+from .layers import FP8_DTYPES, MARKERS, QUANTIZED_DTYPES, find_prefix, layer_weights, scale_key
 
 
 @dataclass(frozen=True)
 class Inspection:
     """``quantized`` and ``unquantized`` name Linear and Conv2d layers by their path in the diffusion model.
 
-    ``diffusion_model_bytes`` are those of its tensors, ``unquantized_dtype`` the type of most weights that are not FP8.
+    ``diffusion_model_bytes`` are those of its tensors, ``unquantized_dtype`` the type of most weights that are not
+    quantized, ``grid`` what the others are: FP8, INT8, or both.
     """
 
     file: str
     format: str
+    grid: str
     bytes: int
     bytes_by_dtype: dict[str, int]
     diffusion_model_prefix: str
@@ -34,7 +36,8 @@ class Inspection:
     def summary(self) -> str:
         """Format, layers and memory in one line."""
         return (
-            f"{self.format}, {len(self.quantized)} layers in FP8, {len(self.unquantized)} in {self.unquantized_dtype}, "
+            f"{self.format}, {len(self.quantized)} layers in {self.grid}, "
+            f"{len(self.unquantized)} in {self.unquantized_dtype}, "
             f"{self.diffusion_model_bytes / 1e6:,.1f} MB of weights"
         )
 
@@ -44,7 +47,7 @@ class Inspection:
             f"{self.file}",
             f"  format     {self.format}",
             f"  size       {self.bytes / 1e6:,.1f} MB ({types})",
-            f"  layers     {len(self.quantized)} in FP8, {len(self.unquantized)} not",
+            f"  layers     {len(self.quantized)} in {self.grid}, {len(self.unquantized)} not",
         ]
         lines += [f"  {key:<10} {value[:100]}" for key, value in sorted(self.metadata.items())]
         return "\n".join(lines)
@@ -53,12 +56,13 @@ class Inspection:
 def inspect_checkpoint(reader: CheckpointReader) -> Inspection:
     """Look at the header alone. Errors: CheckpointError when there is no diffusion model in the file."""
     prefix = find_prefix(reader)
-    quantized, unquantized, scales, sizes = [], [], set[str](), Counter[str]()
+    quantized, unquantized, formats, sizes = [], [], set[str](), Counter[str]()
+    grids: set[str] = set()
     for layer, info in sorted(layer_weights(reader, prefix).items()):
-        if info.dtype in FP8_DTYPES:
+        if info.dtype in QUANTIZED_DTYPES:
             quantized.append(layer)
-            scale = scale_key(reader.tensors, prefix + layer)
-            scales.add(scale[1] if scale else "none")
+            grids.add("FP8" if info.dtype in FP8_DTYPES else "INT8")
+            formats.add(_format_of_layer(reader, prefix + layer, info.dtype))
         else:
             unquantized.append(layer)
             sizes[info.dtype] += info.nbytes
@@ -67,7 +71,8 @@ def inspect_checkpoint(reader: CheckpointReader) -> Inspection:
         by_dtype[info.dtype] += info.nbytes
     return Inspection(
         file=str(reader.path),
-        format=_format_name(quantized, scales),
+        format=_format_name(quantized, formats),
+        grid=" and ".join(sorted(grids)) or "FP8",
         bytes=reader.path.stat().st_size,
         bytes_by_dtype=dict(by_dtype.most_common()),
         diffusion_model_prefix=prefix,
@@ -79,16 +84,17 @@ def inspect_checkpoint(reader: CheckpointReader) -> Inspection:
     )
 
 
-def _format_name(quantized: list[str], scales: set[str]) -> str:
+def _format_of_layer(reader: CheckpointReader, layer: str, dtype: str) -> str:
+    if dtype not in FP8_DTYPES:
+        return "comfy-int8" if layer + MARKERS[0] in reader.tensors else "int8"
+    scale = scale_key(reader.tensors, layer)
+    if scale is None:
+        return "v1"
+    return {".weight_scale": "comfy", ".scale_weight": "scaled_fp8"}.get(scale[1], "v2")
+
+
+def _format_name(quantized: list[str], names: set[str]) -> str:
     if not quantized:
         return "not quantized"
-    by_suffix = {
-        "none": "v1",
-        ".scale": "v2",
-        ".weight.scale": "v2",
-        ".weight_scale": "comfy",
-        ".scale_weight": "scaled_fp8",
-    }
-    names = {by_suffix[suffix] for suffix in scales}
     # A file whose layers are scaled in part is what its scales say: layers without one have the scale 1.
     return (names - {"v1"} or names).pop() if len(names - {"v1"}) <= 1 else "mixed"

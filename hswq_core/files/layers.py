@@ -17,34 +17,40 @@ PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "")
 
 WEIGHT = ".weight"
 FP8_DTYPES = ("F8_E4M3", "F8_E5M2")
+QUANTIZED_DTYPES = (*FP8_DTYPES, "I8")
+"""What the weights of quantized layers are; integers mean nothing without a scale."""
 MARKERS = (".comfy_quant", ".input_scale", ".scale_input")
 """What other formats store beside a layer: it steers their own FP8 code and means nothing without it."""
 
 # V2 (two spellings), ComfyUI's own, and the older scaled_fp8 of text encoders and Flux conversions.
 _SCALE_SUFFIXES = (".scale", ".weight.scale", ".weight_scale", ".scale_weight")
 
-_SCALED_MODES = ("v2", "comfy")
+_SCALED_MODES = ("v2", "comfy", "int8", "comfy-int8")
 
 
 def scale_key(keys: Container[str], layer: str) -> tuple[str, str] | None:
-    """The key of the scale that belongs to ``layer``'s FP8 weight, and its suffix; ``None`` if there is none.
+    """The key of the scale that belongs to ``layer``'s weight, and its suffix; ``None`` if there is none.
 
-    Ask only for layers whose weight is FP8: a norm's own ``.scale`` parameter is not a quantization scale.
+    Ask only for layers whose weight is quantized: a norm's own ``.scale`` parameter is not a quantization scale.
     """
     return next(((layer + suffix, suffix) for suffix in _SCALE_SUFFIXES if layer + suffix in keys), None)
 
 
 def check_scales(source: TensorSource, prefix: str) -> None:
-    """Every FP8 weight has a scale if the others or the file's mode say so, and every scale has an FP8 weight.
+    """Every quantized weight has a scale if its type, the others or the file's mode say so, and every scale a weight.
 
     Errors: CheckpointError naming the layer.
     """
     remedy = "The file is damaged or was changed; quantize the model again"
     tensors = {key: info for key, info in source.tensors.items() if key.startswith(prefix)}
-    layers = {k.removesuffix(WEIGHT) for k, i in tensors.items() if k.endswith(WEIGHT) and i.dtype in FP8_DTYPES}
+    layers = {k.removesuffix(WEIGHT) for k, i in tensors.items() if k.endswith(WEIGHT) and i.dtype in QUANTIZED_DTYPES}
     without = sorted(layer for layer in layers if scale_key(tensors, layer) is None)
-    if without and (len(without) < len(layers) or source.metadata.get("hswq.mode") in _SCALED_MODES):
-        raise CheckpointError(f"the scale of the FP8 layer {without[0]} is missing", where=source.path, remedy=remedy)
+    integers = [layer for layer in without if tensors[layer + WEIGHT].dtype not in FP8_DTYPES]
+    if integers or (without and (len(without) < len(layers) or source.metadata.get("hswq.mode") in _SCALED_MODES)):
+        missing = (integers or without)[0]
+        raise CheckpointError(
+            f"the scale of the quantized layer {missing} is missing", where=source.path, remedy=remedy
+        )
     for key, info in tensors.items():
         suffix = next((s for s in sorted(_SCALE_SUFFIXES, key=len, reverse=True) if key.endswith(s)), None)
         layer = key.removesuffix(suffix or "")
@@ -58,7 +64,7 @@ def check_scales(source: TensorSource, prefix: str) -> None:
             orphan = is_float(beside.dtype) and len(beside.shape) in (2, 4)
             orphan = orphan and (suffix != ".scale" or math.prod(info.shape) in (1, beside.shape[0]))
         if orphan:
-            raise CheckpointError(f"the scale {key} belongs to no FP8 weight", where=source.path, remedy=remedy)
+            raise CheckpointError(f"the scale {key} belongs to no quantized weight", where=source.path, remedy=remedy)
 
 
 def checked_scale(name: str, scale: torch.Tensor, shape: tuple[int, ...], where: Path) -> torch.Tensor:
@@ -82,14 +88,14 @@ def checked_scale(name: str, scale: torch.Tensor, shape: tuple[int, ...], where:
 
 
 def layer_weights(source: TensorSource, prefix: str) -> dict[str, TensorInfo]:
-    """The weights of Linear and Conv2d layers under the prefix, by layer: 2-D and 4-D, float or FP8."""
+    """The weights of Linear and Conv2d layers under the prefix, by layer: 2-D and 4-D, float or quantized."""
     return {
         key[len(prefix) : -len(WEIGHT)]: info
         for key, info in source.tensors.items()
         if key.startswith(prefix)
         and key.endswith(WEIGHT)
         and len(info.shape) in (2, 4)
-        and (is_float(info.dtype) or info.dtype in FP8_DTYPES)
+        and (is_float(info.dtype) or info.dtype in QUANTIZED_DTYPES)
     }
 
 

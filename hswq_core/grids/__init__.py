@@ -2,5 +2,6 @@
 
 from .e4m3 import E4M3
 from .grid import Grid, Scaling
+from .int8 import INT8
 
-__all__ = ["E4M3", "Grid", "Scaling"]
+__all__ = ["E4M3", "INT8", "Grid", "Scaling"]

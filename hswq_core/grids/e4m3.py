@@ -7,4 +7,4 @@ import torch
 
 from .grid import Grid
 
-E4M3 = Grid(torch.float8_e4m3fn, "F8_E4M3", largest=448.0, least_normal=2.0**-6, mantissa_bits=3)
+E4M3 = Grid("FP8", torch.float8_e4m3fn, "F8_E4M3", largest=448.0, least_normal=2.0**-6, mantissa_bits=3)

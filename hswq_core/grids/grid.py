@@ -24,6 +24,7 @@ class Grid:
     the spacing stays the same. An integer grid is the case in which ``least_normal`` is above ``largest``.
 
     Attributes:
+        name: what people call it.
         dtype: torch's type of the codes.
         file_dtype: the name of that type in safetensors files.
         largest: the largest magnitude.
@@ -31,6 +32,7 @@ class Grid:
         mantissa_bits: at and above ``least_normal``, 2^mantissa_bits steps lead from one power of two to the next.
     """
 
+    name: str
     dtype: torch.dtype
     file_dtype: str
     largest: float

@@ -14,7 +14,7 @@ def dequantize(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> 
     """W = codes * scale in ``dtype``.
 
     Args:
-        codes: any shape, an 8-bit float type.
+        codes: any shape, an 8-bit type.
         scale: float32, broadcastable to ``codes``.
     """
     kernel = DEQUANTIZE.kernel(codes.device) if fits_kernel(codes, scale) else None
@@ -28,6 +28,11 @@ def fits_kernel(codes: torch.Tensor, scale: torch.Tensor) -> bool:
 
 
 def _by_torch(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if not codes.dtype.is_floating_point:
+        if torch.compiler.is_compiling():
+            return (codes.float() * scale).to(dtype)  # which the compiler makes one launch of
+        # One launch, in float32, rounded once.
+        return torch.mul(codes, scale, out=torch.empty(codes.shape, dtype=dtype, device=codes.device))
     # An in-place product is computed in the wider of both types, float32, and rounded into the narrower.
     return codes.to(dtype).mul_(scale)
 

@@ -94,7 +94,7 @@ class _Draft:
         smallest = self._keeping(set(), "").nbytes
         if allowed < smallest:
             raise PlanError(
-                f"the budget of {allowed:,} bytes is too small: with every layer in FP8 the file has {smallest:,}",
+                f"the budget of {allowed:,} bytes is too small: with every layer quantized the file has {smallest:,}",
                 where=self._source.path,
                 remedy="Give a larger budget",
             )

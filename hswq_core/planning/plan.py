@@ -79,6 +79,7 @@ class QuantizationPlan:
             "hswq.statistics_fingerprint": self.statistics_digest,
             "hswq.source_fingerprint": self.source_fingerprint,
             "hswq.tool_version": __version__,
+            **self.format.header([layer.stem for layer in self.quantized if len(layer.info.shape) == 2]),
             **({"hswq.source_patches": self.source_patches} if self.source_patches else {}),
         }
 
@@ -106,9 +107,10 @@ class QuantizationPlan:
     @property
     def summary(self) -> str:
         """Format, size and layers in one line."""
+        quantized = f"{len(self.quantized)} layers in {self.format.grid.name}"
         return (
             f"{self.format.name}: {self.nbytes:,} bytes of {self.source.nbytes:,} "
-            f"({self.nbytes / self.source.nbytes:.1%}); {len(self.quantized)} layers in FP8, {len(self.kept)} kept"
+            f"({self.nbytes / self.source.nbytes:.1%}); {quantized}, {len(self.kept)} kept"
         )
 
     def __str__(self) -> str:

@@ -17,7 +17,7 @@ from .gptq import round_calibrated
 class QuantizedWeight:
     """Codes, scale (float32 [1], or [C_out]), and what was lost.
 
-    ``error`` is the importance-weighted squared error of these codes, ``plain_error`` that of a plain cast to the grid.
+    ``error`` is the importance-weighted squared error of these codes, ``plain_error`` that of a plain cast to FP8.
     ``gain`` is the squared error of the layer's output over nearest rounding's, where rounding was calibrated.
     """
 
@@ -49,7 +49,7 @@ def quantize_weight(
     """
     distribution = histogram(weight, importance)
     scale = find_scale(distribution, grid, scaled=scaling == "tensor")
-    error = plain_error = squared_error(distribution, torch.ones(1), grid)
+    error = plain_error = squared_error(distribution, torch.ones(1), E4M3)
     if scaling == "channel":
         scale, error = search_channel_scales(weight, importance, grid)
     elif scaling == "tensor":

@@ -1,11 +1,14 @@
 """Between formats without the original: FP8 codes are carried over, not made again."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from hswq_core import quantize
 from hswq_core.convert_file import convert_checkpoint
 from hswq_core.errors import CheckpointError, TargetError
 from hswq_core.files.checkpoint import CheckpointReader
@@ -25,6 +28,13 @@ def files(example: Example, tmp_path: Path) -> dict[str, Path]:
             plan = make_plan(source, example.statistics, QuantizeOptions(mode=mode, keep_ratio=0.1))
             quantize_checkpoint(source, plan, example.statistics, path)
     return paths
+
+
+@pytest.fixture
+def integers(example: Example, tmp_path: Path) -> Path:
+    path = tmp_path / "int8.safetensors"
+    quantize(example.path, path, example.statistics, mode="int8", keep_ratio=0.1)
+    return path
 
 
 def convert(source: Path, to: str) -> dict[str, torch.Tensor]:
@@ -53,6 +63,38 @@ def test_v2_and_comfy_are_the_same_for_linear_layers(files: dict[str, Path]) -> 
         assert same(back[f"{layer}.weight"], v2[f"{layer}.weight"]) and same(
             back[f"{layer}.scale"], v2[f"{layer}.scale"]
         )
+
+
+def test_integers_stay_the_same_integers(integers: Path) -> None:
+    int8, comfy = load_file(integers), convert(integers, "comfy-int8")
+    layers = [k.removesuffix(".weight") for k, t in int8.items() if t.dtype == torch.int8]
+    assert layers and any(int8[f"{layer}.weight"].dim() == 4 for layer in layers)
+    for layer in layers:
+        weight, scale = int8[f"{layer}.weight"], int8[f"{layer}.weight_scale"]
+        assert scale.dtype == torch.float32 and scale.shape == (len(weight), 1)
+        if weight.dim() == 2:
+            assert same(comfy[f"{layer}.weight"], weight) and same(comfy[f"{layer}.weight_scale"], scale)
+            assert json.loads(bytes(comfy[f"{layer}.comfy_quant"].tolist())) == {"format": "int8_tensorwise"}
+        else:
+            assert same(comfy[f"{layer}.weight"], (weight.float() * scale.view(-1, 1, 1, 1)).half())
+    back = convert(integers.with_name("int8_to_comfy-int8.safetensors"), "int8")
+    assert all(same(back[key], comfy[key]) for key in back if back[key].dtype == torch.int8)
+    assert not any(key.endswith(".comfy_quant") for key in back)
+    fp16 = convert(integers, "fp16")
+    layer = layers[0]
+    weight, scale = int8[f"{layer}.weight"], int8[f"{layer}.weight_scale"]
+    exact = weight.float() * scale.view(-1, *[1] * (weight.dim() - 1))
+    assert same(fp16[f"{layer}.weight"], exact.half())
+    with safe_open(integers, framework="pt") as file:
+        assert "hswq_int8" in file.metadata()["_quantization_metadata"]
+    with safe_open(integers.with_name("int8_to_comfy-int8.safetensors"), framework="pt") as file:
+        assert "_quantization_metadata" not in file.metadata()
+
+
+def test_codes_are_never_rounded_twice(files: dict[str, Path], integers: Path) -> None:
+    for source, to in ((files["v2"], "int8"), (files["v1"], "comfy-int8"), (integers, "v2"), (integers, "comfy")):
+        with pytest.raises(CheckpointError, match="rounded twice"):
+            convert(source, to)
 
 
 @pytest.mark.parametrize("mode", ["v1", "v2", "comfy"])
@@ -87,7 +129,10 @@ def test_a_scale_for_each_channel(example: Example, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_converted(example: Example, files: dict[str, Path], tmp_path: Path) -> None:
-    with CheckpointReader(example.path) as reader, pytest.raises(CheckpointError, match="in FP8"):
+    with (
+        CheckpointReader(example.path) as reader,
+        pytest.raises(CheckpointError, match="no layer of this file is quantized"),
+    ):
         convert_checkpoint(reader, tmp_path / "x.safetensors", "fp16")
     with CheckpointReader(files["v2"]) as reader, pytest.raises(TargetError, match="exists"):
         convert_checkpoint(reader, files["v1"], "comfy")

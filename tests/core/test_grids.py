@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hswq_core.grids import E4M3, Grid
+from hswq_core.grids import E4M3, INT8
 from hswq_core.grids.histogram import histogram
 from hswq_core.grids.scale_search import scale_of, search_amax, weighted_errors
 from hswq_core.rounding.weight import quantize_weight
@@ -139,7 +139,7 @@ def test_histogram_notices_what_is_not_a_number(value: float, dtype: torch.dtype
 
 def test_everything_asks_the_grid_for_its_values() -> None:
     """Eight-bit integers: another type, another range, spacing of one throughout."""
-    integers = Grid(torch.int8, "I8", largest=127.0, least_normal=128.0, mantissa_bits=7)
+    integers = INT8
     assert integers.magnitudes().tolist() == list(range(128))
     assert not integers.is_self_similar and E4M3.is_self_similar
     values = torch.tensor([0.5, 1.5, -2.5, 126.6, 200.0, -200.0])

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.support import workflows as w
 from tests.support.odd_folder import fill
-from tests.support.probing import PROBE, UNET, write_kinds
+from tests.support.probing import MODES, PROBE, UNET, write_kinds
 from tests.support.server import ComfyServer
 
 
@@ -40,7 +40,7 @@ def probing(
     arguments = ("--fp8_e4m3fn-unet",) if request.param == "fp8-storage" else ()
     with ComfyServer(comfyui, tmp_path_factory.mktemp(request.param), arguments, packs=(PROBE,)) as server:
         flow = w.calibrated("cal", session="loader", steps=3, loader="HSWQLoader")
-        for mode in ("v1", "v2", "comfy"):
+        for mode in MODES:
             flow[f"q_{mode}"] = w.quantize(["calibrate", 1], ["cal_sampler", 0], mode=mode, filename=mode)["quantize"]
         server.run(flow)
         v2 = server.output / "checkpoints/v2.safetensors"

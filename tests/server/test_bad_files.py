@@ -37,8 +37,11 @@ BAD: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     "scale-zero": (changed(scale=torch.zeros(1)), rf"{LAYER}\.scale is not a positive number"),
     "scale-nan": (changed(scale=torch.tensor([float("nan")])), rf"{LAYER}\.scale is not a positive number"),
     "scale-shape": (changed(scale=torch.ones(7)), rf"{LAYER}\.scale has the shape"),
-    "scale-missing": (without(f"{LAYER}.scale"), rf"the scale of the FP8 layer {LAYER} is missing"),
-    "scale-without-fp8": (changed(weight=torch.zeros(128, 128).half()), rf"{LAYER}\.scale belongs to no FP8 weight"),
+    "scale-missing": (without(f"{LAYER}.scale"), rf"the scale of the quantized layer {LAYER} is missing"),
+    "scale-without-fp8": (
+        changed(weight=torch.zeros(128, 128).half()),
+        rf"{LAYER}\.scale belongs to no quantized weight",
+    ),
     "weight-missing": (without(f"{OTHER}.weight", f"{OTHER}.scale"), "out.2 cannot be loaded: its weight is missing"),
     "telling-weight-missing": (without(f"{LAYER}.weight", f"{LAYER}.scale"), "without the layer middle_block"),
     "other-type": (

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support import workflows as w
-from tests.support.probing import FP8, Tensors, loaded, probe, scale_of, unet_of
+from tests.support.probing import FP8, MODES, Tensors, loaded, probe, scale_of, unet_of
 from tests.support.server import TINY_CHECKPOINT, ComfyServer, ExecutionError
 
-SCALED = ("v2", "comfy", "spelled", "scaled_fp8", "scalar", "per_channel")
+SCALED = ("v2", "comfy", "int8", "comfy-int8", "spelled", "scaled_fp8", "scalar", "per_channel")
 KINDS = ("v1", *SCALED, "naive", "e5m2", "bfloat16", "fp16")
 
 
@@ -57,7 +57,10 @@ def test_every_kind_of_file(probing: ComfyServer, name: str) -> None:
 
     formats = {"spelled": "v2", "scalar": "v2", "per_channel": "v2", "bfloat16": "v2", "fp16": "not quantized"}
     line = next(line for line in probing.log.splitlines() if f"HSWQ: {name}.safetensors:" in line)
-    assert f": {formats.get(name, 'v1' if name in ('naive', 'e5m2') else name)}," in line and " layers in FP8, " in line
+    assert (
+        f": {formats.get(name, 'v1' if name in ('naive', 'e5m2') else name)}," in line
+        and f" layers in {'INT8' if 'int8' in name else 'FP8'}, " in line
+    )
 
 
 def test_the_exact_model_is_what_stock_computes(probing: ComfyServer) -> None:
@@ -98,18 +101,38 @@ def test_the_stock_loader_opens_the_comfy_format_where_it_knows_it(probing: Comf
         assert knows == bool((computed - exact).norm() <= 1e-3 * exact.norm()), layer
 
 
+def test_the_stock_loader_opens_comfy_int8_where_it_knows_it(probing: ComfyServer) -> None:
+    loader = {"loader": w.node("CheckpointLoaderSimple", ckpt_name="comfy-int8.safetensors")}
+    if "int8_tensorwise" not in (probing.comfyui / "comfy/ops.py").read_text(encoding="utf-8"):
+        return  # older versions read the integers as weights, and draw noise
+    held = probe(probing, "stock_comfy_int8", loader)
+    file = unet_of(path_of(probing, "comfy-int8"))
+    layers = [k.removesuffix(".weight") for k, t in file.items() if k.endswith(".weight") and t.dtype == torch.int8]
+    assert len(layers) > 50
+    for layer in layers:
+        exact = file[f"{layer}.weight"].float() * file[f"{layer}.weight_scale"]
+        assert (held[f"{layer}.computed"] - exact).norm() <= 1e-3 * exact.norm(), layer
+
+
+def test_the_stock_loader_refuses_int8(probing: ComfyServer) -> None:
+    """It would take the integers for weights, and draw noise."""
+    flow = {"loader": w.node("CheckpointLoaderSimple", ckpt_name="int8.safetensors")}
+    with pytest.raises(ExecutionError, match="hswq_int8"):
+        probing.run(flow | w.sampling(["loader", 0], ["loader", 1], ["loader", 2], "int8", steps=2))
+
+
 def test_several_models_at_once_unloaded_and_loaded_again(probing: ComfyServer) -> None:
     flow: w.Workflow = {}
-    for name in ("v1", "v2", "comfy"):
+    for name in MODES:
         flow |= w.hswq_loaded(name, f"{name}.safetensors", steps=2)
     first = probing.run(flow)
     probing.post("/free", {"unload_models": True, "free_memory": True})
     probing.get("/system_stats")
     again = probing.run(flow)
-    for name in ("v1", "v2", "comfy"):
+    for name in MODES:
         images = [probing.images(outputs, f"{name}_image")[0].read_bytes() for outputs in (first, again)]
         assert images[0] == images[1]
-    for name in ("v1", "v2", "comfy"):
+    for name in MODES:
         assert_as_in_file(probe(probing, f"{name}_again", loaded(f"{name}.safetensors")), path_of(probing, name))
 
 

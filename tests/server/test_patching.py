@@ -9,19 +9,25 @@ from safetensors.torch import load_file, save_file
 
 from tests.server.test_loader import assert_as_in_file, path_of
 from tests.support import workflows as w
-from tests.support.probing import FP8, Tensors, exact, loaded, probe, unet_of
+from tests.support.probing import CODES, Tensors, exact, loaded, probe, unet_of
 from tests.support.server import ComfyServer
 
 LORA = "test.safetensors"
 
 
+@pytest.fixture(params=["v2", "int8"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """The format of the file that is patched."""
+    return str(request.param)
+
+
 @pytest.fixture
-def deltas(probing: ComfyServer) -> Iterator[Tensors]:
-    """A LoRA on every quantized layer of the V2 file, in the server's folder; what it adds, by layer."""
+def deltas(probing: ComfyServer, kind: str) -> Iterator[Tensors]:
+    """A LoRA on every quantized layer of the file, in the server's folder; what it adds, by layer."""
     generator = torch.Generator().manual_seed(0)
     lora, deltas = {}, {}
-    for key, stored in unet_of(path_of(probing, "v2")).items():
-        if key.endswith(".weight") and stored.dtype == FP8:
+    for key, stored in unet_of(path_of(probing, kind)).items():
+        if key.endswith(".weight") and stored.dtype in CODES:
             layer, (rows, columns) = key.removesuffix(".weight"), (stored.shape[0], stored[0].numel())
             up = torch.randn(rows, 2, generator=generator) * 0.02
             down = torch.randn(2, columns, generator=generator) * 0.02
@@ -44,54 +50,55 @@ def weights_of(path: Path) -> Tensors:
     return {k.removesuffix(".weight"): v for k, v in tensors.items() if k.endswith(".weight")}
 
 
-def with_lora(strength: float) -> w.Workflow:
+def with_lora(kind: str, strength: float) -> w.Workflow:
     lora = w.node("LoraLoaderModelOnly", model=["loader", 0], lora_name=LORA, strength_model=strength)
-    return loaded("v2.safetensors") | {"lora": lora}
+    return loaded(f"{kind}.safetensors") | {"lora": lora}
 
 
 @pytest.mark.parametrize("lowvram", [False, True])
 def test_a_lora_is_added_to_the_real_weights_and_leaves_no_trace(
-    probing: ComfyServer, deltas: Tensors, lowvram: bool
+    probing: ComfyServer, kind: str, deltas: Tensors, lowvram: bool
 ) -> None:
-    weights = weights_of(path_of(probing, "v2"))
+    weights = weights_of(path_of(probing, kind))
     for strength in (1.0, -0.5):
-        name = f"lora_{strength}_{lowvram}"
-        held = probe(probing, name, with_lora(strength), ["lora", 0], lowvram=lowvram)
+        name = f"lora_{kind}_{strength}_{lowvram}"
+        held = probe(probing, name, with_lora(kind, strength), ["lora", 0], lowvram=lowvram)
         for layer, delta in deltas.items():
             expected = weights[layer] + strength * delta
             error = (held[f"{layer}.computed"] - expected).abs().max()
             assert error <= 2.0**-10 * expected.abs().max(), layer
-            assert (held[f"{layer}.weight"].dtype == FP8) == lowvram, layer  # low VRAM adds as the layer runs
-    assert_as_in_file(probe(probing, f"without_{lowvram}", loaded("v2.safetensors")), path_of(probing, "v2"))
+            assert (held[f"{layer}.weight"].dtype in CODES) == lowvram, layer  # low VRAM adds as the layer runs
+    without = probe(probing, f"without_{kind}_{lowvram}", loaded(f"{kind}.safetensors"))
+    assert_as_in_file(without, path_of(probing, kind))
 
 
-def test_a_lora_changes_v2_as_it_changes_fp16(probing: ComfyServer, deltas: Tensors) -> None:
+def test_a_lora_changes_it_as_it_changes_fp16(probing: ComfyServer, kind: str, deltas: Tensors) -> None:
     """The image is as close to FP16's with the LoRA as it is without."""
-    flow = with_lora(0.3) | {"original": w.node("CheckpointLoaderSimple", ckpt_name=w.TINY)}
+    flow = with_lora(kind, 0.3) | {"original": w.node("CheckpointLoaderSimple", ckpt_name=w.TINY)}
     if probing.arguments:
         flow["original"] = w.node("HSWQLoader", ckpt_name=w.TINY)  # stock would store FP8
     lora = w.node("LoraLoaderModelOnly", model=["original", 0], lora_name=LORA, strength_model=0.3)
     flow["original_lora"] = lora
-    models = {"v2": "loader", "v2_lora": "lora", "fp16": "original", "fp16_lora": "original_lora"}
+    models = {"ours": "loader", "ours_lora": "lora", "fp16": "original", "fp16_lora": "original_lora"}
     for name, model in models.items():
         flow |= w.sampling([model, 0], ["original", 1], ["original", 2], name, steps=8, batch=4, prompt="fox face")
-    for kind in ("", "_lora"):
-        images = {"reference": [f"fp16{kind}_decode", 0], "candidate": [f"v2{kind}_decode", 0]}
-        flow[f"compare{kind}"] = w.node("HSWQCompare", **images)
-        flow[f"ssim{kind}"] = w.node("PreviewAny", source=[f"compare{kind}", 1])
+    for end in ("", "_lora"):
+        images = {"reference": [f"fp16{end}_decode", 0], "candidate": [f"ours{end}_decode", 0]}
+        flow[f"compare{end}"] = w.node("HSWQCompare", **images)
+        flow[f"ssim{end}"] = w.node("PreviewAny", source=[f"compare{end}", 1])
     outputs = probing.run(flow)
-    plain, changed = (float(outputs[f"ssim{kind}"]["text"][0]) for kind in ("", "_lora"))
+    plain, changed = (float(outputs[f"ssim{end}"]["text"][0]) for end in ("", "_lora"))
     images = [probing.images(outputs, f"{name}_image")[0].read_bytes() for name in ("fp16", "fp16_lora")]
     assert images[0] != images[1]
     assert changed >= plain - 0.005, (plain, changed)
 
 
-@pytest.mark.parametrize("first", ["v2", "fp16"])
-def test_merging_with_another_model(probing: ComfyServer, first: str) -> None:
-    second = "fp16" if first == "v2" else "v2"
+@pytest.mark.parametrize("is_first", [True, False])
+def test_merging_with_another_model(probing: ComfyServer, kind: str, is_first: bool) -> None:
+    first, second = (kind, "fp16") if is_first else ("fp16", kind)
     flow = loaded(f"{first}.safetensors") | {"second": w.node("HSWQLoader", ckpt_name=f"{second}.safetensors")}
     flow["merge"] = w.node("ModelMergeSimple", model1=["loader", 0], model2=["second", 0], ratio=0.25)
-    held = probe(probing, f"merge_{first}", flow, ["merge", 0])
+    held = probe(probing, f"merge_{first}_{second}", flow, ["merge", 0])
     one, other = (weights_of(path_of(probing, name)) for name in (first, second))
     for layer, weight in one.items():
         expected = 0.25 * weight + 0.75 * other[layer]
@@ -100,15 +107,15 @@ def test_merging_with_another_model(probing: ComfyServer, first: str) -> None:
 
 
 @pytest.mark.parametrize("node", ["CheckpointSave", "ModelSave"])
-def test_a_saved_v2_model_opens_again_as_v2(probing: ComfyServer, node: str) -> None:
-    flow, folder = loaded("v2.safetensors"), "checkpoints" if node == "CheckpointSave" else "diffusion_models"
-    inputs = {"model": ["loader", 0], "filename_prefix": f"{folder}/saved"}
+def test_a_saved_model_opens_again_as_it_was(probing: ComfyServer, kind: str, node: str) -> None:
+    flow, folder = loaded(f"{kind}.safetensors"), "checkpoints" if node == "CheckpointSave" else "diffusion_models"
+    inputs = {"model": ["loader", 0], "filename_prefix": f"{folder}/saved_{kind}"}
     if node == "CheckpointSave":
         inputs |= {"clip": ["loader", 1], "vae": ["loader", 2]}
     flow["save"] = w.node(node, **inputs)
     probing.run(flow)
-    saved = next((probing.output / folder).glob("saved*.safetensors"))
-    before, after = unet_of(path_of(probing, "v2")), unet_of(saved)
+    saved = next((probing.output / folder).glob(f"saved_{kind}*.safetensors"))
+    before, after = unet_of(path_of(probing, kind)), unet_of(saved)
     for key, tensor in before.items():
         assert after[key].dtype == tensor.dtype, key
         assert after[key].shape == tensor.shape and torch.equal(after[key].float(), tensor.float()), key
@@ -118,30 +125,34 @@ def test_a_saved_v2_model_opens_again_as_v2(probing: ComfyServer, node: str) -> 
         if node == "CheckpointSave"
         else w.node("HSWQDiffusionModelLoader", unet_name=saved.name)
     )
-    assert_as_in_file(probe(probing, f"saved_{node}", {"loader": loader}), saved)
+    assert_as_in_file(probe(probing, f"saved_{kind}_{node}", {"loader": loader}), saved)
 
 
-def test_a_model_saved_with_its_lora(probing: ComfyServer, deltas: Tensors) -> None:
+def test_a_model_saved_with_its_lora(probing: ComfyServer, kind: str, deltas: Tensors) -> None:
     some = dict(list(deltas.items())[::2])
     lora = load_file(probing.base / "models/loras" / LORA)
     names = tuple("lora_unet_" + layer.replace(".", "_") + "." for layer in some)
     save_file({k: v for k, v in lora.items() if k.startswith(names)}, probing.base / "models/loras" / LORA)
-    flow = with_lora(1.0)
+    flow = with_lora(kind, 1.0)
     flow["save"] = w.node(
-        "CheckpointSave", model=["lora", 0], clip=["loader", 1], vae=["loader", 2], filename_prefix="checkpoints/baked"
+        "CheckpointSave",
+        model=["lora", 0],
+        clip=["loader", 1],
+        vae=["loader", 2],
+        filename_prefix=f"checkpoints/baked_{kind}",
     )
     probing.run(flow)
-    saved = max((probing.output / "checkpoints").glob("baked*.safetensors"))
-    weights, after = weights_of(path_of(probing, "v2")), weights_of(saved)
+    saved = max((probing.output / "checkpoints").glob(f"baked_{kind}*.safetensors"))
+    weights, after = weights_of(path_of(probing, kind)), weights_of(saved)
     for layer, weight in weights.items():
         expected = weight + some.get(layer, 0)
         assert (after[layer] - expected).abs().max() <= 2.0**-10 * expected.abs().max(), layer
     probing.get("/object_info")
-    assert_as_in_file(probe(probing, "baked", loaded(saved.name)), saved)
+    assert_as_in_file(probe(probing, f"baked_{kind}", loaded(saved.name)), saved)
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
-def test_a_control_net_acts_on_v2_as_on_its_exact_model(probing: ComfyServer, kind: str) -> None:
+@pytest.mark.parametrize("net", ["full", "lora"])
+def test_a_control_net_acts_as_on_the_exact_model(probing: ComfyServer, kind: str, net: str) -> None:
     (probing.base / "models/controlnet").mkdir(exist_ok=True)
     flow = loaded("fp16.safetensors")
     flow["make"] = w.node("ProbeControlNets", model=["loader", 0], folder=str(probing.base / "models/controlnet"))
@@ -149,21 +160,21 @@ def test_a_control_net_acts_on_v2_as_on_its_exact_model(probing: ComfyServer, ki
     probing.get("/object_info")
 
     flow = {}
-    for name in ("v2", "v2_exact"):
+    for name in (kind, f"{kind}_exact"):
         flow |= w.hswq_loaded(name, f"{name}.safetensors", steps=3)
-        w.add_control_net(flow, name, f"{kind}.safetensors")
-    flow |= w.hswq_loaded("plain", "v2.safetensors", steps=3)
-    for other, reference in (("v2", "v2_exact"), ("plain", "v2")):
+        w.add_control_net(flow, name, f"{net}.safetensors")
+    flow |= w.hswq_loaded("plain", f"{kind}.safetensors", steps=3)
+    for other, reference in ((kind, f"{kind}_exact"), ("plain", kind)):
         images = {"reference": [f"{reference}_decode", 0], "candidate": [f"{other}_decode", 0]}
         flow[f"{other}_compare"] = w.node("HSWQCompare", **images)
         flow[f"{other}_ssim"] = w.node("PreviewAny", source=[f"{other}_compare", 1])
     outputs = probing.run(flow)
-    assert float(outputs["v2_ssim"]["text"][0]) >= 0.999
+    assert float(outputs[f"{kind}_ssim"]["text"][0]) >= 0.999
     assert float(outputs["plain_ssim"]["text"][0]) < 0.95  # the net does something
 
 
-def test_a_compiled_model_computes_the_same(probing: ComfyServer) -> None:
-    flow = loaded("v2.safetensors")
+def test_a_compiled_model_computes_the_same(probing: ComfyServer, kind: str) -> None:
+    flow = loaded(f"{kind}.safetensors")
     flow["compiled"] = w.node("ProbeCompiled", model=["loader", 0])
     flow["text"] = w.node("CheckpointLoaderSimple", ckpt_name=w.TINY)
     for name, model in (("plain", "loader"), ("compiled_run", "compiled")):

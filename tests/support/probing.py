@@ -12,8 +12,10 @@ from tests.support import workflows as w
 from tests.support.server import REPOSITORY, TINY_CHECKPOINT, ComfyServer
 
 FP8 = torch.float8_e4m3fn
+CODES = (FP8, torch.int8)
 UNET = "model.diffusion_model."
 PROBE = REPOSITORY / "tests" / "probe_pack"
+MODES = ("v1", "v2", "comfy", "int8", "comfy-int8")
 SCALES = (".scale", ".weight.scale", ".weight_scale", ".scale_weight")
 Tensors = dict[str, torch.Tensor]
 
@@ -87,9 +89,9 @@ def kinds_of_files(v2: Tensors) -> dict[str, Tensors]:
 
 def write_kinds(server: ComfyServer, v2: Path) -> None:
     """Every kind of file, each with its exact model beside it, into the server's folder of checkpoints."""
-    files = kinds_of_files(load_file(v2)) | {m: load_file(v2.with_stem(m)) for m in ("v1", "v2", "comfy")}
+    files = kinds_of_files(load_file(v2)) | {m: load_file(v2.with_stem(m)) for m in MODES}
     for name, tensors in files.items():
-        if name not in ("v1", "v2", "comfy"):
+        if name not in MODES:
             save_file(tensors, server.checkpoints / f"{name}.safetensors")
         save_file(exact(tensors), server.checkpoints / f"{name}_exact.safetensors")
 

@@ -5,7 +5,7 @@ import { addView, FP8, make, onChange, onExecuted, widgetNamed } from "./widget.
 
 export function describe(loaded) {
     const kept = `${loaded.other_layers} in ${loaded.dtype}`;
-    const layers = loaded.fp8_layers ? `${loaded.fp8_layers} layers in FP8, ${kept}` : `${kept}, none in FP8`;
+    const layers = loaded.quantized_layers ? `${loaded.quantized_layers} layers in ${loaded.grid}, ${kept}` : `${kept}, none quantized`;
     return [`${loaded.format.toUpperCase()}  ·  ${megabytes(loaded.nbytes)} of weights`, layers];
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,8 @@ class Format:
         per_channel: whether a reader of the format takes a scale for each output channel.
         side_tensors: what stands beside ``L.weight``, given ``L`` and the scale (float32 [1], or [C_out]).
         grid: what ``L.weight`` is rounded to.
+        header: what the header says of the quantized layers beside the metadata of every format, given the names of
+            those that are Linear.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Format:
     per_channel: bool
     side_tensors: Callable[[str, torch.Tensor], dict[str, torch.Tensor]]
     grid: Grid = E4M3
+    header: Callable[[Sequence[str]], dict[str, str]] = lambda _layers: {}
 
     def side_tensors_of(self, layer: str, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
         """What will stand beside a weight of this shape, with scales of one."""
