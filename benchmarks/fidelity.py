@@ -26,6 +26,7 @@ from .prompts import CALIBRATION, HELD_OUT
 
 CURVE = (0.1, 0.25, 0.0, 0.5, 0.05)
 BY_CHANNEL = (0.1, 0.25)
+INTEGERS = (0.1, 0.25, 0.0)
 ABLATED = (("v1", 0.1), ("v1", 0.25))
 BATCH = 32
 PROBES = 16
@@ -140,6 +141,11 @@ def variants(
             if mode == "v2" and ratio in BY_CHANNEL:
                 options = {**budgeted, "rounding": "calibrated", "scales": "channel"}
                 yield f"calibrated+measured v2 {ratio:g} by channel", measured["v2", "calibrated"], options
+    for ratio in INTEGERS:
+        keeping = {"budget": str(size("v2", ratio)), "selection": "measured"} if ratio else {"keep_ratio": 0.0}
+        for rounding in ("nearest", "calibrated"):
+            name = f"{rounding}+measured int8 {ratio:g}" if ratio else f"{rounding} int8 0"
+            yield name, measured["int8", "calibrated"], {"mode": "int8", "rounding": rounding, **keeping}
     options = {"mode": "comfy", "keep_ratio": 0.1, "rounding": "calibrated", "selection": "measured"}
     yield "calibrated+measured comfy 0.1", measured["v2", "calibrated"], options
 
@@ -162,7 +168,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         line = f"{name:<39}{r['bytes'] / 1e6:>7.3f}{r['unet_error']:>12.2e}{r['latent_mse']:>12.2e}"
         line += f"{median(r['latent_mse_each']):>10.2e}{r['ssim']:>8.4f}{r['psnr']:>7.2f}"
         how, mode, ratio = (*name.split(), "", "")[:3]
-        rival = results.get(f"reference {mode} {ratio}")
+        rival = results.get(f"reference {'v2' if mode == 'int8' else mode} {ratio}")
         if rival is not None and how != "reference":
             low, high = confidence(r["latent_mse_each"], rival["latent_mse_each"])
             unet, latent = r["unet_error"] / rival["unet_error"], r["latent_mse"] / rival["latent_mse"]
@@ -185,7 +191,7 @@ def main() -> None:
     model, statistics = calibrate(original, args.output / "statistics.safetensors")
     measured = {
         (m, r): measure(model, statistics, m, r)
-        for m, r in (("v1", "nearest"), ("v1", "calibrated"), ("v2", "calibrated"))
+        for m, r in (("v1", "nearest"), ("v1", "calibrated"), ("v2", "calibrated"), ("int8", "calibrated"))
     }
     print(f"calibrated and measured, {time.time() - started:.0f} s", flush=True)
     judge = Judge(original, args.images)

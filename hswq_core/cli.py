@@ -68,7 +68,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="hswq", description="Quantize diffusion checkpoints to FP8.")
+    parser = _Parser(prog="hswq", description="Quantize diffusion checkpoints to 8 bits.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

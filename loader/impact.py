@@ -42,7 +42,7 @@ def measure_impacts(
     Args:
         layers: which to measure; in this order.
         form, rounding: how they would be quantized.
-        probes: on how many of the recorded inputs, evenly spaced over the noise levels. ``gradient`` takes four times
+        probes: on how many of the recorded inputs, evenly spaced over the noise levels. ``gradient`` takes twice
             as many, which costs it little.
         method: ``gradient`` measures all layers together, and one after another where the model cannot be
             differentiated.
@@ -67,7 +67,7 @@ def measure_impacts(
 
     if method == "gradient":
         try:
-            yield from _by_gradient(model, statistics, chosen, change_of, 4 * probes, progress).items()
+            yield from _by_gradient(model, statistics, chosen, change_of, 2 * probes, progress).items()
             return
         except NotDifferentiableError as error:
             logger.warning("HSWQ: sensitivity is measured one layer after another: %s", error)

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.calibration.statistics import Statistics, check_same_model
 from ..hswq_core.files.formats import FORMATS
-from ..hswq_core.options import METHODS, ROUNDINGS, Method, Rounding, check_choice
+from ..hswq_core.options import METHODS, MODES, ROUNDINGS, Method, QuantizeOptions, Rounding, check_choice
 from ..hswq_core.planning.source_check import check_patches
 from ..loader.calibrate import model_fingerprint
 from ..loader.impact import measure_impacts
@@ -39,9 +39,9 @@ class HSWQMeasureSensitivity(io.ComfyNode):
                 HSWQStats.Input("stats", tooltip="Its statistics."),
                 io.Combo.Input(
                     "mode",
-                    options=["v1", "v2"],
+                    options=list(MODES),
                     default="v2",
-                    tooltip="The format to measure for. For comfy, choose v2.",
+                    tooltip="The format to measure for.",
                 ),
                 io.Int.Input(
                     "probes",
@@ -91,22 +91,23 @@ class HSWQMeasureSensitivity(io.ComfyNode):
         method: Method = "gradient",
         after: Any = None,
     ) -> io.NodeOutput:
-        return io.NodeOutput(with_impacts(model, stats, mode, rounding, probes, method))
+        purpose = QuantizeOptions(mode=check_choice("mode", mode, MODES), rounding=rounding).impact_purpose
+        return io.NodeOutput(with_impacts(model, stats, purpose, probes, method))
 
 
 def measured_stats(model: Any, stats: Any, purpose: str) -> Any:
     """The same with impacts, which are measured if there are none for any purpose."""
     if statistics_of(stats).complete_impacts(purpose) is not None:
         return stats
-    mode, rounding = purpose.split()
-    return with_impacts(model, stats, mode, check_choice("rounding", rounding, ROUNDINGS), _PROBES, "gradient")
+    return with_impacts(model, stats, purpose, _PROBES, "gradient")
 
 
-def with_impacts(model: Any, stats: Any, mode: str, rounding: Rounding, probes: int, method: Method) -> Any:
+def with_impacts(model: Any, stats: Any, purpose: str, probes: int, method: Method) -> Any:
     """The statistics with impacts for a format and a rounding, those that are there already and the missing ones.
 
     Args:
         stats: a session, which keeps them, or statistics.
+        purpose: the format and the rounding, as in "v2 calibrated".
 
     Errors: StatisticsError for statistics of another model, of other patches, or without inputs to measure on.
     """
@@ -114,7 +115,7 @@ def with_impacts(model: Any, stats: Any, mode: str, rounding: Rounding, probes: 
     statistics.check_not_empty()
     check_same_model(statistics, Statistics({}, fingerprint=model_fingerprint(model)))
     check_patches(patches_of(model), "the connected MODEL", statistics)
-    purpose = f"{mode} {rounding}"
+    mode, rounding = purpose.split()
     layers = [name for name, layer in sorted(statistics.layers.items()) if purpose not in layer.impacts]
     if not layers:
         return stats
@@ -128,7 +129,7 @@ def with_impacts(model: Any, stats: Any, mode: str, rounding: Rounding, probes: 
         return stats
 
     measuring = measure_impacts(
-        model, statistics, layers, form=FORMATS[mode], rounding=rounding, probes=probes, method=method,
+        model, statistics, layers, form=FORMATS[mode], rounding=check_choice("rounding", rounding, ROUNDINGS), probes=probes, method=method,
         progress=progress_bar(),
     )  # fmt: skip
     try:

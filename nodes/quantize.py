@@ -27,7 +27,7 @@ class HSWQQuantize(io.ComfyNode):
             display_name="HSWQ Quantize",
             category=CATEGORY,
             description=(
-                "Writes an FP8 copy of a checkpoint. The most sensitive layers stay unchanged, and so does everything "
+                "Writes an 8-bit copy of a checkpoint. The most sensitive layers stay unchanged, and so does everything "
                 "that is not part of the diffusion model."
             ),
             inputs=[
@@ -42,8 +42,9 @@ class HSWQQuantize(io.ComfyNode):
                     options=list(MODES),
                     default="v2",
                     tooltip=(
-                        "v1: plain FP8 for any loader. v2: scaled FP8, more exact, for HSWQ Loader. "
-                        "comfy: for the loaders of recent ComfyUI itself; convolutions stay FP16."
+                        "v1: plain FP8 for any loader. v2: scaled FP8, more exact, for HSWQ Loader. int8: integers, "
+                        "the most exact, for HSWQ Loader. comfy and comfy-int8: for the loaders of recent ComfyUI "
+                        "itself; convolutions stay FP16."
                     ),
                 ),
                 io.Float.Input(
@@ -71,7 +72,7 @@ class HSWQQuantize(io.ComfyNode):
                     options=list(ROUNDINGS),
                     default="nearest",
                     tooltip=(
-                        "How weights are rounded to FP8. nearest: each to the closest value; takes seconds. "
+                        "How weights are rounded. nearest: each to the closest value; takes seconds. "
                         "calibrated: so "
                         "that errors cancel in the layer's output; same size, closer image, takes minutes."
                     ),

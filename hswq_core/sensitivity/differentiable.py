@@ -22,8 +22,14 @@ _BLOCK = (2, 16)
 class Tap(Protocol):
     """What happens at a layer in a backward pass."""
 
-    def backward(self, x: torch.Tensor, gradient: torch.Tensor, *, onward: bool) -> torch.Tensor | None:
-        """Given the layer's input and the gradient at its output: that at its input, if it is to go on."""
+    def backward(
+        self, x: torch.Tensor, gradient: torch.Tensor, memory: dict[str, torch.Tensor], *, onward: bool
+    ) -> torch.Tensor | None:
+        """Given the layer's input and the gradient at its output: that at its input, if it is to go on.
+
+        Args:
+            memory: lives as long as the activations of this call do.
+        """
         ...
 
 
@@ -57,13 +63,13 @@ class _Tapped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, _anchor: torch.Tensor, forward: Any, tap: Tap) -> torch.Tensor:
         ctx.save_for_backward(x)
-        ctx.tap = tap
+        ctx.tap, ctx.memory = tap, {}
         return forward(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         (x,) = ctx.saved_tensors
-        return ctx.tap.backward(x, gradients[0], onward=ctx.needs_input_grad[0]), None, None, None
+        return ctx.tap.backward(x, gradients[0], ctx.memory, onward=ctx.needs_input_grad[0]), None, None, None
 
 
 def _tapped(forward: Callable[..., Any], tap: Tap, anchor: torch.Tensor) -> Callable[..., Any]:

@@ -9,8 +9,8 @@ import torch
 
 from ..calibration.model_inputs import TIMESTEP, ModelInput
 
-# Inputs are run together up to this many latent elements: one of SDXL's at 1024 x 1024, many of a small model's.
-_TOGETHER = 1 << 17
+TOGETHER = 1 << 17
+"""Latent elements that are run together: one input of SDXL's at 1024 x 1024, many of a small model's."""
 
 
 def call(root: torch.nn.Module, entry: ModelInput, options: Mapping[str, Any]) -> torch.Tensor:
@@ -32,12 +32,12 @@ def on_device(device: torch.device, batch: ModelInput) -> ModelInput:
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def batched(inputs: Sequence[ModelInput]) -> list[ModelInput]:
-    """Inputs of one shape joined along their first dimension, up to ``_TOGETHER`` elements of the latent."""
+def batched(inputs: Sequence[ModelInput], together: int = TOGETHER) -> list[ModelInput]:
+    """Inputs of one shape joined along their first dimension, up to so many elements of the latent."""
     groups: list[list[ModelInput]] = []
     for entry in inputs:
         last = groups[-1] if groups else None
-        if last and _alike(last[0], entry) and (len(last) + 1) * entry["0"].numel() <= _TOGETHER:
+        if last and _alike(last[0], entry) and (len(last) + 1) * entry["0"].numel() <= together:
             last.append(entry)
         else:
             groups.append([entry])

@@ -136,7 +136,7 @@ def blocks(*, inference: bool) -> tuple[Blocks, list[dict[str, torch.Tensor]]]:
 def test_gradients_give_the_impacts_of_one_layer_at_a_time(
     monkeypatch: pytest.MonkeyPatch, inference: bool, recompute: bool
 ) -> None:
-    monkeypatch.setattr(gradient, "_RECOMPUTE", 0 if recompute else 1 << 40)
+    monkeypatch.setattr(gradient, "_KEEP", 0 if recompute else 1 << 40)
     monkeypatch.setattr(gradient, "_VECTORS", 1000)
     net, inputs = blocks(inference=inference)
     before = {name: (module.__dict__.get("forward"), dict(module._parameters)) for name, module in net.named_modules()}
@@ -180,7 +180,7 @@ def test_a_block_that_changes_its_input_is_not_computed_twice(monkeypatch: pytes
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.down(self.up(x.mul_(2)))
 
-    monkeypatch.setattr(gradient, "_RECOMPUTE", 0)
+    monkeypatch.setattr(gradient, "_KEEP", 0)
     net, inputs = blocks(inference=False)
     net.blocks[1] = InPlace()
     layers = dict(quantizable_layers(net))
