@@ -129,9 +129,15 @@ def with_impacts(model: Any, stats: Any, purpose: str, probes: int, method: Meth
         return stats
 
     measuring = measure_impacts(
-        model, statistics, layers, form=FORMATS[mode], rounding=check_choice("rounding", rounding, ROUNDINGS), probes=probes, method=method,
+        model,
+        statistics,
+        layers,
+        form=FORMATS[mode],
+        rounding=check_choice("rounding", rounding, ROUNDINGS),
+        probes=probes,
+        method=method,
         progress=progress_bar(),
-    )  # fmt: skip
+    )
     try:
         for name, impact in measuring:
             found[name] = impact

@@ -27,8 +27,8 @@ class HSWQQuantize(io.ComfyNode):
             display_name="HSWQ Quantize",
             category=CATEGORY,
             description=(
-                "Writes an 8-bit copy of a checkpoint. The most sensitive layers stay unchanged, and so does everything "
-                "that is not part of the diffusion model."
+                "Writes an 8-bit copy of a checkpoint. The most sensitive layers stay unchanged, and so does "
+                "everything that is not part of the diffusion model."
             ),
             inputs=[
                 io.Combo.Input(

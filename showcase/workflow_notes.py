@@ -3,8 +3,8 @@
 QUICK_START = """## HSWQ: from your checkpoint to a compared FP8 one
 
 1. Choose your checkpoint at **①**. SDXL, Pony, Illustrious: any checkpoint that ComfyUI opens.
-2. Press **Run**. ComfyUI makes an image with the original and measures the model while it does, writes an FP8 copy, \
-makes the image again with the copy, and compares the two.
+2. Press **Run**. ComfyUI makes an image with the original and measures the model while it does, finds the layers \
+that matter, writes an FP8 copy, makes the image again with the copy, and compares the two.
 
 The file is in *output/checkpoints*, and *HSWQ Loader* lists it. The next run replaces it (*overwrite*).
 Drag the line in the chart of *Write FP8*: if you keep more layers, the file is larger and the image closer."""
@@ -21,8 +21,7 @@ FULL_RECIPE = """## The full recipe: the closest image at a given size
 1. Choose your checkpoint at **①** and press **Run**. You do not need to change anything else.
 2. *Calibrate Run* makes 32 images from varied prompts (or yours: one per line, or the name of a text file in \
 *input*). Cancelling keeps the finished images, and *Run* continues.
-3. *Measure Sensitivity* quantizes one layer at a time and measures how much the model's output changes. It, too, \
-continues where it was cancelled.
+3. *Measure Sensitivity* measures how much the model's output changes when each layer is quantized.
 4. *Write FP8* keeps the layers that matter most and rounds the others so that their errors cancel. This takes \
 minutes.
 

@@ -57,7 +57,7 @@ def quick_start(c: Canvas) -> None:
     c.add("image", "SaveImage", (380, 640, 360, 300), "Original", images=("decode", 0), filename_prefix="hswq_original")
     c.add(
         "quantize", "HSWQQuantize", (800, 40, 390, 560), "Write FP8", source=CALIBRATED,
-        stats=("calibrate", 1), mode="v2", keep_ratio=0.25, overwrite=True, after=("sampler", 0),
+        stats=("calibrate", 1), mode="v2", keep_ratio=0.25, selection="measured", overwrite=True, after=("sampler", 0),
         model=("calibrate", 0), clip=("original", 1), vae=("original", 2),
     )  # fmt: skip
     c.add("written", "PreviewAny", (800, 650, 390, 290), "What was written", source=("quantize", 1))

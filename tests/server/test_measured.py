@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from hswq_core.calibration import load_statistics
 from tests.support import workflows as w
+from tests.support.odd_folder import metadata
 from tests.support.server import ComfyServer, ExecutionError
 
 FP8 = torch.float8_e4m3fn
@@ -125,6 +126,7 @@ def test_a_cancelled_measurement_continues_where_it_stopped(server: ComfyServer,
                 mode="v1",
                 probes=8,
                 rounding="nearest",
+                method="exact",
             ),
             "report": w.node("HSWQReport", stats=["measure", 0], keep_ratio=0.1),
             "chart": w.node("PreviewImage", images=["report", 0]),
@@ -142,6 +144,48 @@ def test_a_cancelled_measurement_continues_where_it_stopped(server: ComfyServer,
     assert finished.impacts("v1 nearest").keys() == finished.layers.keys()
     assert finished.impacts("v2 calibrated") == partly.impacts("v2 calibrated")  # other measurements stay
     assert all(finished.impacts("v1 nearest")[name] == impact for name, impact in done.items())
+
+
+def ranks(impacts: dict[str, float]) -> torch.Tensor:
+    return torch.tensor([impacts[name] for name in sorted(impacts)]).argsort().argsort().double()
+
+
+@pytest.mark.parametrize("mode", ["v2", "int8"])
+def test_gradients_rank_layers_as_measuring_one_at_a_time_does(server: ComfyServer, measured: Path, mode: str) -> None:
+    found = {}
+    for method in ("gradient", "exact"):
+        copy = session_file(server, f"by_{method}_{mode}")
+        copy.write_bytes(measured.read_bytes())
+        server.get("/object_info")
+        flow = {
+            "loader": w.node("CheckpointLoaderSimple", ckpt_name=w.TINY),
+            "stats": w.node("HSWQLoadStatistics", file=copy.name),
+            "measure": w.node(
+                "HSWQMeasureSensitivity", model=["loader", 0], stats=["stats", 0], mode=mode, probes=2,
+                rounding="nearest", method=method,
+            ),
+            "report": w.node("HSWQReport", stats=["measure", 0], keep_ratio=0.1),
+            "chart": w.node("PreviewImage", images=["report", 0]),
+        }  # fmt: skip
+        server.run(flow)
+        found[method] = load_statistics(copy).impacts(f"{mode} nearest")
+    assert "one layer after another" not in server.log
+    assert torch.corrcoef(torch.stack([ranks(found["gradient"]), ranks(found["exact"])]))[0, 1] > 0.95
+    assert sum(found["gradient"].values()) == pytest.approx(sum(found["exact"].values()), rel=0.5)
+
+
+def test_quantize_measures_by_itself_where_the_model_is_connected(server: ComfyServer) -> None:
+    flow = w.calibrated("own", session="own", steps=4)
+    flow |= w.quantize(["calibrate", 1], ["own_sampler", 0], selection="measured", filename="own", mode="int8")
+    with pytest.raises(ExecutionError, match="was not measured") as caught:
+        server.run(flow)
+    assert "Connect the MODEL" in str(caught.value)
+    flow["quantize"]["inputs"]["model"] = ["calibrate", 0]
+    server.run(flow)
+    impacts = load_statistics(session_file(server, "own")).impacts("int8 nearest")
+    assert len(impacts) == 175
+    kept = json.loads(metadata(server.output / "checkpoints/own.safetensors")["hswq.kept_layers"])
+    assert set(kept) == set(sorted(impacts, key=lambda name: -impacts[name])[: len(kept)])
 
 
 def test_two_models_on_the_same_noise(server: ComfyServer, measured: Path) -> None:

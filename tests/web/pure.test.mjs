@@ -74,6 +74,6 @@ test("numbers read well", () => {
     assert.equal(megabytes(9_220_000), "9.22 MB");
     assert.equal(percent(1, 3), "33.3 %");
     assert.deepEqual([5, 65, 7260].map(duration), ["5 s", "1 min 5 s", "2 h 1 min"]);
-    const loaded = { format: "v2", fp8_layers: 157, other_layers: 18, dtype: "F16", nbytes: 7e6 };
+    const loaded = { format: "v2", quantized_layers: 157, grid: "FP8", other_layers: 18, dtype: "F16", nbytes: 7e6 };
     assert.deepEqual(describe(loaded), ["V2  ·  7 MB of weights", "157 layers in FP8, 18 in F16"]);
 });
