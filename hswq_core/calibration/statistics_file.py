@@ -14,19 +14,17 @@ the P purposes, a format and a rounding each, separated by ", ". The model's own
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from ..errors import StatisticsError
-from ..files.writer import finish_file, remove_leftovers, temporary_beside
+from ..errors import StatisticsError, TargetError
+from ..files.dtypes import dtype_name, tensor_bytes
+from ..files.writer import CheckpointWriter, FileLayout
 from ..fingerprint import Fingerprint
 from .statistics import NOISE_BINS, LayerStatistics, Statistics
 
@@ -40,18 +38,17 @@ def save_statistics(statistics: Statistics, path: Path) -> None:
     Errors: StatisticsError when it cannot be written.
     """
     tensors, metadata = _content(statistics)
-    temporary = temporary_beside(path)
+    layout = FileLayout({key: (dtype_name(t.dtype), tuple(t.shape)) for key, t in tensors.items()}, metadata)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(path)
-        save_file(tensors, temporary, metadata=metadata)
-        finish_file(temporary)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        # Not the safetensors library: killed while it writes, it leaves files behind that no one knows.
+        with CheckpointWriter(path, layout, overwrite=True) as writer:
+            for key, tensor in tensors.items():
+                writer.write(key, [tensor_bytes(tensor)])
+    except (OSError, TargetError) as error:
+        reason = error.what if isinstance(error, TargetError) else error.strerror
         raise StatisticsError(
-            f"the statistics could not be written ({error})", where=path, remedy="Free disk space or check the folder"
+            f"the statistics could not be written ({reason})", where=path, remedy="Free disk space or check the folder"
         ) from error
 
 

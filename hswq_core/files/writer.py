@@ -100,8 +100,11 @@ class CheckpointWriter:
                     raise AssertionError(f"tensors never written: {sorted(self._pending)}")
                 self._guarded(self._commit)
         finally:
-            self._file.close()
-            self._temporary.unlink(missing_ok=True)
+            # On a full disk closing writes once more what did not fit, and fails again.
+            with contextlib.suppress(OSError):
+                self._file.close()
+            with contextlib.suppress(OSError):
+                self._temporary.unlink(missing_ok=True)
 
     def _commit(self) -> None:
         self._file.flush()
@@ -144,15 +147,6 @@ def check_not_source(target: Path, source: Path) -> None:
 def temporary_beside(path: Path) -> Path:
     """Where this process writes what is to become ``path``: hidden, and known to ``remove_leftovers``."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
-def finish_file(path: Path) -> None:
-    """Flush a file that another library wrote to disk, and make it as readable as other files of this process."""
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)
 
 
 def remove_leftovers(path: Path) -> None:

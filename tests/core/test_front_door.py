@@ -55,7 +55,7 @@ def test_options_are_a_value_or_its_fields(example: Example, tmp_path: Path) -> 
         ({"selection": "measure"}, "Did you mean 'measured'"),
         ({"rounding": "calibrate"}, "Did you mean 'calibrated'"),
         ({"scales": "?"}, "Choose one of: tensor, channel"),
-        ({"mode": "comfy", "scales": "channel"}, "one scale for each layer"),
+        ({"mode": "comfy", "scales": "channel"}, "a choice of v2 alone"),
         ({"keep_ratio": float("nan")}, "from 0"),
         ({"keep_ratio": 1.01}, "from 0"),
     ],
