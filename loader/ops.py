@@ -1,4 +1,4 @@
-"""Custom operations: every layer takes its weights as they are in the file, and FP8 ones stay FP8.
+"""Custom operations: every layer takes its weights as they are in the file, and 8-bit ones stay 8 bits.
 
 They are ComfyUI's own ``manual_cast`` layers, which cast a weight to the input's type when they run, and a
 quantized tensor dequantizes in that cast. Where nothing is to be done but that (the weight is on the input's
@@ -40,12 +40,17 @@ class _KeepsItsType:
     FP16 layers that is FP8, and the layers that were kept in FP16 on purpose would be lost.
     """
 
-    holds_fp8 = False
+    holds_codes = False
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any) -> None:
         key = f"{prefix}weight"
-        if is_quantized(state_dict.get(key)) and not self.holds_fp8:
-            state_dict[key] = state_dict[key].dequantize()
+        if is_quantized(state_dict.get(key)):
+            if not self.holds_codes:
+                state_dict[key] = state_dict[key].dequantize()
+            elif (replaced := getattr(self, "weight", None)) is not None:
+                replaced.requires_grad_(
+                    False
+                )  # torch would ask the same of its successor, and integers have no gradient
         metadata = {**local_metadata, "assign_to_params_buffers": True}
         super()._load_from_state_dict(state_dict, prefix, metadata, *args)  # type: ignore[misc]
 
@@ -71,10 +76,10 @@ class _ShortWay(_KeepsItsType):
         return None
 
 
-class _HoldsFP8(_ShortWay):
+class _HoldsCodes(_ShortWay):
     """What ComfyUI asks of a layer whose weight may be quantized: patching for LoRA, and saving."""
 
-    holds_fp8 = True
+    holds_codes = True
     weight: torch.nn.Parameter
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any) -> None:
@@ -123,11 +128,11 @@ class _HoldsFP8(_ShortWay):
 class HSWQOperations(comfy.ops.manual_cast):
     """Pass as ``custom_operations``. Layers without an FP8 form keep their type, too."""
 
-    class Linear(_HoldsFP8, comfy.ops.manual_cast.Linear):
+    class Linear(_HoldsCodes, comfy.ops.manual_cast.Linear):
         def _compute(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
             return torch.nn.functional.linear(x, weight, bias)
 
-    class Conv2d(_HoldsFP8, comfy.ops.manual_cast.Conv2d):
+    class Conv2d(_HoldsCodes, comfy.ops.manual_cast.Conv2d):
         def _compute(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
             return self._conv_forward(x, weight, bias)
 

@@ -6,10 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import comfy.float
 import comfy.lora
 import comfy.model_management
-import comfy.utils
 import torch
 
 from ..hswq_core.calibration import quantizable_layers
@@ -44,7 +42,7 @@ def patched_tensor(patcher: Any, name: str, original: torch.Tensor) -> torch.Ten
     compute_dtype = getattr(comfy.model_management, "lora_compute_dtype", lambda _device: torch.float32)(device)
     weight = comfy.model_management.cast_to_device(original, device, compute_dtype, copy=True)
     weight = comfy.lora.calculate_weight(patcher.patches[name], weight, name)
-    return comfy.float.stochastic_rounding(weight, original.dtype, seed=comfy.utils.string_to_seed(name)).cpu()
+    return weight.to(original.dtype).cpu()
 
 
 def unpatched_weights(model: Any) -> Callable[[str], torch.Tensor]:

@@ -45,8 +45,12 @@ BAD: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     "weight-missing": (without(f"{OTHER}.weight", f"{OTHER}.scale"), "out.2 cannot be loaded: its weight is missing"),
     "telling-weight-missing": (without(f"{LAYER}.weight", f"{LAYER}.scale"), "without the layer middle_block"),
     "other-type": (
+        lambda t: without(f"{LAYER}.scale")(changed(weight=torch.zeros(128, 128, dtype=torch.uint8))(t)),
+        rf"{LAYER} is quantized to uint8",
+    ),
+    "integers-without-scale": (
         lambda t: without(f"{LAYER}.scale")(changed(weight=torch.zeros(128, 128, dtype=torch.int8))(t)),
-        rf"{LAYER} is quantized to int8",
+        rf"the scale of the quantized layer {LAYER} is missing",
     ),
     "unet-alone": (unet_alone, "HSWQ Diffusion Model Loader"),
     "lora": (lora, "this is a LoRA"),

@@ -83,12 +83,18 @@ def test_the_picture_of_a_merge_with_a_lora_is_as_close_as_that_of_a_file(place:
 
 
 def test_an_unpatched_file_is_written_to_the_byte(place: ComfyServer) -> None:
-    path = written(place.run(connected("untouched", [])))
-    flow = {"stats": w.node("HSWQLoadStatistics", file="untouched.safetensors")}
-    flow |= w.quantize(["stats", 0], source=w.TINY, filename="unconnected")
-    flow["path"] = w.node("PreviewAny", source=["quantize", 0])
+    place.run(calibrating("untouched", "untouched"))
     place.get("/object_info")
-    assert written(place.run(flow)).read_bytes() == path.read_bytes()
+    written_as = []
+    for name in ("with_model", "without"):
+        flow = {"stats": w.node("HSWQLoadStatistics", file="untouched.safetensors")}
+        flow |= w.quantize(["stats", 0], source=CALIBRATED, filename=name)
+        flow["path"] = w.node("PreviewAny", source=["quantize", 0])
+        if name == "with_model":
+            flow["loader"] = w.node("CheckpointLoaderSimple", ckpt_name=w.TINY)
+            flow["quantize"]["inputs"] |= {"model": ["loader", 0], "clip": ["loader", 1], "vae": ["loader", 2]}
+        written_as.append(written(place.run(flow)).read_bytes())
+    assert written_as[0] == written_as[1]
 
 
 def test_what_is_not_connected_comes_from_the_file(place: ComfyServer) -> None:
