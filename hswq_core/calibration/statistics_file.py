@@ -26,10 +26,10 @@ from ..errors import StatisticsError, TargetError
 from ..files.dtypes import dtype_name, tensor_bytes
 from ..files.writer import CheckpointWriter, FileLayout
 from ..fingerprint import Fingerprint
+from . import statistics_schema as schema
 from .statistics import NOISE_BINS, LayerStatistics, Statistics
 
 _FORMAT_VERSION = "1"
-_PARTS = ("importance", "second_moment", "mean", "output", "count")
 
 
 def save_statistics(statistics: Statistics, path: Path) -> None:
@@ -64,7 +64,7 @@ def load_statistics(path: Path) -> Statistics:
                 raise StatisticsError("this is not an HSWQ statistics file", where=path, remedy=remedy)
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
         return _parse(tensors, metadata)
-    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError, AttributeError) as error:
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise StatisticsError(f"the statistics file is damaged ({error})", where=path, remedy=remedy) from error
 
 
@@ -118,52 +118,37 @@ def _content(statistics: Statistics) -> tuple[dict[str, torch.Tensor], dict[str,
 
 
 def _parse(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> Statistics:
-    shared_rows = json.loads(metadata.get("hswq.shared_rows", "{}"))
-    shapes = json.loads(metadata.get("hswq.shapes", "{}"))
+    shared_rows = schema.names_by_name(metadata, "hswq.shared_rows")
+    shapes = schema.shapes_by_name(metadata, "hswq.shapes")
     purposes = [purpose for purpose in metadata.get("hswq.impact_of", "").split(", ") if purpose]
     layers: dict[str, LayerStatistics] = {}
     for key in tensors:
         name, _, part = key.rpartition(".")
         if part != "output":
             continue
-        group = {p: tensors[f"{name}.{p}"].double() for p in _PARTS}
-        rows = int(group["count"].item())
-        owner = shared_rows.get(name, name)
-        means = torch.stack([group["importance"], group["mean"], group["second_moment"]])
-        count, mean, square = group["output"].tolist()
-        if rows <= 0 or count <= 0 or not means.isfinite().all():
-            raise ValueError(f"{name}: counts and means must be finite and positive")
+        input_rows, means, output_sums = schema.layer(name, tensors)
         layers[name] = LayerStatistics(
-            input_rows=rows,
-            input_sums=means * rows,
-            output_sums=torch.tensor([count, mean * count, square * count], dtype=torch.float64),
-            rows=tensors.get(f"{owner}.patches", tensors.get(f"{owner}.rows")),
-            impacts=_impacts(tensors.get(f"{name}.impact"), purposes),
-            shape=tuple(shapes.get(name, ())),
+            input_rows=input_rows,
+            input_sums=means * input_rows,
+            output_sums=output_sums,
+            rows=schema.rows(name, shared_rows.get(name, name), means.shape[1], tensors),
+            impacts=schema.impacts(name, tensors, purposes),
+            shape=shapes.get(name, ()),
         )
     if not layers:
         raise ValueError("no layers")
     return Statistics(
         layers=layers,
-        runs=int(metadata["hswq.runs"]),
-        samples=int(metadata["hswq.samples"]),
-        steps=int(metadata["hswq.steps"]),
+        runs=schema.natural(metadata, "hswq.runs"),
+        samples=schema.natural(metadata, "hswq.samples"),
+        steps=schema.natural(metadata, "hswq.steps"),
         fingerprint=Fingerprint.parse(
-            metadata.get("hswq.model_fingerprint", ""), json.loads(metadata.get("hswq.model_layers", "[]"))
+            metadata.get("hswq.model_fingerprint", ""), schema.strings(metadata, "hswq.model_layers")
         ),
-        samplers=frozenset(json.loads(metadata.get("hswq.samplers", "[]"))),
-        noise_levels=tuple(json.loads(metadata.get("hswq.noise_levels", json.dumps([0] * NOISE_BINS)))),
-        inputs=tuple(
-            {k: tensors[key] for k, key in entry.items()} for entry in json.loads(metadata.get("hswq.inputs", "[]"))
-        ),
+        samplers=frozenset(schema.strings(metadata, "hswq.samplers")),
+        noise_levels=schema.naturals(metadata, "hswq.noise_levels", NOISE_BINS),
+        inputs=tuple(schema.inputs(metadata, tensors)),
         source=metadata.get("hswq.source", ""),
         patches=metadata.get("hswq.patches", ""),
-        left_out={str(why): int(n) for why, n in json.loads(metadata.get("hswq.left_out", "{}")).items()},
+        left_out=schema.counts_by_name(metadata, "hswq.left_out"),
     )
-
-
-def _impacts(stored: torch.Tensor | None, purposes: list[str]) -> dict[str, float]:
-    values = [] if stored is None else stored.flatten().tolist()
-    if values and len(values) != len(purposes):
-        raise ValueError(f"{len(values)} impacts for {len(purposes)} purposes")
-    return {purpose: value for purpose, value in zip(purposes, values, strict=False) if not math.isnan(value)}

@@ -1,0 +1,147 @@
+"""What a statistics file must hold, checked once when it is opened: later it would spoil a model or a session.
+
+Everything here raises ValueError with what is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+
+_MOST = 1 << 53  # the largest count that a float64 holds exactly
+_MEANS = ("importance", "second_moment", "mean")
+
+
+def natural(metadata: Mapping[str, str], key: str) -> int:
+    """A count among the metadata."""
+    text = metadata.get(key, "")
+    if not (text.isdecimal() and text.isascii() and len(text) <= 16 and int(text) <= _MOST):
+        raise ValueError(f"{key} is no count: {text[:40]!r}")
+    return int(text)
+
+
+def naturals(metadata: Mapping[str, str], key: str, length: int) -> tuple[int, ...]:
+    """A list of counts; zeros where there is none."""
+    found = _json(metadata, key, [0] * length)
+    if not isinstance(found, list) or len(found) != length or not all(_is_count(value) for value in found):
+        raise ValueError(f"{key} is no list of {length} counts")
+    return tuple(found)
+
+
+def strings(metadata: Mapping[str, str], key: str) -> list[str]:
+    """A list of names."""
+    found = _json(metadata, key, [])
+    if not isinstance(found, list) or not all(isinstance(value, str) for value in found):
+        raise ValueError(f"{key} is no list of names")
+    return found
+
+
+def counts_by_name(metadata: Mapping[str, str], key: str) -> dict[str, int]:
+    found = _json(metadata, key, {})
+    if not isinstance(found, dict) or not all(_is_count(value) for value in found.values()):
+        raise ValueError(f"{key} is no table of counts")
+    return found
+
+
+def names_by_name(metadata: Mapping[str, str], key: str) -> dict[str, str]:
+    found = _json(metadata, key, {})
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise ValueError(f"{key} is no table of names")
+    return found
+
+
+def shapes_by_name(metadata: Mapping[str, str], key: str) -> dict[str, tuple[int, ...]]:
+    found = _json(metadata, key, {})
+    if not isinstance(found, dict):
+        raise ValueError(f"{key} is no table of shapes")
+    for shape in found.values():
+        if not isinstance(shape, list) or len(shape) > 8 or not all(_is_count(size) for size in shape):
+            raise ValueError(f"{key} is no table of shapes")
+    return {name: tuple(shape) for name, shape in found.items()}
+
+
+def inputs(metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    """The model's own inputs by argument."""
+    found = _json(metadata, "hswq.inputs", [])
+    if not isinstance(found, list):
+        raise ValueError("hswq.inputs is no list")
+    done = []
+    for entry in found:
+        if not isinstance(entry, dict) or not all(isinstance(k, str) and k in tensors for k in entry.values()):
+            raise ValueError("hswq.inputs names tensors that are not there")
+        if not all(_finite(tensors[key]) for key in entry.values()):
+            raise ValueError("an input of the model holds NaN or infinity")
+        done.append({argument: tensors[key] for argument, key in entry.items()})
+    return done
+
+
+def layer(name: str, tensors: Mapping[str, torch.Tensor]) -> tuple[int, torch.Tensor, torch.Tensor]:
+    """Input rows, means [3, C_in] and output sums [3] of one layer."""
+    group = {part: tensors.get(f"{name}.{part}") for part in (*_MEANS, "output", "count")}
+    if any(tensor is None or not tensor.dtype.is_floating_point for tensor in group.values()):
+        raise ValueError(f"{name}: a part is missing, or no number")
+    found = {part: cast(torch.Tensor, tensor).double() for part, tensor in group.items()}
+    channels = found["importance"].shape
+    if len(channels) != 1 or not channels[0] or any(found[part].shape != channels for part in _MEANS):
+        raise ValueError(f"{name}: the means are of different shapes")
+    if found["count"].numel() != 1 or found["output"].shape != (3,):
+        raise ValueError(f"{name}: the counts have another shape")
+    if not all(_finite(tensor) for tensor in found.values()):
+        raise ValueError(f"{name}: NaN or infinity")
+    rows, (count, mean, square) = float(found["count"].item()), found["output"].tolist()
+    if not 1 <= rows <= _MOST or not 1 <= count <= _MOST:
+        raise ValueError(f"{name}: counts must be from 1 to 2^53")
+    if square < 0 or bool((found["importance"] < 0).any()) or bool((found["second_moment"] < 0).any()):
+        raise ValueError(f"{name}: a mean of magnitudes or squares is negative")
+    means = torch.stack([found["importance"], found["mean"], found["second_moment"]])
+    sums = torch.tensor([count, mean * count, square * count], dtype=torch.float64)
+    if not _finite(means * rows) or not _finite(sums):
+        raise ValueError(f"{name}: the sums are too large")
+    return int(rows), means, sums
+
+
+def rows(name: str, owner: str, channels: int, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+    """The sampled inputs of a layer, which may be those of another one with the same input."""
+    found = tensors.get(f"{owner}.patches", tensors.get(f"{owner}.rows"))
+    if found is None:
+        if owner != name:
+            raise ValueError(f"{name}: the layer {owner} has no rows to share")
+        return None
+    if found.dim() != 2 or found.dtype != torch.float16 or not found.shape[1] or found.shape[1] % channels:
+        raise ValueError(f"{name}: the rows have another shape")
+    if not _finite(found):
+        raise ValueError(f"{name}: NaN or infinity in the rows")
+    return found
+
+
+def impacts(name: str, tensors: Mapping[str, torch.Tensor], purposes: list[str]) -> dict[str, float]:
+    """Measured impacts by purpose; NaN stands for what was not measured."""
+    stored = tensors.get(f"{name}.impact")
+    values = [] if stored is None else stored.flatten().tolist()
+    if values and len(values) != len(purposes):
+        raise ValueError(f"{name}: {len(values)} impacts for {len(purposes)} purposes")
+    measured = {p: float(v) for p, v in zip(purposes, values, strict=False) if not math.isnan(v)}
+    if not all(0 <= value < math.inf for value in measured.values()):
+        raise ValueError(f"{name}: an impact is negative or infinite")
+    return measured
+
+
+def _json(metadata: Mapping[str, str], key: str, default: Any) -> Any:
+    if key not in metadata:
+        return default
+    try:
+        return json.loads(metadata[key])
+    except RecursionError:
+        raise ValueError(f"{key} is nested too deeply") from None
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value <= _MOST
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    return not tensor.dtype.is_floating_point or bool(tensor.isfinite().all())
