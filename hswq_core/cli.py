@@ -20,8 +20,8 @@ from . import api
 from .calibration.coverage import coverage_warnings
 from .calibration.statistics_file import save_statistics
 from .convert_file import TARGETS
-from .errors import HSWQError, nearest_name
-from .files.writer import check_target
+from .errors import HSWQError, StatisticsError, nearest_name
+from .files.writer import check_not_source, check_target
 from .options import MODES, ROUNDINGS, SCALES, SELECTIONS, QuantizeOptions
 from .progress import Progress, no_progress
 from .version import __version__
@@ -145,6 +145,8 @@ def _inspect(args: argparse.Namespace) -> str:
 def _quantize(args: argparse.Namespace) -> str:
     options = QuantizeOptions(**{f.name: getattr(args, f.name) for f in fields(QuantizeOptions) if f.name in args})
     statistics = api.load_statistics(args.stats) if args.stats else None
+    if args.stats:
+        check_not_source(args.target, args.stats, "statistics that are read")
     with _progress(args) as progress:
         if args.dry_run:
             done = api.plan(args.source, statistics, options, progress=progress)
@@ -163,6 +165,11 @@ def _convert(args: argparse.Namespace) -> str:
 
 def _merge(args: argparse.Namespace) -> str:
     check_target(args.target, overwrite=args.overwrite)
+    for number, part in enumerate(args.parts):
+        if any(part.exists() and other.exists() and part.samefile(other) for other in args.parts[:number]):
+            raise StatisticsError("this session is named twice", where=part, remedy="Name every session once")
+    if args.target.exists():
+        api.load_statistics(args.target)  # nothing but statistics is replaced by statistics
     total = api.merge_statistics(args.parts)
     save_statistics(total, args.target)
     said = f"{args.target}: {len(total.layers)} layers, {total.runs} runs, {total.samples} images"

@@ -10,7 +10,7 @@ import torch
 
 from .errors import CheckpointError
 from .files.checkpoint import CheckpointReader
-from .files.dtypes import dtype_name, tensor_bytes
+from .files.dtypes import TORCH_DTYPES, dtype_name, tensor_bytes
 from .files.formats import COMFY, COMFY_INT8, INT8_FORMAT, V2, Format
 from .files.layers import (
     FP8_DTYPES,
@@ -85,7 +85,7 @@ def convert_checkpoint(
         key = layer + WEIGHT
         info = source.tensors[key]
         if form is None or not form.holds(info.shape, info.dtype, scale):
-            layout[key] = ("F16", info.shape)
+            layout[key] = (_float_type(source, key, scale), info.shape)
             expanded[key] = scale
         else:
             side |= form.side_tensors(layer, scale.flatten())
@@ -97,7 +97,8 @@ def convert_checkpoint(
         for number, key in enumerate(keys):
             progress(number, len(keys))
             if key in expanded:
-                writer.write(key, [tensor_bytes((source.tensor(key).float() * expanded[key]).half())])
+                dtype = TORCH_DTYPES[layout[key][0]]
+                writer.write(key, [tensor_bytes((source.tensor(key).float() * expanded[key]).to(dtype))])
             else:
                 writer.write(key, source.chunks(key))
         for name, tensor in side.items():
@@ -106,6 +107,15 @@ def convert_checkpoint(
     progress(len(keys), len(keys))
     names = tuple(key.removesuffix(WEIGHT) for key in expanded)
     return Conversion(target, output.nbytes, tuple(layer for layer in scales if layer not in names), names)
+
+
+def _float_type(source: CheckpointReader, key: str, scale: torch.Tensor) -> str:
+    """FP16 for a dequantized weight, or FP32 where FP16 would have infinities."""
+    limit = torch.finfo(torch.float16).max
+    info = torch.finfo if source.tensors[key].dtype in FP8_DTYPES else torch.iinfo
+    if float(scale.max()) * info(TORCH_DTYPES[source.tensors[key].dtype]).max <= limit:
+        return "F16"
+    return "F16" if float((source.tensor(key).float() * scale).abs().max()) <= limit else "F32"
 
 
 def _check_kind(source: CheckpointReader, form: Format | None, layers: Iterable[str]) -> None:

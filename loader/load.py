@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,12 @@ from ..hswq_core.errors import CheckpointError
 from ..hswq_core.files.checkpoint import CheckpointReader
 from ..hswq_core.files.inspection import Inspection, inspect_checkpoint
 from ..hswq_core.files.layers import check_scales
-from .compat import exact_patching, multiplies_fp8
+from .compat import exact_patching, is_quantized, multiplies_fp8
 from .ops import FP8MatmulOperations, HSWQOperations, weights_in_one_piece
-from .state_dict import join_scales
+from .state_dict import join_scales, warn_of_lost_scales
 
 logger = logging.getLogger(__name__)
+_COPYING = re.compile(r'While copying the parameter named "([^"]+)"')
 
 
 def load_checkpoint(
@@ -45,14 +47,13 @@ def load_checkpoint(
             remedy="Move it to models/diffusion_models and open it with HSWQ Diffusion Model Loader",
         )
     with _add_file_to_errors(path):
-        found = comfy.sd.load_state_dict_guess_config(
-            file.state_dict,
+        found = _loaded(
+            file,
+            comfy.sd.load_state_dict_guess_config,
             output_vae=True,
             output_clip=True,
             embedding_directory=embedding_directory,
             model_options=_options(path, file, fp8_matmul),
-            metadata=file.metadata,
-            **exact_patching(comfy.sd.load_state_dict_guess_config),
         )
     if found is None or found[0] is None:
         raise _unknown_model_error(path)
@@ -66,12 +67,8 @@ def load_diffusion_model(path: Path, *, fp8_matmul: bool = False) -> tuple[Any, 
     """
     file = _read(path)
     with _add_file_to_errors(path):
-        model = comfy.sd.load_diffusion_model_state_dict(
-            file.state_dict,
-            model_options=_options(path, file, fp8_matmul),
-            metadata=file.metadata,
-            **exact_patching(comfy.sd.load_diffusion_model_state_dict),
-        )
+        options = _options(path, file, fp8_matmul)
+        model = _loaded(file, comfy.sd.load_diffusion_model_state_dict, model_options=options)
     if model is None:
         raise _unknown_model_error(path)
     return _finish_model(model, path, file), file.found
@@ -89,7 +86,8 @@ class _File:
 def _read(path: Path) -> _File:
     with CheckpointReader(path) as reader:  # checks the header against the file, and names what is wrong
         metadata = {k: v for k, v in reader.metadata.items() if k != "_quantization_metadata"}
-        if any(".lora_" in key for key in reader.tensors):
+        # A merge may have left a key of a LoRA behind.
+        if sum(".lora_" in key for key in reader.tensors) > len(reader.tensors) / 2:
             raise CheckpointError("this is a LoRA, not a model", where=path, remedy="Open it with Load LoRA")
         inspection = inspect_checkpoint(reader)
     state_dict = comfy.utils.load_torch_file(str(path))
@@ -97,8 +95,29 @@ def _read(path: Path) -> _File:
     if not any(key.startswith(prefix) for key in state_dict):
         prefix = ""
     check_scales(reader, prefix)
+    warn_of_lost_scales(state_dict, prefix, path)
     dtype = join_scales(state_dict, prefix, path)
     return _File(state_dict, metadata, prefix, dtype, inspection)
+
+
+def _loaded(file: _File, load: Callable[..., Any], **options: Any) -> Any:
+    """What one of ComfyUI's functions makes of the file.
+
+    Some models hold the weight of a layer as a parameter of their own, which takes no quantized tensor. Which ones they
+    are is known when they fail; then they are dequantized.
+    """
+    options |= {"metadata": file.metadata, **exact_patching(load)}
+    try:
+        return load(dict(file.state_dict), **options)
+    except RuntimeError as error:
+        raw = [
+            key for name in _COPYING.findall(str(error)) if is_quantized(file.state_dict.get(key := file.prefix + name))
+        ]
+        if not raw:
+            raise
+        for key in raw:
+            file.state_dict[key] = file.state_dict[key].dequantize()
+        return load(dict(file.state_dict), **options)
 
 
 def _options(path: Path, file: _File, fp8_matmul: bool) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +15,11 @@ from ..hswq_core.errors import CheckpointError
 from ..hswq_core.files.layers import MARKERS, WEIGHT, checked_scale, scale_key
 from .compat import quantized_tensor
 
+logger = logging.getLogger(__name__)
 _FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 _CODES = (*_FP8, torch.int8)
+_SAMPLE = 1 << 16
+_LARGEST_SPREAD = 4.0
 _FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
 
 
@@ -50,6 +54,30 @@ def join_scales(state_dict: dict[str, Any], prefix: str, path: Path) -> torch.dt
         elif key.endswith(WEIGHT) and tensor.dim() in (2, 4):
             _check_float(key, tensor, path)
     return dtype
+
+
+def warn_of_lost_scales(state_dict: Mapping[str, Any], prefix: str, path: Path) -> None:
+    """Say so where weights are as large as codes are: a tool that does not know scales has dropped them.
+
+    No model's weights have a root mean square near one; codes that fill FP8's range have one near a hundred.
+    """
+    layers = [
+        key.removesuffix(WEIGHT)
+        for key, tensor in state_dict.items()
+        if key.startswith(prefix) and key.endswith(WEIGHT) and tensor.dim() in (2, 4) and tensor.is_floating_point()
+    ]
+    spreads = sorted(
+        float(state_dict[layer + WEIGHT].flatten()[:_SAMPLE].float().square().mean().sqrt())
+        for layer in layers[:: max(1, len(layers) // 16)]
+        if scale_key(state_dict, layer) is None and state_dict[layer + WEIGHT].numel()
+    )
+    if spreads and spreads[len(spreads) // 2] > _LARGEST_SPREAD:
+        logger.warning(
+            "HSWQ: %s: the weights are far larger than any model's (root mean square %.0f); its scales may have been "
+            "removed by a tool that does not know them, and images will be noise. Quantize the original again.",
+            path.name,
+            spreads[len(spreads) // 2],
+        )
 
 
 def _check_layout(state_dict: Mapping[str, Any], key: str, path: Path) -> None:

@@ -14,7 +14,7 @@ from comfy_api.latest import io
 
 from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.calibration.statistics import Statistics
-from ..hswq_core.files.names import EXTENSION
+from ..hswq_core.files.names import EXTENSION, usable_name
 from ..hswq_core.options import QuantizeOptions
 from ..hswq_core.progress import Progress
 
@@ -38,7 +38,7 @@ def statistics_files() -> list[str]:
 
 def session_for(session: str, source: str) -> str:
     """The session that is meant: the default is one for each model, named as its file."""
-    return PurePath(source).stem if session == DEFAULT_SESSION and source else session
+    return usable_name(PurePath(source).stem) if session == DEFAULT_SESSION and source else session
 
 
 def quantize_options(values: Mapping[str, Any]) -> QuantizeOptions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import folder_paths
@@ -11,7 +10,7 @@ from comfy_api.latest import io
 from ..hswq_core.files.inspection import Inspection
 from ..loader.load import load_checkpoint, load_diffusion_model
 from .common import CATEGORY
-from .sources import model_modification_time, model_path
+from .sources import known_path, model_modification_time, model_path
 from .web_api import file_summary
 
 
@@ -75,7 +74,7 @@ class HSWQLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, ckpt_name: str, path: str | None = None, fp8_matmul: bool = False) -> io.NodeOutput:
-        file = Path(path) if path else model_path("checkpoints", ckpt_name)
+        file = known_path(path) if path else model_path("checkpoints", ckpt_name)
         embeddings = folder_paths.get_folder_paths("embeddings")
         model, clip, vae, found = load_checkpoint(file, embeddings, fp8_matmul=fp8_matmul)
         return io.NodeOutput(model, clip, vae, ui=_ui(found))
@@ -106,6 +105,6 @@ class HSWQDiffusionModelLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, unet_name: str, path: str | None = None, fp8_matmul: bool = False) -> io.NodeOutput:
-        file = Path(path) if path else model_path("diffusion_models", unet_name)
+        file = known_path(path) if path else model_path("diffusion_models", unet_name)
         model, found = load_diffusion_model(file, fp8_matmul=fp8_matmul)
         return io.NodeOutput(model, ui=_ui(found))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,6 @@ from ..hswq_core.calibration.statistics import Statistics
 from ..hswq_core.errors import CheckpointError, HSWQError
 from ..hswq_core.files.checkpoint import CheckpointReader
 from ..hswq_core.files.layers import find_prefix
-from ..hswq_core.files.names import EXTENSION
 from ..hswq_core.files.source import TensorSource
 from ..hswq_core.planning.source_check import check_patches, holds_model_of
 from ..loader.connected import SAMPLING_SETTINGS, connected_source, is_as_in_file
@@ -25,6 +25,7 @@ CALIBRATED = "(the calibrated model)"
 SOURCES = ("checkpoints", "diffusion_models")
 """The lists of models that can be quantized; the files go to folders of the same names."""
 _CONNECTED = "the connected MODEL"
+_EXTENSIONS = (".safetensors", ".sft")
 
 
 def sources() -> list[str]:
@@ -39,6 +40,23 @@ def model_path(category: str, name: str) -> Path:
     if path is None:
         raise CheckpointError("there is no such file", where=name, remedy="Refresh the page, and choose another model")
     return Path(path)
+
+
+def known_path(path: str) -> Path:
+    """A file that a workflow names by its path: only in the folders that ComfyUI knows.
+
+    Errors: CheckpointError for any other, since workflows come from strangers.
+    """
+    file = Path(os.path.abspath(path))
+    models = (Path(folder) for folders, _ in folder_paths.folder_names_and_paths.values() for folder in folders)
+    own = map(Path, (folder_paths.get_output_directory(), folder_paths.get_input_directory(), folder_paths.models_dir))
+    if not any(file.is_relative_to(os.path.abspath(folder)) for folder in (*own, *models)):
+        raise CheckpointError(
+            "this is in none of ComfyUI's folders",
+            where=path,
+            remedy="Move it to a folder of models, or to the output or input folder",
+        )
+    return file
 
 
 def list_of(name: str) -> str | None:
@@ -128,7 +146,7 @@ def _checkpoints() -> Iterator[tuple[str, Path]]:
     for category in SOURCES:
         for name in folder_paths.get_filename_list(category):
             path = folder_paths.get_full_path(category, name)
-            if path is not None and name.endswith(EXTENSION):
+            if path is not None and name.lower().endswith(_EXTENSIONS):
                 yield category, Path(path)
 
 

@@ -7,6 +7,7 @@ the nodes) the nodes work the same.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -20,9 +21,20 @@ from ..hswq_core.errors import HSWQError
 from ..hswq_core.files.inspection import Inspection
 from ..hswq_core.files.names import safe_file_name
 from ..hswq_core.files.source import FileIdentity
+from ..hswq_core.options import QuantizeOptions
+from ..hswq_core.progress import Progress
 from ..loader.calibrate import StepReport
 from .common import quantize_options, session_for, statistics_folder
 from .sources import find_source, model_path
+
+_one_at_a_time = threading.Lock()
+_answers: dict[tuple[FileIdentity, FileIdentity, QuantizeOptions], dict[str, object]] = {}
+_MOST_ANSWERS = 32
+Work = Callable[[Mapping[str, str], Progress], dict[str, object]]
+
+
+class _GoneError(Exception):
+    """Nobody waits for the answer any more."""
 
 
 def announce(event: str, data: Mapping[str, Any]) -> None:
@@ -42,11 +54,20 @@ def add_routes() -> None:
         return
     from aiohttp import web
 
-    async def answer(work: Callable[[Mapping[str, str]], dict[str, object]], request: Any) -> Any:
+    async def answer(work: Work, request: Any) -> Any:
+        if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "same-site", "none"):
+            return web.json_response({"error": "asked from another site"}, status=403)
+
+        def stop_if_gone(_done: int, _total: int) -> None:
+            if request.transport is None or request.transport.is_closing():
+                raise _GoneError
+
         try:
-            # Headers are read and layers ranked: some tenths of a second that the server must not stand still.
-            return web.json_response(await asyncio.to_thread(work, request.query))
-        except HSWQError as error:
+            # Headers are read and layers ranked, or all weights: the server must not stand still meanwhile.
+            return web.json_response(await asyncio.to_thread(work, request.query, stop_if_gone))
+        except _GoneError:
+            return web.Response(status=499)
+        except (HSWQError, OSError) as error:
             return web.json_response({"error": str(error)}, status=400)
 
     @server.routes.get("/hswq/curve")
@@ -71,7 +92,7 @@ def file_summary(found: Inspection) -> dict[str, object]:
     }
 
 
-def _file(query: Mapping[str, str]) -> dict[str, object]:
+def _file(query: Mapping[str, str], _progress: Progress) -> dict[str, object]:
     return file_summary(inspect(model_path(query.get("list", ""), query.get("name", ""))))
 
 
@@ -93,17 +114,29 @@ def _statistics_in(path: Path) -> Statistics:
         return load_statistics(path)  # with its own words
 
 
-def _curve(query: Mapping[str, str]) -> dict[str, object]:
+def _curve(query: Mapping[str, str], progress: Progress) -> dict[str, object]:
     if not _session_path(query).exists():
         return {"waiting": True}
+    with _one_at_a_time:
+        progress(0, 1)  # a page may have gone while others were answered
+        return _curve_of(query, progress)
+
+
+def _curve_of(query: Mapping[str, str], progress: Progress) -> dict[str, object]:
     # Patches change no size: the chart of a merge is that of the file below it.
-    statistics = replace(_statistics_in(_session_path(query)), patches="")
+    stored = _session_path(query)
+    statistics = replace(_statistics_in(stored), patches="")
     _, path = find_source(query.get("source", ""), statistics)
     # The chart itself varies the keep ratio, and rounding changes neither sizes nor ranks.
     options = quantize_options({k: v for k, v in query.items() if k not in ("keep_ratio", "rounding")})
     if options.selection == "measured" and statistics.complete_impacts(options.impact_purpose) is None:
         return {"waiting": True, "calibrated": True}
-    return size_curve(path, statistics, options).as_dict() | {"budgeted": bool(options.budget)}
+    asked = (FileIdentity.of(path, path.stat()), FileIdentity.of(stored, stored.stat()), options)
+    if asked not in _answers:
+        if len(_answers) >= _MOST_ANSWERS:
+            _answers.clear()
+        _answers[asked] = size_curve(path, statistics, options, progress=progress).as_dict()
+    return _answers[asked] | {"budgeted": bool(options.budget)}
 
 
 def calibration_events(node: str | None, session: str, whole: int = 0) -> Callable[[StepReport], None]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from io import BufferedReader
@@ -27,6 +28,7 @@ from .source import FileIdentity, TensorInfo
 _MAX_HEADER = 25_000_000
 _MAX_DIMENSIONS = 16
 _CHUNK = 1 << 24
+_TEXTS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 
 
 class CheckpointReader:
@@ -42,7 +44,12 @@ class CheckpointReader:
         self._lock = threading.Lock()  # layers are read from several threads
         if not path.is_file():
             raise CheckpointError("there is no such file", where=path, remedy="Check the name and the folder")
-        self._file: BufferedReader = path.open("rb")
+        try:
+            self._file: BufferedReader = path.open("rb")
+        except OSError as error:
+            raise CheckpointError(
+                f"the file cannot be read ({error.strerror})", where=path, remedy="Check its permissions"
+            ) from error
         try:
             self.tensors, self.metadata, self._data_start = _read_header(self._file, path)
             self.identity = FileIdentity.of(path, os.fstat(self._file.fileno()))
@@ -134,8 +141,11 @@ def _read_header(file: BufferedReader, path: Path) -> tuple[dict[str, TensorInfo
         raise bad(f"the header has {length:,} bytes, more than any model needs")
     if 8 + length > size:
         raise bad("the file is truncated: it ends inside its header")
+    encoded = file.read(length)
+    if not _has_form_of_header(encoded):
+        raise bad("this is not a safetensors file: its header is not a list of tensors")
     try:
-        header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_unique)
+        header = json.loads(encoded.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise bad("this is not a safetensors file: its header is not JSON, or names a tensor twice") from error
     if not isinstance(header, dict):
@@ -160,6 +170,13 @@ def _read_header(file: BufferedReader, path: Path) -> tuple[dict[str, TensorInfo
     if expected < available:
         raise bad(f"the header is damaged: {available - expected:,} bytes belong to no tensor")
     return tensors, metadata, data_start
+
+
+def _has_form_of_header(encoded: bytes) -> bool:
+    """Whether there are as many brackets as a list of tensors has: JSON of brackets alone takes 30 times its bytes."""
+    bare = _TEXTS.sub(b"", encoded)
+    objects, lists = bare.count(b"{"), bare.count(b"[")
+    return lists <= 2 * objects and 2 * objects <= lists + 4
 
 
 def _tensor_info(name: str, entry: object, bad: Callable[[str], CheckpointError]) -> TensorInfo:

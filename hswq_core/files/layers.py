@@ -36,6 +36,11 @@ def scale_key(keys: Container[str], layer: str) -> tuple[str, str] | None:
     return next(((layer + suffix, suffix) for suffix in _SCALE_SUFFIXES if layer + suffix in keys), None)
 
 
+def stray_tensor(keys: Container[str], layer: str) -> str:
+    """A tensor beside an unquantized layer that readers would take for its scale, were it quantized; or nothing."""
+    return next((suffix for suffix in (*_SCALE_SUFFIXES, *MARKERS) if layer + suffix in keys), "")
+
+
 def check_scales(source: TensorSource, prefix: str) -> None:
     """Every quantized weight has a scale if its type, the others or the file's mode say so, and every scale a weight.
 

@@ -11,18 +11,22 @@ from ..errors import TargetError
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{p}{i}" for p in ("com", "lpt") for i in range(1, 10))}
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
 EXTENSION = ".safetensors"
+_LONGEST = 200
+"""Bytes of a name without its extension: file systems allow 255, and temporary files beside it have longer ones."""
 
 
 def safe_file_name(name: str, what: str = "file name") -> str:
     """``name`` with the extension .safetensors.
 
     Errors: TargetError for a name that is empty, contains a separator, a drive or a forbidden character,
-    begins or ends with a dot or a blank, or is reserved on Windows.
+    begins or ends with a dot or a blank, is too long for a file system, or is reserved on Windows.
     """
     stem = name[: -len(EXTENSION)] if name.lower().endswith(EXTENSION) else name
     remedy = "Use letters, digits, '.', '_' and '-'"
-    if not stem or stem != stem.strip(" .") or len(stem) > 200:
+    if not stem or stem != stem.strip(" ."):
         raise TargetError(f"{name!r} cannot be used as a {what}", remedy=remedy)
+    if len(_encoded(stem)) > _LONGEST:
+        raise TargetError(f"{name[:40]!r}... is too long as a {what}", remedy=f"Use at most {_LONGEST} bytes")
     if _FORBIDDEN.search(stem):
         raise TargetError(
             f"{name!r} cannot be used as a {what}: it contains a separator or a forbidden character", remedy=remedy
@@ -32,6 +36,19 @@ def safe_file_name(name: str, what: str = "file name") -> str:
     return stem + EXTENSION
 
 
+def usable_name(stem: str, room: int = 0) -> str:
+    """A name made of another one that a file may have: cleaned, and shortened to leave ``room`` bytes for an ending."""
+    cleaned = _FORBIDDEN.sub("_", stem)
+    cleaned = _encoded(cleaned)[: _LONGEST - room].decode("utf-8", "ignore").strip(" .")
+    if cleaned.split(".")[0].lower() in _RESERVED:
+        cleaned = f"_{cleaned}"
+    return cleaned or "model"
+
+
+def _encoded(name: str) -> bytes:
+    return name.encode("utf-8", "surrogatepass")
+
+
 def default_name(source: str, samples: int, keep: float | str, mode: str) -> str:
     """The model card's pattern: NAME_hswq_r{samples}_r{keep_ratio}_{mode}.safetensors.
 
@@ -39,4 +56,5 @@ def default_name(source: str, samples: int, keep: float | str, mode: str) -> str
         keep: the keep ratio, or a byte budget, which takes its place as b{budget}.
     """
     kept = f"b{keep.replace('%', 'pct').replace(' ', '')}" if isinstance(keep, str) else f"r{keep:g}"
-    return f"{PurePath(source).stem}_hswq_r{samples}_{kept}_{mode}{EXTENSION}"
+    ending = f"_hswq_r{samples}_{kept}_{mode}"
+    return usable_name(PurePath(source).stem, len(ending)) + ending + EXTENSION

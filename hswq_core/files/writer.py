@@ -134,14 +134,16 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         raise TargetError("the target's folder does not exist", where=path.parent, remedy="Create it first")
     if path.is_dir():
         raise TargetError("the target is a folder", where=path, remedy="Give a file name")
+    if path.exists() and not path.is_file():
+        raise TargetError("the target is no ordinary file", where=path, remedy="Choose another name")
     if path.exists() and not overwrite:
         raise TargetError("the target exists already", where=path, remedy="Choose another name, or allow overwriting")
 
 
-def check_not_source(target: Path, source: Path) -> None:
-    """Errors: TargetError when the target is the file that is read."""
+def check_not_source(target: Path, source: Path, what: str = "source") -> None:
+    """Errors: TargetError when the target is a file that is read."""
     if target.exists() and source.exists() and target.samefile(source):
-        raise TargetError("the target is the source", where=target, remedy="Choose another name")
+        raise TargetError(f"the target is the {what}", where=target, remedy="Choose another name")
 
 
 def temporary_beside(path: Path) -> Path:

@@ -12,17 +12,17 @@ from dataclasses import replace
 
 from ..calibration.statistics import Statistics
 from ..errors import PlanError, StatisticsError
-from ..files.dtypes import is_float
 from ..files.formats import FORMATS, Format
-from ..files.layers import WEIGHT, find_prefix, layer_weights
+from ..files.layers import WEIGHT, find_prefix, layer_weights, stray_tensor
 from ..files.source import TensorInfo, TensorSource
 from ..options import QuantizeOptions
 from ..progress import Progress, no_progress
 from ..sensitivity.rules import layer_sensitivities
 from .layer import LayerPlan, cost_of_keeping, layout_of
+from .magnitudes import layers_beyond
 from .plan import QuantizationPlan
 from .selection import cut_by_bytes, cut_by_ratio, parse_budget
-from .source_check import check_model, check_patches, fingerprint_of
+from .source_check import check_kind, check_model, check_original, check_patches, fingerprint_of
 
 
 def make_plan(
@@ -60,12 +60,16 @@ class _Draft:
         if statistics is not None:
             check_patches(source.patches, source.path, statistics)
             check_model(source, self._prefix, self._weights, statistics)
+        else:
+            check_kind(source, self._prefix)
         if options.rounding == "calibrated":
             _check_rows(self._weights, statistics)
+        check_original(source, self._weights)
+        self._clipped: set[str] = set()
+        if self._form.scaling == "none":
+            self._clipped = layers_beyond(source, _not_empty(self._weights), self._key, self._form.grid.largest)
         # Reasons to keep, by layer; what is left is quantized.
-        self._reasons = {
-            name: why for name, info in self._weights.items() if (why := _why_not(name, info, self._form, statistics))
-        }
+        self._reasons = {name: why for name, info in self._weights.items() if (why := self._why_not(name, info))}
         forced = _matching(options.force_quantize, self._weights)
         kept = _matching(options.force_keep, self._weights)
         self._forced = forced - self._reasons.keys()
@@ -125,6 +129,20 @@ class _Draft:
             statistics_digest=self._statistics_digest,
         )
 
+    def _why_not(self, name: str, info: TensorInfo) -> str:
+        """The reason why a layer cannot be quantized, or nothing."""
+        if not math.prod(info.shape):
+            return "empty"
+        if len(info.shape) not in self._form.dimensions:
+            return f"no {self._form.name} format for convolutions"
+        if self._statistics is not None and name not in self._statistics.layers:
+            return "never ran during calibration"
+        if stray := stray_tensor(self._source.tensors, self._prefix + name):
+            return f"has a tensor {stray} that would be taken for its scale"
+        if name in self._clipped:
+            return f"holds weights beyond {self._form.grid.largest:g}"
+        return ""
+
     def _key(self, layer: str) -> str:
         return f"{self._prefix}{layer}{WEIGHT}"
 
@@ -150,19 +168,6 @@ def _matching(patterns: Sequence[str], names: Iterable[str]) -> set[str]:
             )
         found |= matching
     return found
-
-
-def _why_not(name: str, info: TensorInfo, form: Format, statistics: Statistics | None) -> str:
-    """The reason why a layer cannot be quantized, or nothing."""
-    if not math.prod(info.shape):
-        return "empty"
-    if not is_float(info.dtype):
-        return f"already {info.dtype}"
-    if len(info.shape) not in form.dimensions:
-        return f"no {form.name} format for convolutions"
-    if statistics is not None and name not in statistics.layers:
-        return "never ran during calibration"
-    return ""
 
 
 def _check_rows(weights: Mapping[str, TensorInfo], statistics: Statistics | None) -> None:

@@ -14,6 +14,8 @@ from ..options import QuantizeOptions
 from ..version import __version__
 from .layer import LayerPlan
 
+_OF_ITS_BYTES = ("modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash")
+
 
 @dataclass(frozen=True)
 class QuantizationPlan:
@@ -66,7 +68,7 @@ class QuantizationPlan:
     def metadata(self) -> dict[str, str]:
         """The output's header metadata: the source's, and what the file says of itself under ``hswq.*``."""
         return {
-            **self.source_metadata,
+            **_still_true(self.source_metadata),
             "hswq.kind": "checkpoint",
             "hswq.format_version": "1",
             "hswq.mode": self.format.name,
@@ -116,3 +118,8 @@ class QuantizationPlan:
     def __str__(self) -> str:
         lines = [f"{'quantize' if e.quantize else 'keep':<9}{e.layer}  ({e.reason})" for e in self.layers]
         return "\n".join([self.summary, *lines])
+
+
+def _still_true(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The source's metadata, with what it says of its own bytes put under ``source.*``."""
+    return {f"source.{key}" if key in _OF_ITS_BYTES else key: value for key, value in metadata.items()}

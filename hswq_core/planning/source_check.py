@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..calibration.statistics import Statistics
 from ..errors import CheckpointError, StatisticsError
 from ..files.dtypes import is_float
-from ..files.layers import WEIGHT, find_prefix, layer_weights
+from ..files.layers import QUANTIZED_DTYPES, WEIGHT, find_prefix, layer_weights
 from ..files.source import TensorInfo, TensorSource
 from ..fingerprint import Fingerprint, Read, legacy_fingerprint
+from .kind_of_file import what_it_is_instead
+
+_PART = re.compile(r"-\d{5}-of-\d{5}\.")
 
 
 def check_model(source: TensorSource, prefix: str, weights: dict[str, TensorInfo], statistics: Statistics) -> None:
@@ -29,6 +33,34 @@ def check_model(source: TensorSource, prefix: str, weights: dict[str, TensorInfo
     if expected and not expected.matches(_as_in(source, prefix, weights, statistics)):
         raise StatisticsError(
             "the statistics are of another model: the weights differ", where=source.path, remedy=remedy
+        )
+
+
+def check_original(source: TensorSource, weights: Mapping[str, TensorInfo]) -> None:
+    """Errors: CheckpointError for a file whose layers are quantized already, or that is one part of several."""
+    quantized = [info.dtype for info in weights.values() if info.dtype in QUANTIZED_DTYPES]
+    if quantized:
+        raise CheckpointError(
+            f"{len(quantized)} of {len(weights)} layers are quantized already ({quantized[0]})",
+            where=source.path,
+            remedy="Quantize the original; 'hswq convert' writes a quantized file in another format",
+        )
+    if _PART.search(source.path.name):
+        raise CheckpointError(
+            "this is one part of a model in several files",
+            where=source.path,
+            remedy="Join the parts, or load them in ComfyUI and connect the MODEL to HSWQ Quantize",
+        )
+
+
+def check_kind(source: TensorSource, prefix: str) -> None:
+    """Errors: CheckpointError for a file that is known to be something else than a diffusion model."""
+    instead = what_it_is_instead([key[len(prefix) :] for key in source.tensors if key.startswith(prefix)])
+    if instead:
+        raise CheckpointError(
+            f"this is {instead}, and no diffusion model as ComfyUI has it",
+            where=source.path,
+            remedy="Choose a checkpoint or a diffusion model; or load it in ComfyUI and connect the MODEL",
         )
 
 

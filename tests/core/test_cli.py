@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pty
+import shutil
 import struct
 import subprocess
 import sys
@@ -47,9 +48,15 @@ def test_without_statistics_everything_is_quantized_evenly(example: Example, tmp
 
 def test_merge_stats(example: Example, tmp_path: Path) -> None:
     total = tmp_path / "total.safetensors"
-    done = hswq("merge-stats", total, example.statistics_path, example.statistics_path)
+    again = shutil.copy(example.statistics_path, tmp_path / "tuesday.safetensors")
+    done = hswq("merge-stats", total, example.statistics_path, again)
     assert done.returncode == 0, done.stderr
     assert load_statistics(total).samples == 24
+    twice = hswq("merge-stats", tmp_path / "x.safetensors", again, again)
+    assert twice.returncode == 2 and "named twice" in twice.stderr and not (tmp_path / "x.safetensors").exists()
+    kept = example.path.read_bytes()
+    over = hswq("merge-stats", example.path, example.statistics_path, again, "--overwrite")
+    assert over.returncode == 2 and "not an HSWQ statistics file" in over.stderr and example.path.read_bytes() == kept
     other = make_example(tmp_path, seed=1)
     refused = hswq("merge-stats", tmp_path / "x.safetensors", example.statistics_path, other.statistics_path)
     assert (

@@ -128,6 +128,16 @@ def test_a_scale_for_each_channel(example: Example, tmp_path: Path) -> None:
     assert same(convert(source, "v2")[f"{PREFIX}blocks.3.weight"], weight)
 
 
+def test_what_fp16_cannot_hold_becomes_float32(files: dict[str, Path]) -> None:
+    tensors = load_file(files["v2"])
+    layer = next(k.removesuffix(".weight") for k, t in tensors.items() if t.dtype == FP8)
+    large = files["v2"].with_name("large.safetensors")
+    save_file(tensors | {f"{layer}.scale": torch.tensor([1000.0])}, large)
+    after = convert(large, "fp16")[f"{layer}.weight"]
+    assert after.dtype == torch.float32 and after.isfinite().all()
+    assert torch.equal(after, tensors[f"{layer}.weight"].float() * 1000)
+
+
 def test_what_cannot_be_converted(example: Example, files: dict[str, Path], tmp_path: Path) -> None:
     with (
         CheckpointReader(example.path) as reader,

@@ -116,19 +116,41 @@ def test_a_plan_prints_every_layer_and_its_reason(example: Example) -> None:
     assert json.loads(json.dumps(planned.as_dict()))["layers"]["blocks.0"]["quantize"] is True
 
 
-def test_layers_that_are_fp8_already_stay_as_they_are(example: Example, tmp_path: Path) -> None:
+def test_a_file_that_is_quantized_already_is_refused(example: Example) -> None:
     key = f"{PREFIX}blocks.0.weight"
     example.statistics = without_fingerprint(example)
-    example.tensors[key] = example.tensors[key].to(torch.float8_e4m3fn)
-    save_file(example.tensors, example.path)
-    reasons = {e.layer: e.reason for e in plan(example, keep_ratio=0.0).layers}
-    assert reasons["blocks.0"] == "already F8_E4M3" and reasons["blocks.1"] == "below the cut"
+    for dtype in (torch.float8_e4m3fn, torch.int8):
+        save_file(example.tensors | {key: example.tensors[key].to(dtype)}, example.path)
+        with pytest.raises(CheckpointError, match="1 of 11 layers are quantized already") as caught:
+            plan(example, keep_ratio=0.0)
+        assert "Quantize the original" in str(caught.value)
 
 
-def test_a_scale_that_is_there_already_is_not_overwritten(example: Example) -> None:
-    example.tensors[f"{PREFIX}blocks.0.scale"] = torch.ones(1)
-    save_file(example.tensors, example.path)
-    with pytest.raises(CheckpointError, match=r"blocks\.0\.scale already"):
+@pytest.mark.parametrize("suffix", [".scale", ".weight.scale", ".weight_scale", ".scale_weight", ".comfy_quant"])
+def test_a_layer_beside_what_looks_like_its_scale_is_kept(example: Example, suffix: str) -> None:
+    """Quantized, it would be read with that scale."""
+    save_file(example.tensors | {f"{PREFIX}blocks.0{suffix}": torch.ones(1)}, example.path)
+    for mode in ("v1", "v2", "comfy", "int8", "comfy-int8"):
+        reasons = {e.layer: e.reason for e in plan(example, mode=mode, keep_ratio=0.0).kept}
+        assert f"has a tensor {suffix}" in reasons["blocks.0"]
+
+
+def test_v1_keeps_what_it_would_clip(example: Example) -> None:
+    key = f"{PREFIX}blocks.3.weight"
+    tensors = example.tensors | {key: example.tensors[key].clone()}
+    tensors[key][0, 0] = 500.0
+    example.statistics = without_fingerprint(example)
+    save_file(tensors, example.path)
+    reasons = {e.layer: e.reason for e in plan(example, mode="v1", keep_ratio=0.0).kept}
+    assert reasons["blocks.3"] == "holds weights beyond 448"
+    assert "blocks.3" not in {e.layer for e in plan(example, mode="v2", keep_ratio=0.0).kept}
+
+
+def test_one_part_of_several_files_is_refused(example: Example) -> None:
+    part = example.path.with_name("model-00001-of-00002.safetensors")
+    example.path.rename(part)
+    example.path = part
+    with pytest.raises(CheckpointError, match="one part of a model in several files"):
         plan(example, keep_ratio=0.0)
 
 
