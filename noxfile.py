@@ -83,6 +83,16 @@ def stress(session: nox.Session) -> None:
 
 
 @nox.session(**session_options)
+def fuzz(session: nox.Session) -> None:
+    """20,000 damaged checkpoints, as many damaged statistics, and 10,000 command lines."""
+    comfyui = provide_comfyui(session)
+    install(session, *TESTING)
+    files = ["tests/core/test_fuzz.py", "tests/core/test_fuzz_statistics.py"]
+    environment = {"COMFYUI_PATH": str(comfyui), "HSWQ_FUZZ_CASES": "20000"}
+    session.run("python", "-m", "pytest", *(session.posargs or files), env=environment, external=bool(own_comfyui))
+
+
+@nox.session(**session_options)
 def screenshots(session: nox.Session) -> None:
     """Lay out the example workflows anew, and make their images and the README's from the running product."""
     comfyui = provide_comfyui(session)

@@ -21,7 +21,7 @@ from .calibration.coverage import coverage_warnings
 from .calibration.statistics_file import save_statistics
 from .convert_file import TARGETS
 from .errors import HSWQError, StatisticsError, nearest_name
-from .files.writer import check_not_source, check_target
+from .files.writer import check_not_source, check_target, same_file
 from .options import MODES, ROUNDINGS, SCALES, SELECTIONS, QuantizeOptions
 from .progress import Progress, no_progress
 from .version import __version__
@@ -166,9 +166,9 @@ def _convert(args: argparse.Namespace) -> str:
 def _merge(args: argparse.Namespace) -> str:
     check_target(args.target, overwrite=args.overwrite)
     for number, part in enumerate(args.parts):
-        if any(part.exists() and other.exists() and part.samefile(other) for other in args.parts[:number]):
+        if any(same_file(part, other) for other in args.parts[:number]):
             raise StatisticsError("this session is named twice", where=part, remedy="Name every session once")
-    if args.target.exists():
+    if os.path.exists(args.target):
         api.load_statistics(args.target)  # nothing but statistics is replaced by statistics
     total = api.merge_statistics(args.parts)
     save_statistics(total, args.target)

@@ -46,6 +46,8 @@ class Fingerprint:
         if not text:
             return None
         fingerprint = Fingerprint(text, tuple(layers))
+        if fingerprint.legacy and len(base64.b64decode(text, validate=True)) % 2:
+            raise ValueError("the model's fingerprint is cut short")
         if not fingerprint.legacy and len(fingerprint._values()) != ELEMENTS * len(layers):
             raise ValueError("the model's fingerprint does not fit its layers")
         return fingerprint

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,8 +27,19 @@ from ..errors import StatisticsError, TargetError
 from ..files.dtypes import dtype_name, tensor_bytes
 from ..files.writer import CheckpointWriter, FileLayout
 from ..fingerprint import Fingerprint
-from . import statistics_schema as schema
 from .statistics import NOISE_BINS, LayerStatistics, Statistics
+from .statistics_schema import (
+    checked_impacts,
+    checked_inputs,
+    checked_layer,
+    checked_rows,
+    counts_by_name,
+    names_by_name,
+    natural,
+    naturals,
+    shapes_by_name,
+    strings,
+)  # fmt: skip
 
 _FORMAT_VERSION = "1"
 
@@ -54,7 +66,7 @@ def save_statistics(statistics: Statistics, path: Path) -> None:
 
 def load_statistics(path: Path) -> Statistics:
     """Read a statistics file. Errors: StatisticsError when it is missing, damaged or something else."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise StatisticsError("there is no such statistics file", where=path, remedy="Calibrate first")
     remedy = "Calibrate again, or choose a file that HSWQ calibration wrote"
     try:
@@ -118,37 +130,37 @@ def _content(statistics: Statistics) -> tuple[dict[str, torch.Tensor], dict[str,
 
 
 def _parse(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> Statistics:
-    shared_rows = schema.names_by_name(metadata, "hswq.shared_rows")
-    shapes = schema.shapes_by_name(metadata, "hswq.shapes")
+    shared_rows = names_by_name(metadata, "hswq.shared_rows")
+    shapes = shapes_by_name(metadata, "hswq.shapes")
     purposes = [purpose for purpose in metadata.get("hswq.impact_of", "").split(", ") if purpose]
     layers: dict[str, LayerStatistics] = {}
     for key in tensors:
         name, _, part = key.rpartition(".")
         if part != "output":
             continue
-        input_rows, means, output_sums = schema.layer(name, tensors)
+        input_rows, means, output_sums = checked_layer(name, tensors)
         layers[name] = LayerStatistics(
             input_rows=input_rows,
             input_sums=means * input_rows,
             output_sums=output_sums,
-            rows=schema.rows(name, shared_rows.get(name, name), means.shape[1], tensors),
-            impacts=schema.impacts(name, tensors, purposes),
+            rows=checked_rows(name, shared_rows.get(name, name), means.shape[1], tensors),
+            impacts=checked_impacts(name, tensors, purposes),
             shape=shapes.get(name, ()),
         )
     if not layers:
         raise ValueError("no layers")
     return Statistics(
         layers=layers,
-        runs=schema.natural(metadata, "hswq.runs"),
-        samples=schema.natural(metadata, "hswq.samples"),
-        steps=schema.natural(metadata, "hswq.steps"),
+        runs=natural(metadata, "hswq.runs"),
+        samples=natural(metadata, "hswq.samples"),
+        steps=natural(metadata, "hswq.steps"),
         fingerprint=Fingerprint.parse(
-            metadata.get("hswq.model_fingerprint", ""), schema.strings(metadata, "hswq.model_layers")
+            metadata.get("hswq.model_fingerprint", ""), strings(metadata, "hswq.model_layers")
         ),
-        samplers=frozenset(schema.strings(metadata, "hswq.samplers")),
-        noise_levels=schema.naturals(metadata, "hswq.noise_levels", NOISE_BINS),
-        inputs=tuple(schema.inputs(metadata, tensors)),
+        samplers=frozenset(strings(metadata, "hswq.samplers")),
+        noise_levels=naturals(metadata, "hswq.noise_levels", NOISE_BINS),
+        inputs=tuple(checked_inputs(metadata, tensors)),
         source=metadata.get("hswq.source", ""),
         patches=metadata.get("hswq.patches", ""),
-        left_out=schema.counts_by_name(metadata, "hswq.left_out"),
+        left_out=counts_by_name(metadata, "hswq.left_out"),
     )

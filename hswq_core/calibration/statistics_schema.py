@@ -12,14 +12,14 @@ from typing import Any, cast
 
 import torch
 
-_MOST = 1 << 53  # the largest count that a float64 holds exactly
+_MOST = 1 << 60  # more than anyone can count
 _MEANS = ("importance", "second_moment", "mean")
 
 
 def natural(metadata: Mapping[str, str], key: str) -> int:
     """A count among the metadata."""
     text = metadata.get(key, "")
-    if not (text.isdecimal() and text.isascii() and len(text) <= 16 and int(text) <= _MOST):
+    if not (text.isdecimal() and text.isascii() and len(text) <= 19 and int(text) <= _MOST):
         raise ValueError(f"{key} is no count: {text[:40]!r}")
     return int(text)
 
@@ -64,7 +64,7 @@ def shapes_by_name(metadata: Mapping[str, str], key: str) -> dict[str, tuple[int
     return {name: tuple(shape) for name, shape in found.items()}
 
 
-def inputs(metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+def checked_inputs(metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
     """The model's own inputs by argument."""
     found = _json(metadata, "hswq.inputs", [])
     if not isinstance(found, list):
@@ -79,7 +79,7 @@ def inputs(metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> 
     return done
 
 
-def layer(name: str, tensors: Mapping[str, torch.Tensor]) -> tuple[int, torch.Tensor, torch.Tensor]:
+def checked_layer(name: str, tensors: Mapping[str, torch.Tensor]) -> tuple[int, torch.Tensor, torch.Tensor]:
     """Input rows, means [3, C_in] and output sums [3] of one layer."""
     group = {part: tensors.get(f"{name}.{part}") for part in (*_MEANS, "output", "count")}
     if any(tensor is None or not tensor.dtype.is_floating_point for tensor in group.values()):
@@ -94,7 +94,7 @@ def layer(name: str, tensors: Mapping[str, torch.Tensor]) -> tuple[int, torch.Te
         raise ValueError(f"{name}: NaN or infinity")
     rows, (count, mean, square) = float(found["count"].item()), found["output"].tolist()
     if not 1 <= rows <= _MOST or not 1 <= count <= _MOST:
-        raise ValueError(f"{name}: counts must be from 1 to 2^53")
+        raise ValueError(f"{name}: counts must be from 1 to 2^60")
     if square < 0 or bool((found["importance"] < 0).any()) or bool((found["second_moment"] < 0).any()):
         raise ValueError(f"{name}: a mean of magnitudes or squares is negative")
     means = torch.stack([found["importance"], found["mean"], found["second_moment"]])
@@ -104,7 +104,7 @@ def layer(name: str, tensors: Mapping[str, torch.Tensor]) -> tuple[int, torch.Te
     return int(rows), means, sums
 
 
-def rows(name: str, owner: str, channels: int, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+def checked_rows(name: str, owner: str, channels: int, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
     """The sampled inputs of a layer, which may be those of another one with the same input."""
     found = tensors.get(f"{owner}.patches", tensors.get(f"{owner}.rows"))
     if found is None:
@@ -118,7 +118,7 @@ def rows(name: str, owner: str, channels: int, tensors: Mapping[str, torch.Tenso
     return found
 
 
-def impacts(name: str, tensors: Mapping[str, torch.Tensor], purposes: list[str]) -> dict[str, float]:
+def checked_impacts(name: str, tensors: Mapping[str, torch.Tensor], purposes: list[str]) -> dict[str, float]:
     """Measured impacts by purpose; NaN stands for what was not measured."""
     stored = tensors.get(f"{name}.impact")
     values = [] if stored is None else stored.flatten().tolist()

@@ -42,7 +42,7 @@ class CheckpointReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()  # layers are read from several threads
-        if not path.is_file():
+        if not os.path.isfile(path):  # pathlib raises for names that are too long
             raise CheckpointError("there is no such file", where=path, remedy="Check the name and the folder")
         try:
             self._file: BufferedReader = path.open("rb")

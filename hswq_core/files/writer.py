@@ -122,7 +122,7 @@ class CheckpointWriter:
     def _failed(self, error: OSError) -> TargetError:
         reason = error.strerror or str(error)
         remedy = "Check the disk and the folder"
-        if isinstance(error, PermissionError) and self.path.exists():
+        if isinstance(error, PermissionError) and os.path.exists(self.path):
             # Windows does not replace a file that is mapped, and loaders map theirs.
             remedy = "A model that was loaded from it may hold it: unload the models, or choose another name"
         return TargetError(f"the file could not be written ({reason})", where=self.path, remedy=remedy)
@@ -130,20 +130,25 @@ class CheckpointWriter:
 
 def check_target(path: Path, *, overwrite: bool) -> None:
     """Errors: TargetError when a file cannot or must not be written there."""
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise TargetError("the target's folder does not exist", where=path.parent, remedy="Create it first")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise TargetError("the target is a folder", where=path, remedy="Give a file name")
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise TargetError("the target is no ordinary file", where=path, remedy="Choose another name")
-    if path.exists() and not overwrite:
+    if os.path.exists(path) and not overwrite:
         raise TargetError("the target exists already", where=path, remedy="Choose another name, or allow overwriting")
 
 
 def check_not_source(target: Path, source: Path, what: str = "source") -> None:
     """Errors: TargetError when the target is a file that is read."""
-    if target.exists() and source.exists() and target.samefile(source):
+    if same_file(target, source):
         raise TargetError(f"the target is the {what}", where=target, remedy="Choose another name")
+
+
+def same_file(a: Path, b: Path) -> bool:
+    """Whether both are there, and one file. pathlib raises for names that are too long."""
+    return os.path.exists(a) and os.path.exists(b) and os.path.samefile(a, b)
 
 
 def temporary_beside(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import random
 import time
 from collections.abc import Callable
@@ -11,17 +12,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hswq_core.convert_file import convert_checkpoint
+from hswq_core.convert_file import TARGETS, convert_checkpoint
 from hswq_core.errors import HSWQError
 from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.files.inspection import inspect_checkpoint
-from hswq_core.options import QuantizeOptions
+from hswq_core.options import MODES, QuantizeOptions
 from hswq_core.planning import make_plan
 from hswq_core.quantize_file import quantize_checkpoint
 from tests.core.conftest import PREFIX, Example
 
 ROOT = Path(__file__).resolve().parents[2]
-CASES, BATCHES = 5000, 10
+BATCHES = 10
+CASES = int(os.environ.get("HSWQ_FUZZ_CASES", "2000"))
+"""In each of the tests; 'nox -s fuzz' has ten times as many."""
 Header = dict[str, object]
 
 
@@ -157,12 +160,12 @@ def test_fuzz(example: Example, tmp_path: Path, batch: int) -> None:
         header, data = copy.deepcopy(rng.choice(originals))
         damaged.write_bytes(MUTATIONS[case % len(MUTATIONS)](rng, header, data))
         statistics = rng.choice([example.statistics, None])
-        mode = rng.choice(["v1", "v2", "comfy"])
+        mode = rng.choice(MODES)
         try:
             with CheckpointReader(damaged) as source:
                 inspect_checkpoint(source)
                 if rng.random() < 0.2:
-                    convert_checkpoint(source, target, rng.choice(["v2", "comfy", "fp16"]))
+                    convert_checkpoint(source, target, rng.choice(list(TARGETS)))
                 else:
                     selection = rng.choice(["variance", "error"])
                     ratio = 0.0 if statistics is None else 0.2
@@ -179,7 +182,7 @@ def test_fuzz(example: Example, tmp_path: Path, batch: int) -> None:
             outcomes["written"] += 1
         target.unlink(missing_ok=True)
         assert not list(tmp_path.glob(".*.tmp"))
-    assert outcomes["refused"] > 50 and outcomes["written"] > 50, outcomes
+    assert min(outcomes.values()) > CASES // BATCHES // 20, outcomes
 
 
 def test_a_header_of_100_mb_is_refused_without_being_read(tmp_path: Path) -> None:
