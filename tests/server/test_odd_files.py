@@ -1,0 +1,110 @@
+"""Files and requests as strangers have them: opened, or refused in one sentence."""
+
+import json
+import urllib.error
+import urllib.request
+from urllib.parse import quote
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.support import workflows as w
+from tests.support.odd_folder import CALIBRATED, calibrating, metadata, quantized, written
+from tests.support.probing import UNET
+from tests.support.server import TINY_CHECKPOINT, ComfyServer, ExecutionError
+
+
+def test_a_merge_with_a_key_of_a_lora_left_in_it_opens(place: ComfyServer) -> None:
+    save_file(
+        load_file(TINY_CHECKPOINT) | {"lora_te_text.lora_up.weight": torch.ones(2, 2)},
+        place.checkpoints / "left.safetensors",
+    )
+    place.get("/object_info")
+    place.run(w.hswq_loaded("left", "left.safetensors", steps=1))
+
+
+@pytest.mark.parametrize("name", ["model.sft", "MODEL.SAFETENSORS"])
+def test_other_spellings_of_the_extension(place: ComfyServer, name: str) -> None:
+    factor = 1 + len(name) / 100
+    other = {k: v * factor if k.startswith(UNET) else v for k, v in load_file(TINY_CHECKPOINT).items()}
+    save_file(other, place.checkpoints / name)
+    if name not in json.dumps(place.get("/object_info/CheckpointLoaderSimple")):
+        return  # this ComfyUI does not list it
+    session = name.replace(".", "_")
+    place.run(calibrating("spelled", session, checkpoint=name))
+    file = place.output / f"hswq/{session}.safetensors"
+    save_file(load_file(file), file, metadata(file) | {"hswq.source": ""})  # looked up by its weights
+    flow = {"stats": w.node("HSWQLoadStatistics", file=file.name)} | w.quantize(
+        ["stats", 0], source=CALIBRATED, overwrite=True
+    )
+    flow["path"] = w.node("PreviewAny", source=["quantize", 0])
+    place.get("/object_info")
+    assert written(place.run(flow)).is_file()
+
+
+def test_a_long_name_in_another_script_is_shortened(place: ComfyServer) -> None:
+    name = "画" * 75 + ".safetensors"  # 225 bytes
+    save_file(load_file(TINY_CHECKPOINT), place.checkpoints / name)
+    place.get("/object_info")
+    flow = quantized("long", "default", "", checkpoint=name)
+    path = written(place.run(flow))
+    assert path.name.startswith("画") and path.name.endswith("_hswq_r1_r0.1_v2.safetensors") and path.is_file()
+    flow["quantize"]["inputs"]["filename"] = "x" * 300
+    with pytest.raises(ExecutionError, match="too long as a file name"):
+        place.run(flow)
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "/proc/self/mem", "OUTPUT/../../secret.safetensors"])
+def test_a_path_outside_of_comfyui_is_not_read(place: ComfyServer, path: str) -> None:
+    save_file(load_file(TINY_CHECKPOINT), place.base.parent / "secret.safetensors")
+    flow = w.hswq_loaded("outside", w.TINY, steps=1)
+    flow["outside_loader"]["inputs"]["path"] = path.replace("OUTPUT", str(place.output))
+    with pytest.raises(ExecutionError, match="none of ComfyUI's folders"):
+        place.run(flow)
+
+
+def test_lost_scales_are_told(place: ComfyServer) -> None:
+    path = written(place.run(quantized("scaled", "scaled", "scaled")))
+    stripped = {k: v for k, v in load_file(path).items() if not k.endswith(".scale")}
+    save_file(stripped, place.checkpoints / "stripped.safetensors")
+    place.get("/object_info")
+    place.run(w.hswq_loaded("stripped", "stripped.safetensors", steps=1))
+    assert "stripped.safetensors: the weights are far larger than any model's" in place.log
+    with pytest.raises(ExecutionError, match="scale of the quantized layer"):
+        save_file(stripped, place.checkpoints / "stripped.safetensors", metadata(path))
+        place.run(w.hswq_loaded("stripped", "stripped.safetensors", steps=2))
+
+
+def test_claims_that_are_no_longer_true_are_set_apart(place: ComfyServer) -> None:
+    save_file(
+        load_file(TINY_CHECKPOINT), place.checkpoints / "claims.safetensors",
+        {"modelspec.hash_sha256": "0xabc", "modelspec.title": "Claims", "sshs_model_hash": "1"},
+    )  # fmt: skip
+    place.get("/object_info")
+    found = metadata(written(place.run(quantized("claims", "default", "claims_v2", checkpoint="claims.safetensors"))))
+    assert "modelspec.hash_sha256" not in found and "sshs_model_hash" not in found
+    assert found["source.modelspec.hash_sha256"] == "0xabc" and found["modelspec.title"] == "Claims"
+
+
+def test_the_chart_answers_no_other_site(place: ComfyServer) -> None:
+    place.run(calibrating("asked", "asked"))
+    source = quote(w.TINY)
+    address = f"http://127.0.0.1:{place.port}/hswq/curve?session=asked&source={source}&mode=v2&selection=error"
+    with urllib.request.urlopen(address) as answer:
+        assert len(json.load(answer)["layers"]) == 175
+    request = urllib.request.Request(address, headers={"Sec-Fetch-Site": "cross-site"})
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request)
+    with caught.value as refused:
+        assert refused.code == 403
+
+
+def test_a_quantized_source_is_refused_before_anything_is_written(place: ComfyServer) -> None:
+    path = written(place.run(quantized("once", "once", "once")))
+    flow = {"stats": w.node("HSWQLoadStatistics", file="once.safetensors")}
+    flow |= w.quantize(["stats", 0], source=path.name, filename="twice")
+    place.get("/object_info")
+    with pytest.raises(ExecutionError, match=r"quantized already|of another model"):
+        place.run(flow)
+    assert not (place.output / "checkpoints/twice.safetensors").exists()
