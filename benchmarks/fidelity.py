@@ -15,6 +15,8 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterable
+from fnmatch import fnmatch
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -121,33 +123,36 @@ def write(original: Path, target: Path, statistics: Any, **options: Any) -> Path
 
 
 def variants(
-    measured: dict[tuple[str, str], Any], size: Callable[[str, float], int]
-) -> Iterable[tuple[str, Any, dict[str, Any]]]:
-    """Name, statistics and options of every model that is judged; a budget is the size of the reference before it."""
-    plain = measured["v1", "nearest"]
+    plain: Any, measured: Callable[[str, str], Any], size: Callable[[str, float], int]
+) -> Iterable[tuple[str, Callable[[], Any], dict[str, Any]]]:
+    """Name, statistics and options of every model that is judged; a budget is the size of the reference."""
+
+    def statistics() -> Any:
+        return plain
+
     for ratio in CURVE:
         for mode in ("v1", "v2"):
-            yield f"reference {mode} {ratio:g}", plain, {"mode": mode, "keep_ratio": ratio}
+            yield f"reference {mode} {ratio:g}", statistics, {"mode": mode, "keep_ratio": ratio}
             if not ratio:
-                yield f"calibrated {mode} 0", plain, {"mode": mode, "keep_ratio": 0.0, "rounding": "calibrated"}
+                yield f"calibrated {mode} 0", statistics, {"mode": mode, "keep_ratio": 0.0, "rounding": "calibrated"}
                 continue
             budgeted = {"mode": mode, "budget": str(size(mode, ratio)), "selection": "measured"}
             for rounding in ("nearest", "calibrated") if (mode, ratio) in ABLATED else ("calibrated",):
                 yield (
                     f"{rounding}+measured {mode} {ratio:g}",
-                    measured[mode, rounding],
+                    partial(measured, mode, rounding),
                     {**budgeted, "rounding": rounding},
                 )
             if mode == "v2" and ratio in BY_CHANNEL:
                 options = {**budgeted, "rounding": "calibrated", "scales": "channel"}
-                yield f"calibrated+measured v2 {ratio:g} by channel", measured["v2", "calibrated"], options
+                yield f"calibrated+measured v2 {ratio:g} by channel", partial(measured, "v2", "calibrated"), options
     for ratio in INTEGERS:
         keeping = {"budget": str(size("v2", ratio)), "selection": "measured"} if ratio else {"keep_ratio": 0.0}
         for rounding in ("nearest", "calibrated"):
             name = f"{rounding}+measured int8 {ratio:g}" if ratio else f"{rounding} int8 0"
-            yield name, measured["int8", "calibrated"], {"mode": "int8", "rounding": rounding, **keeping}
+            yield name, partial(measured, "int8", "calibrated"), {"mode": "int8", "rounding": rounding, **keeping}
     options = {"mode": "comfy", "keep_ratio": 0.1, "rounding": "calibrated", "selection": "measured"}
-    yield "calibrated+measured comfy 0.1", measured["v2", "calibrated"], options
+    yield "calibrated+measured comfy 0.1", partial(measured, "v2", "calibrated"), options
 
 
 def confidence(ours: list[float], theirs: list[float]) -> tuple[float, float]:
@@ -181,19 +186,19 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     parser = inprocess_comfy.parser(__doc__)
     parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--only", nargs="+", default=["*"], help="judge these models alone: names with * and ?")
     parser.add_argument("--output", type=Path, default=inprocess_comfy.ROOT / "fidelity_output")
     parser.add_argument("--peers", type=Path, help="a folder with checkpoints of peers")
     args = parser.parse_args()
     started = time.time()
     inprocess_comfy.start(args.comfyui)
+    from hswq.hswq_core import api  # type: ignore[import-not-found]
+
     args.output.mkdir(parents=True, exist_ok=True)
     original = inprocess_comfy.TINY_MODEL / "hswq_tiny.safetensors"
     model, statistics = calibrate(original, args.output / "statistics.safetensors")
-    measured = {
-        (m, r): measure(model, statistics, m, r)
-        for m, r in (("v1", "nearest"), ("v1", "calibrated"), ("v2", "calibrated"), ("int8", "calibrated"))
-    }
-    print(f"calibrated and measured, {time.time() - started:.0f} s", flush=True)
+    measured = cache(partial(measure, model, statistics))
+    print(f"calibrated, {time.time() - started:.0f} s", flush=True)
     judge = Judge(original, args.images)
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
     origin = {"machine": machine, "torch": torch.__version__, "images": args.images, "rows": ROWS}
@@ -209,9 +214,12 @@ def main() -> None:
         file.write_text(json.dumps({**origin, "models": results}, indent=1) + "\n", encoding="utf-8")
         print(f"{name}  {figures['unet_error']:.2e}  {figures['latent_mse']:.2e}", flush=True)
 
-    for name, own, options in variants(measured, lambda mode, ratio: results[f"reference {mode} {ratio:g}"]["bytes"]):
-        if name not in results:
-            keep(name, judge.figures(write(original, candidate, own, **options)))
+    def size(mode: str, ratio: float) -> int:
+        return api.plan(original, statistics, mode=mode, keep_ratio=ratio).nbytes
+
+    for name, own, options in variants(statistics, measured, size):
+        if name not in results and any(fnmatch(name, pattern) for pattern in args.only):
+            keep(name, judge.figures(write(original, candidate, own(), **options)))
     for path in sorted(args.peers.glob("*.safetensors")) if args.peers else []:
         # A peer's weights are stored as FP16 again; its size in its own format stands beside them.
         size = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["bytes"]
