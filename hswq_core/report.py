@@ -78,6 +78,15 @@ class Report:
         """How many layers are quantized."""
         return len(self.plan.quantized)
 
+    @property
+    def verdict(self) -> str:
+        """The file, its size and what is kept, in one line."""
+        plan = self.plan
+        return (
+            f"{self.file.name}: {self.bytes / 1e6:,.1f} MB, {self.bytes / plan.source.nbytes:.1%} of the original; "
+            f"{self.quantized_layers} layers in {plan.format.grid.name}, {self.kept_layers} kept"
+        )
+
     def as_dict(self) -> dict[str, object]:
         """For JSON. Sizes in bytes; ``unet`` is all tensors of the diffusion model."""
         plan, options = self.plan, self.plan.options

@@ -57,5 +57,6 @@ def _pairs(reference: Any, candidate: Any, result: ImageComparison) -> list[dict
         for name, images in (("reference", reference), ("candidate", candidate))
     )
     decibels = "infinite" if math.isinf(result.psnr) else f"{result.psnr:.1f} dB"
-    figures = {"ssim": f"{result.ssim:.4f}", "psnr": decibels}
+    same = "both are the same image: is the candidate the quantized model's?" if math.isinf(result.psnr) else ""
+    figures = {"ssim": f"{result.ssim:.4f}", "psnr": decibels, "warning": same}
     return [{"reference": dict(a), "candidate": dict(b), **figures} for a, b in zip(*saved, strict=True)]

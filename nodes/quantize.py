@@ -12,7 +12,7 @@ import torch
 from comfy_api.latest import io
 
 from ..hswq_core import quantize
-from ..hswq_core.files.names import default_name, safe_file_name
+from ..hswq_core.files.names import default_name, next_free, safe_file_name
 from ..hswq_core.options import MODES, ROUNDINGS, SCALES, SELECTIONS
 from .common import CATEGORY, HSWQStats, progress_bar, quantize_options, statistics_of
 from .measure import measured_stats
@@ -80,7 +80,10 @@ class HSWQQuantize(io.ComfyNode):
                 io.String.Input(
                     "filename",
                     default="",
-                    tooltip="Empty: the default name, NAME_hswq_r(samples)_r(keep ratio)_(mode).safetensors.",
+                    tooltip=(
+                        "Empty: NAME_hswq_r(samples)_r(keep ratio)_(mode), with what else differs, and the next free "
+                        "number."
+                    ),
                 ),
                 io.AnyType.Input(
                     "after",
@@ -164,13 +167,17 @@ class HSWQQuantize(io.ComfyNode):
             statistics = statistics_of(measured_stats(model, stats, options.impact_purpose))
         connected = Connected(model, clip, vae, cls.hidden.prompt, cls.hidden.unique_id)
         with source_to_quantize(source, statistics, connected) as (folder, stem, opened):
-            name = filename or default_name(stem, statistics.samples, options.budget or keep_ratio, mode)
+            name = filename or default_name(f"{stem}.safetensors", statistics.samples, options)
             target = Path(folder_paths.get_output_directory()) / folder / safe_file_name(name)
+            if not filename and not overwrite:
+                target = next_free(target)
             target.parent.mkdir(parents=True, exist_ok=True)
             report = quantize(
                 opened, target, statistics, options, device=_device(), overwrite=overwrite, progress=progress_bar()
             )
-        return io.NodeOutput(str(target), json.dumps(report.as_dict(), indent=2), ui={"text": [str(report)]})
+        said = json.dumps(report.as_dict(), indent=2)
+        verdict = {"text": report.verdict, "warnings": list(report.warnings)}
+        return io.NodeOutput(str(target), said, ui={"text": [str(report)], "report": [said], "hswq_verdict": [verdict]})
 
 
 def _device() -> torch.device:

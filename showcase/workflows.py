@@ -60,7 +60,7 @@ def quick_start(c: Canvas) -> None:
         stats=("calibrate", 1), mode="v2", keep_ratio=0.25, selection="measured", overwrite=True, after=("sampler", 0),
         model=("calibrate", 0), clip=("original", 1), vae=("original", 2),
     )  # fmt: skip
-    c.add("written", "PreviewAny", (800, 650, 390, 290), "What was written", source=("quantize", 1))
+    c.add("written", "PreviewAny", (800, 650, 390, 290), "The file", source=("quantize", 0))
     c.add("hswq", "HSWQLoader", (1240, 40, 370, 170), "HSWQ Loader: the file just written", path=("quantize", 0))
     sampler(c, "again", ("hswq", 0), 1240, 260, "KSampler: FP8, same seed", 370)
     c.add("decode_again", "VAEDecode", (1240, 580, 370, 50), samples=("again", 0), vae=("hswq", 2))
@@ -89,7 +89,7 @@ def full_recipe(c: Canvas) -> None:
         stats=("measure", 0), mode="v2", keep_ratio=0.1, selection="measured", rounding="calibrated",
         model=("original", 0), clip=("original", 1), vae=("original", 2),
     )  # fmt: skip
-    c.add("written", "PreviewAny", (1210, 650, 390, 200), "What was written", source=("quantize", 1))
+    c.add("written", "PreviewAny", (1210, 650, 390, 200), "The file", source=("quantize", 0))
     c.add("report", "HSWQReport", (830, 280, 330, 130), stats=("measure", 0), keep_ratio=0.1)
     c.add("chart", "PreviewImage", (830, 470, 330, 380), "Layers, and what is kept", images=("report", 0))
     c.group("1  Calibrate: 32 images", -20, -30, 820, 900)
@@ -145,7 +145,7 @@ def stock_loaders(c: Canvas) -> None:
             stats=("run", 0), mode=mode, keep_ratio=0.1, rounding="calibrated",
             model=("original", 0), clip=("original", 1), vae=("original", 2),
         )  # fmt: skip
-        c.add(f"written_{mode}", "PreviewAny", (x, 650, 390, 150), "What was written", source=(f"quantize_{mode}", 1))
+        c.add(f"written_{mode}", "PreviewAny", (x, 650, 390, 150), "The file", source=(f"quantize_{mode}", 0))
     c.group("1  Calibrate", -20, -30, 820, 850)
     c.group("2  Write", 820, -30, 850, 850)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from ..errors import TargetError
+from ..options import QuantizeOptions
 
 # Windows refuses these with any extension, and a file so named cannot leave a Linux machine.
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{p}{i}" for p in ("com", "lpt") for i in range(1, 10))}
@@ -49,12 +51,29 @@ def _encoded(name: str) -> bytes:
     return name.encode("utf-8", "surrogatepass")
 
 
-def default_name(source: str, samples: int, keep: float | str, mode: str) -> str:
+def default_name(source: str, samples: int, options: QuantizeOptions) -> str:
     """The model card's pattern: NAME_hswq_r{samples}_r{keep_ratio}_{mode}.safetensors.
 
-    Args:
-        keep: the keep ratio, or a byte budget, which takes its place as b{budget}.
+    A byte budget takes the place of the keep ratio, as b{budget}; what else differs from the model card's settings is
+    added, so that files of different settings do not replace each other.
     """
-    kept = f"b{keep.replace('%', 'pct').replace(' ', '')}" if isinstance(keep, str) else f"r{keep:g}"
-    ending = f"_hswq_r{samples}_{kept}_{mode}"
+    budget = options.budget.replace("%", "pct").replace(" ", "")
+    kept = f"b{budget}" if budget else f"r{options.keep_ratio:g}"
+    usual = QuantizeOptions()
+    differing = [
+        getattr(options, name)
+        for name in ("selection", "rounding", "scales")
+        if getattr(options, name) != getattr(usual, name)
+    ]
+    if options.force_keep or options.force_quantize:
+        differing.append("patterns")
+    ending = "_".join(["_hswq", f"r{samples}", kept, options.mode, *differing])
     return usable_name(PurePath(source).stem, len(ending)) + ending + EXTENSION
+
+
+def next_free(path: Path) -> Path:
+    """The path itself, or where there is a file already, the same with the next free number."""
+    if not path.exists():
+        return path
+    numbered = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in itertools.count(2))
+    return next(path for path in numbered if not path.exists())

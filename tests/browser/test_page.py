@@ -69,8 +69,7 @@ def test_quick_start_from_drop_to_compared_images(page: ComfyPage, server: Comfy
 def _report(server: ComfyServer) -> str:
     """What HSWQ Quantize said in the latest run."""
     latest = list(server.get("/history").values())[-1]["outputs"]
-    texts = [out["text"][0] for out in latest.values() if out.get("text")]
-    return next(text for text in texts if '"quantized_layers"' in text)
+    return next(out["report"][0] for out in latest.values() if out.get("report"))
 
 
 def test_dragging_the_ratio_changes_size_and_file(page: ComfyPage, server: ComfyServer, renderer: str) -> None:

@@ -1,6 +1,7 @@
 """The reader refuses what is damaged, the writer writes what the official library reads."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from hswq_core.errors import CheckpointError, HSWQError, TargetError
 from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.files.dtypes import tensor_bytes
-from hswq_core.files.names import default_name, safe_file_name
+from hswq_core.files.names import default_name, next_free, safe_file_name
 from hswq_core.files.writer import CheckpointWriter, FileLayout
+from hswq_core.options import QuantizeOptions
 
 
 def with_header(path: Path, header: object, data: bytes = b"") -> Path:
@@ -152,9 +154,22 @@ def test_names_that_are_refused(name: str) -> None:
 def test_names() -> None:
     assert safe_file_name("My Model v1.0") == "My Model v1.0.safetensors"
     assert safe_file_name("x.safetensors") == "x.safetensors"
-    assert (
-        default_name("sub/waiREALCN_v150.safetensors", 32, 0.15, "v1") == "waiREALCN_v150_hswq_r32_r0.15_v1.safetensors"
-    )
+    named = partial(default_name, "sub/waiREALCN_v150.safetensors", 32)
+    assert named(QuantizeOptions("v1", 0.15)) == "waiREALCN_v150_hswq_r32_r0.15_v1.safetensors"
+    best = QuantizeOptions("v2", budget="57%", selection="measured", rounding="calibrated", scales="channel")
+    assert named(best) == "waiREALCN_v150_hswq_r32_b57pct_v2_measured_calibrated_channel.safetensors"
+    assert named(QuantizeOptions(force_keep="*.to_v")).endswith("_r0.25_v2_patterns.safetensors")
+    long = default_name("画" * 100 + ".safetensors", 1, QuantizeOptions())
+    assert long.endswith("_hswq_r1_r0.25_v2.safetensors") and len(long.encode()) < 240 and "�" not in long
+    assert default_name("a:b?c.safetensors", 1, QuantizeOptions()).startswith("a_b_c_hswq")
+    assert default_name("con.x.safetensors", 1, QuantizeOptions()).startswith("_con.x_hswq")
+
+
+def test_the_next_free_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.v1.safetensors"
+    for expected in ("a.v1.safetensors", "a.v1_2.safetensors", "a.v1_3.safetensors"):
+        assert next_free(path).name == expected
+        next_free(path).touch()
 
 
 def test_a_target_that_is_held_open_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,9 @@ export function attachBadge(node, api) {
     const chosen = widgetNamed(node, list === "checkpoints" ? "ckpt_name" : "unet_name");
 
     function tell(loaded) {
-        element.replaceChildren(...describe(loaded).map((line) => make("div", "", line)));
+        // A file that is not quantized, where one of ours was meant, shows no difference to the original.
+        const className = loaded.quantized_layers ? "" : "warn";
+        element.replaceChildren(...describe(loaded).map((line) => make("div", className, line)));
         element.title = loaded.name;
         view.show();
     }

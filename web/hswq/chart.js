@@ -2,7 +2,7 @@
 
 import { fileBehind, heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt } from "./curve.js";
 import { megabytes, percent } from "./format.js";
-import { addView, FP8, KEPT, make, onChange, onServerEvent, place, widgetNamed } from "./widget.js";
+import { addView, FP8, KEPT, make, onChange, onExecuted, onServerEvent, place, widgetNamed } from "./widget.js";
 
 const ASKED = ["source", "mode", "selection", "budget", "force_keep", "force_quantize", "scales"];
 const HEIGHT = 96;
@@ -10,13 +10,14 @@ const WAITING = "Once the model is calibrated, layers and sizes are shown here."
 const UNMEASURED = "Layers and sizes are shown here once their sensitivity is measured: ";
 
 export function attachChart(node, api) {
+    const verdict = make("div", "hswq-verdict");
     const said = make("div", "hswq-size");
     const canvas = make("canvas", "hswq-chart");
     const about = make("div", "hswq-about");
-    const element = make("div", "", said, canvas, about);
+    const element = make("div", "", verdict, said, canvas, about);
     Object.assign(canvas, { tabIndex: 0, title: "Drag: the share of layers that are kept" });
     canvas.style.height = `${HEIGHT}px`;
-    const view = addView(node, api, "hswq_chart", element, HEIGHT + 44);
+    const view = addView(node, api, "hswq_chart", element, HEIGHT + 92);
     const ratio = widgetNamed(node, "keep_ratio");
     let curve = null;
 
@@ -90,6 +91,13 @@ export function attachChart(node, api) {
         soon();
     };
     onServerEvent(node, api, "execution_success", soon);
+    onExecuted(node, (output) => {
+        const found = output.hswq_verdict?.[0];
+        if (!found) return;
+        const warnings = found.warnings.map((warning) => make("div", "warn", warning));
+        verdict.replaceChildren(make("div", "", `written: ${found.text}`), ...warnings);
+        view.show();
+    });
     soon();
 }
 

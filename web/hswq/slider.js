@@ -10,7 +10,8 @@ export function attachSlider(node, api) {
     const line = make("div", "");
     const stage = make("div", "hswq-slider", below, above, line);
     const text = make("div", "hswq-figures");
-    const view = addView(node, api, "hswq_slider", make("div", "", stage, text), HEIGHT + 24);
+    const warning = make("div", "hswq-same warn");
+    const view = addView(node, api, "hswq_slider", make("div", "", stage, warning, text), HEIGHT + 40);
     Object.assign(stage.style, { position: "relative", height: `${HEIGHT}px`, cursor: "ew-resize" });
     for (const image of [below, above]) {
         Object.assign(image.style, { position: "absolute", width: "100%", height: "100%", objectFit: "contain" });
@@ -34,6 +35,7 @@ export function attachSlider(node, api) {
         below.src = address(api, pair.reference);
         above.src = address(api, pair.candidate);
         const number = pairs.length > 1 ? `image ${shown + 1} of ${pairs.length} (click for the next), ` : "";
+        warning.textContent = pair.warning;
         text.textContent = `left: reference, right: candidate; ${number}mean SSIM ${pair.ssim}, PSNR ${pair.psnr}`;
     }
 
