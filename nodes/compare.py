@@ -38,6 +38,7 @@ class HSWQCompare(io.ComfyNode):
                 ),
                 io.String.Output(display_name="report", tooltip="All figures, as JSON."),
             ],
+            is_output_node=True,
         )
 
     @classmethod

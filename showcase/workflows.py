@@ -56,17 +56,15 @@ def quick_start(c: Canvas) -> None:
     c.add("decode", "VAEDecode", (380, 540, 360, 50), samples=("sampler", 0), vae=("original", 2))
     c.add("image", "SaveImage", (380, 640, 360, 300), "Original", images=("decode", 0), filename_prefix="hswq_original")
     c.add(
-        "quantize", "HSWQQuantize", (800, 40, 390, 560), "Write FP8", source=CALIBRATED,
+        "quantize", "HSWQQuantize", (800, 40, 390, 900), "Write FP8", source=CALIBRATED,
         stats=("calibrate", 1), mode="v2", keep_ratio=0.25, selection="measured", overwrite=True, after=("sampler", 0),
         model=("calibrate", 0), clip=("original", 1), vae=("original", 2),
     )  # fmt: skip
-    c.add("written", "PreviewAny", (800, 650, 390, 290), "The file", source=("quantize", 0))
     c.add("hswq", "HSWQLoader", (1240, 40, 370, 170), "HSWQ Loader: the file just written", path=("quantize", 0))
     sampler(c, "again", ("hswq", 0), 1240, 260, "KSampler: FP8, same seed", 370)
     c.add("decode_again", "VAEDecode", (1240, 580, 370, 50), samples=("again", 0), vae=("hswq", 2))
     c.add("fp8", "SaveImage", (1240, 680, 370, 260), "FP8", images=("decode_again", 0), filename_prefix="hswq_fp8")
-    c.add("compare", "HSWQCompare", (1660, 40, 420, 450), reference=("decode", 0), candidate=("decode_again", 0))
-    c.add("figures", "PreviewAny", (2100, 40, 300, 190), "SSIM and PSNR", source=("compare", 3))
+    c.add("compare", "HSWQCompare", (1660, 40, 740, 450), reference=("decode", 0), candidate=("decode_again", 0))
     c.add(
         "sheet", "SaveImage", (1660, 540, 740, 400), "Original, FP8, difference x 8", images=("compare", 0),
         filename_prefix="hswq_compare",
@@ -85,11 +83,10 @@ def full_recipe(c: Canvas) -> None:
         rounding="calibrated",
     )  # fmt: skip
     c.add(
-        "quantize", "HSWQQuantize", (1210, 40, 390, 560), "Write FP8", source=CALIBRATED,
+        "quantize", "HSWQQuantize", (1210, 40, 390, 800), "Write FP8", source=CALIBRATED,
         stats=("measure", 0), mode="v2", keep_ratio=0.1, selection="measured", rounding="calibrated",
         model=("original", 0), clip=("original", 1), vae=("original", 2),
     )  # fmt: skip
-    c.add("written", "PreviewAny", (1210, 650, 390, 200), "The file", source=("quantize", 0))
     c.add("report", "HSWQReport", (830, 280, 330, 130), stats=("measure", 0), keep_ratio=0.1)
     c.add("chart", "PreviewImage", (830, 470, 330, 380), "Layers, and what is kept", images=("report", 0))
     c.group("1  Calibrate: 32 images", -20, -30, 820, 900)
@@ -127,11 +124,9 @@ def compare_modes(c: Canvas) -> None:
             f"{name}_compare", "HSWQCompare", (x, 680, 390, 420), f"FP16 | {name.upper()}",
             reference=("fp16_decode", 0), candidate=(f"{name}_decode", 0),
         )  # fmt: skip
-        place = (x, 1150, 390, 170)
-        c.add(f"{name}_figures", "PreviewAny", place, f"{name.upper()} in figures", source=(f"{name}_compare", 3))
-    c.group("FP16", 370, -30, 430, 1370)
-    c.group("V1", 810, -30, 430, 1370)
-    c.group("V2", 1250, -30, 430, 1370)
+    c.group("FP16", 370, -30, 430, 1150)
+    c.group("V1", 810, -30, 430, 1150)
+    c.group("V2", 1250, -30, 430, 1150)
 
 
 def stock_loaders(c: Canvas) -> None:
@@ -141,11 +136,10 @@ def stock_loaders(c: Canvas) -> None:
         x = 840 + column * 430
         title = "For recent ComfyUI: comfy" if mode == "comfy" else "For every FP8 loader: V1"
         c.add(
-            f"quantize_{mode}", "HSWQQuantize", (x, 40, 390, 560), title, source=CALIBRATED,
+            f"quantize_{mode}", "HSWQQuantize", (x, 40, 390, 750), title, source=CALIBRATED,
             stats=("run", 0), mode=mode, keep_ratio=0.1, rounding="calibrated",
             model=("original", 0), clip=("original", 1), vae=("original", 2),
         )  # fmt: skip
-        c.add(f"written_{mode}", "PreviewAny", (x, 650, 390, 150), "The file", source=(f"quantize_{mode}", 0))
     c.group("1  Calibrate", -20, -30, 820, 850)
     c.group("2  Write", 820, -30, 850, 850)
 

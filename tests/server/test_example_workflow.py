@@ -59,8 +59,8 @@ def test_it_runs_from_the_original_to_the_comparison(server: ComfyServer, mode: 
         if entry["class_type"] == "KSampler":
             entry["inputs"]["steps"] = 3
     outputs = server.run(flow)
-    texts = [json.loads(out["text"][0]) for out in outputs.values() if out.get("text") and out["text"][0][0] == "{"]
-    report = next(t for t in texts if "quantized_layers" in t)
-    figures = next(t for t in texts if "ssim" in t)
-    assert report["mode"] == mode and 0.5 < figures["ssim"] < 1 and figures["images"] == 4
+    report = json.loads(next(out["report"][0] for out in outputs.values() if out.get("report")))
+    pairs = next(out["hswq_compare"] for out in outputs.values() if out.get("hswq_compare"))
+    assert report["mode"] == mode and report["selection"] == "measured"
+    assert len(pairs) == 4 and 0.5 < float(pairs[0]["ssim"]) < 1 and not pairs[0]["warning"]
     assert (server.output / "checkpoints" / f"example_{mode}.safetensors").stat().st_size == report["bytes"]

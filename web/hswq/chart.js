@@ -11,13 +11,14 @@ const UNMEASURED = "Layers and sizes are shown here once their sensitivity is me
 
 export function attachChart(node, api) {
     const verdict = make("div", "hswq-verdict");
+    Object.assign(verdict.style, { maxHeight: "80px", overflowY: "auto" });
     const said = make("div", "hswq-size");
     const canvas = make("canvas", "hswq-chart");
     const about = make("div", "hswq-about");
     const element = make("div", "", verdict, said, canvas, about);
     Object.assign(canvas, { tabIndex: 0, title: "Drag: the share of layers that are kept" });
     canvas.style.height = `${HEIGHT}px`;
-    const view = addView(node, api, "hswq_chart", element, HEIGHT + 92);
+    const view = addView(node, api, "hswq_chart", element, HEIGHT + 132);
     const ratio = widgetNamed(node, "keep_ratio");
     let curve = null;
 
