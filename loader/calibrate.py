@@ -14,7 +14,7 @@ from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.calibration.statistics import NOISE_BINS
 from ..hswq_core.errors import StatisticsError
 from ..hswq_core.fingerprint import Fingerprint
-from .compat import is_quantized
+from .compat import is_quantized, uncompiled
 from .provenance import patches_of
 from .weights import plain_layers, unpatched_weights
 
@@ -75,7 +75,7 @@ def calibrated_clone(
             so_far = tuple(a + b for a, b in zip(before.noise_levels, _counts(bins), strict=True))
             on_step(StepReport(before.samples, int(noise.shape[0]), number + 1, steps, so_far))
 
-        with DualMonitor(
+        with uncompiled(), DualMonitor(
             patched.diffusion_model, rows_per_layer, seed=before.runs, expected_calls=steps,
             earlier=before if before.runs else None, only=layers,
         ) as monitor:  # fmt: skip
@@ -123,13 +123,13 @@ def _counts(bins: Sequence[int]) -> tuple[int, ...]:
 def model_fingerprint(model: Any) -> Fingerprint:
     """The fingerprint of the weights a MODEL was loaded with, without LoRA or other patches.
 
-    Errors: StatisticsError for a model held in FP8: what it computes is not what the checkpoint holds.
+    Errors: StatisticsError for a model held in 8 bits: what it computes is not what the checkpoint holds.
     """
     layers = list(plain_layers(model))
     weight_of = unpatched_weights(model)
     if any(is_quantized(weight := weight_of(layer)) or weight.dtype.itemsize == 1 for layer in layers):
         raise StatisticsError(
-            "the model to calibrate is held in FP8 already",
+            "the model to calibrate is held in 8 bits already",
             remedy="Load the original checkpoint with HSWQ Loader, which keeps its precision whatever ComfyUI prefers",
         )
 

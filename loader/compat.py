@@ -6,6 +6,7 @@ offloading, LoRA and saving all know it. Only its construction differs between v
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -72,6 +73,12 @@ def ready_weight(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
         codes, scale = codes_and_scale(weight)
         return dequantize(codes, scale, x.dtype) if codes.device == x.device else None
     return weight.to(x.dtype) if weight.device == x.device else None
+
+
+def uncompiled() -> contextlib.AbstractContextManager[Any]:
+    """Meanwhile compiled models run as they are written, where torch can: hooks are no part of a compiled graph."""
+    stance = getattr(torch.compiler, "set_stance", None)
+    return contextlib.nullcontext() if stance is None else stance("force_eager")
 
 
 def weight_in_use(module: Any, like: torch.Tensor) -> torch.Tensor:

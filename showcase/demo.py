@@ -37,8 +37,17 @@ TEST_PROMPTS = (
     "green heart", "pizza", "panda face", "doughnut", "penguin", "green apple", "fox face", "lemon",
 )  # fmt: skip
 # The naive cast is V1 with nothing kept: every Linear and Conv2d weight cast to FP8 as it is.
-VARIANTS: dict[str, dict[str, Any]] = {"naive": {"mode": "v1", "keep_ratio": 0.0, "filename": "naive"}} | {
-    mode: {"mode": mode, "keep_ratio": KEEP_RATIO, "rounding": "calibrated", "filename": ""}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "naive": {"mode": "v1", "keep_ratio": 0.0, "selection": "variance", "filename": "naive"}
+} | {
+    # Layers are kept by the model card's rule, so that what is shown is that rule and our rounding.
+    mode: {
+        "mode": mode,
+        "keep_ratio": KEEP_RATIO,
+        "selection": "variance",
+        "rounding": "calibrated",
+        "filename": "",
+    }
     for mode in ("v1", "v2", "comfy")
 }
 

@@ -93,6 +93,25 @@ def test_modules_that_others_inject_for_a_run_change_nothing(place: ComfyServer)
     assert metadata(path)["hswq.mode"] == "v2"
 
 
+def test_a_compiled_model_is_measured_or_said_to_be_left_out(place: ComfyServer) -> None:
+    before = place.log.count("no layer of the model ran where it could be measured")
+    for name in ("compiled", "compiled again"):
+        flow = calibrating(name.replace(" ", "_"), name, seed=len(name))
+        flow["compile"] = w.node("ProbeCompiled", model=["loader", 0])
+        flow["calibrate"]["inputs"]["model"] = ["compile", 0]
+        place.run(flow)
+        session = place.output / f"hswq/{name}.safetensors"
+        told = place.log.count("no layer of the model ran where it could be measured")
+        if session.exists():
+            assert len(load_statistics(session).layers) == 175
+        else:
+            assert told > before
+        before = told
+    # The module is the same one; a plain clone of it is measured as ever.
+    place.run(calibrating("uncompiled", "uncompiled", seed=4))
+    assert len(load_statistics(place.output / "hswq/uncompiled.safetensors").layers) == 175
+
+
 def test_the_default_session_is_one_for_each_model(place: ComfyServer) -> None:
     for checkpoint in (w.TINY, OTHER):
         path = written(place.run(quantized("default", "default", f"default_{checkpoint}", checkpoint=checkpoint)))
