@@ -50,7 +50,8 @@ def unpatched_weights(model: Any) -> Callable[[str], torch.Tensor]:
     modules = dict(quantizable_layers(model.model.diffusion_model))
 
     def weight_of(layer: str) -> Any:
-        return original_tensor(model, f"diffusion_model.{layer}.weight", modules[layer].weight)
+        module: Any = modules[layer]
+        return original_tensor(model, f"diffusion_model.{layer}.weight", module.weight)
 
     return weight_of
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.nn.grad import conv2d_input
 
 from ..calibration.model_inputs import ModelInput
 from ..progress import Progress, no_progress
@@ -216,6 +217,4 @@ def _backward(module: Any, gradient: torch.Tensor, weight: torch.Tensor, x: torc
     """The gradient at a layer's input."""
     if weight.dim() == 2:
         return gradient @ weight
-    return torch.nn.grad.conv2d_input(
-        x.shape, weight, gradient, module.stride, module.padding, module.dilation, module.groups
-    )
+    return conv2d_input(x.shape, weight, gradient, module.stride, module.padding, module.dilation, module.groups)
