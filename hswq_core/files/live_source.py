@@ -66,7 +66,7 @@ class LiveSource:
             return self._file.tensor(name)
         live = self.live[name]
         if live.made is None:
-            return live.original.detach()
+            return live.original.detach().clone()  # rounding works in place, and the model goes on being used
         made = live.made()
         if made.shape != live.original.shape:
             shapes = f"from {list(live.original.shape)} to {list(made.shape)}"

@@ -73,7 +73,7 @@ class TensorSource(Protocol):
         ...
 
     def tensor(self, name: str) -> torch.Tensor:
-        """One tensor, on the CPU or the device it lives on. Not to be changed in place."""
+        """One tensor, on the CPU or the device it lives on, in memory of its own."""
         ...
 
     def elements(self, name: str, positions: Iterable[float]) -> list[float]:

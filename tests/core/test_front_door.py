@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import hswq_core
@@ -17,8 +18,9 @@ from hswq_core import (
     quantize,
 )
 from hswq_core.api import plan
-from hswq_core.errors import PlanError
+from hswq_core.errors import CheckpointError, PlanError, StatisticsError
 from hswq_core.files.checkpoint import CheckpointReader
+from hswq_core.files.live_source import LiveSource, LiveTensor
 from hswq_core.planning import make_plan
 from hswq_core.quantize_file import quantize_checkpoint
 from tests.core.conftest import PREFIX, Example, make_example
@@ -122,3 +124,32 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert f'\nversion = "{version}"\n' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"## {version}" in (ROOT / "docs/changelog.md").read_text(encoding="utf-8")
+
+
+def test_tensors_in_memory_are_quantized_as_a_file_is_and_stay_as_they_were(example: Example, tmp_path: Path) -> None:
+    before = {key: tensor.clone() for key, tensor in example.tensors.items()}
+    live = {key: LiveTensor(tensor) for key, tensor in example.tensors.items() if key.startswith(PREFIX)}
+    with CheckpointReader(example.path) as rest:
+        source = LiveSource("a model in memory", live, rest, frozenset(rest.tensors.keys() - live.keys()))
+        quantize(source, tmp_path / "live.safetensors", example.statistics, mode="v2", rounding="calibrated")
+    quantize(example.path, tmp_path / "file.safetensors", example.statistics, mode="v2", rounding="calibrated")
+    a, b = (load_file(tmp_path / name) for name in ("live.safetensors", "file.safetensors"))
+    assert a.keys() == b.keys() and all(torch.equal(a[key].float(), b[key].float()) for key in a)
+    assert all(torch.equal(example.tensors[key], before[key]) for key in before)
+
+
+def test_patches_are_made_when_a_tensor_is_read(example: Example, tmp_path: Path) -> None:
+    key = f"{PREFIX}blocks.0.weight"
+    live = {name: LiveTensor(tensor) for name, tensor in example.tensors.items()}
+    live[key] = LiveTensor(example.tensors[key], lambda: example.tensors[key] * 2)
+    source = LiveSource("patched", live, patches="abc")
+    with pytest.raises(StatisticsError, match="calibrated without a LoRA or a merge on top"):
+        quantize(source, tmp_path / "x.safetensors", example.statistics, mode="v2")
+    quantize(source, tmp_path / "x.safetensors", mode="v2", keep_ratio=0.0)
+    written = load_file(tmp_path / "x.safetensors")
+    restored = written[key].float() * written[key.replace("weight", "scale")]
+    assert (restored / 2 - example.tensors[key].float()).abs().max() < example.tensors[key].abs().max() / 16
+    live[key] = LiveTensor(example.tensors[key], lambda: example.tensors[key][:2])
+    with pytest.raises(CheckpointError, match="a patch changes the shape"):
+        quantize(LiveSource("patched", live), tmp_path / "y.safetensors", mode="v2", keep_ratio=0.0)
+    assert not (tmp_path / "y.safetensors").exists()
