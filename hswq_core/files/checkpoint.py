@@ -28,6 +28,7 @@ from .source import FileIdentity, TensorInfo
 _MAX_HEADER = 25_000_000
 _MAX_DIMENSIONS = 16
 _CHUNK = 1 << 24
+_PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 _TEXTS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 
 
@@ -128,6 +129,8 @@ class CheckpointReader:
 
 def _read_header(file: BufferedReader, path: Path) -> tuple[dict[str, TensorInfo], dict[str, str], int]:
     remedy = "Only safetensors checkpoints can be opened; download it again if it should be one"
+    if path.suffix.lower() in _PICKLED:
+        remedy = "Load it in ComfyUI and connect the MODEL to HSWQ Quantize, or save it as safetensors"
 
     def bad(what: str) -> CheckpointError:
         return CheckpointError(what, where=path, remedy=remedy)

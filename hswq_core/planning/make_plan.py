@@ -97,8 +97,10 @@ class _Draft:
         allowed = parse_budget(options.budget, self._source.nbytes)
         smallest = self._keeping(set(), "").nbytes
         if allowed < smallest:
+            plan = self._keeping(set(), "")
             raise PlanError(
-                f"the budget of {allowed:,} bytes is too small: with every layer quantized the file has {smallest:,}",
+                f"the budget of {allowed:,} bytes is too small: with every layer quantized the file has {smallest:,}, "
+                f"of which {smallest - plan.unet_bytes:,} are not the diffusion model",
                 where=self._source.path,
                 remedy="Give a larger budget",
             )

@@ -151,6 +151,13 @@ def test_names_that_are_refused(name: str) -> None:
         safe_file_name(name)
 
 
+def test_a_pickled_checkpoint_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "model.ckpt"
+    torch.save({"a": torch.ones(2)}, path)
+    with pytest.raises(HSWQError, match="connect the MODEL to HSWQ Quantize"):
+        CheckpointReader(path)
+
+
 def test_names() -> None:
     assert safe_file_name("My Model v1.0") == "My Model v1.0.safetensors"
     assert safe_file_name("x.safetensors") == "x.safetensors"
