@@ -24,7 +24,7 @@ from tests.core.conftest import PREFIX, Example
 ROOT = Path(__file__).resolve().parents[2]
 BATCHES = 10
 CASES = int(os.environ.get("HSWQ_FUZZ_CASES", "2000"))
-"""In each of the tests; 'nox -s fuzz' has ten times as many."""
+"""For checkpoints and statistics each, and half as many command lines; 'nox -s fuzz' has four times as many."""
 Header = dict[str, object]
 
 
