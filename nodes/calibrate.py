@@ -11,7 +11,7 @@ from ..hswq_core.files.names import safe_file_name
 from ..loader.calibrate import calibrated_clone, model_fingerprint
 from ..loader.provenance import source_of
 from .common import CATEGORY, HSWQStats, session_for, statistics_folder
-from .sources import list_of
+from .sources import list_of, warn_of_format
 from .web_api import calibration_events
 
 
@@ -66,6 +66,7 @@ class HSWQCalibrate(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, session: str, rows_per_layer: int, reset: bool) -> io.NodeOutput:
         source = source_of(cls.hidden.prompt, cls.hidden.unique_id, list_of)
+        warn_of_format(source)
         session = session_for(session, source)
         path = statistics_folder() / safe_file_name(session, "session name")
         opened = CalibrationSession.open(path, model_fingerprint(model), reset=reset)

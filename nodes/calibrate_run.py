@@ -17,7 +17,7 @@ from ..loader.provenance import source_of
 from ..loader.sample import empty_latent, encode, previewer, sample
 from .common import CATEGORY, DEFAULT_SESSION, HSWQStats, modification_time, session_for, statistics_folder
 from .prompts import choose_prompts
-from .sources import list_of
+from .sources import list_of, warn_of_format
 from .web_api import calibration_events
 
 logger = logging.getLogger(__name__)
@@ -125,6 +125,7 @@ class HSWQCalibrateRun(io.ComfyNode):
     ) -> io.NodeOutput:
         texts = choose_prompts(prompts)
         source = source_of(cls.hidden.prompt, cls.hidden.unique_id, list_of)
+        warn_of_format(source)
         session = session_for(session, source)
         path = statistics_folder() / safe_file_name(session, "session name")
         opened = CalibrationSession.open(path, model_fingerprint(model))

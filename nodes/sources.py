@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from ..loader.connected import SAMPLING_SETTINGS, connected_source, is_as_in_fil
 from ..loader.provenance import Prompt, patches_of, sources_of
 from .common import modification_time
 
+logger = logging.getLogger(__name__)
 CALIBRATED = "(the calibrated model)"
 SOURCES = ("checkpoints", "diffusion_models")
 """The lists of models that can be quantized; the files go to folders of the same names."""
@@ -68,6 +70,12 @@ def model_modification_time(category: str, name: str) -> int:
     """When a model's file last changed, so that a file that was replaced is loaded again; 0 if it is gone."""
     path = folder_paths.get_full_path(category, name)
     return modification_time(Path(path)) if path else 0
+
+
+def warn_of_format(source: str) -> None:
+    """Say before hours of calibration that a file can only be quantized from the MODEL that was loaded from it."""
+    if source and not source.lower().endswith(_EXTENSIONS):
+        logger.warning("HSWQ: %s is no safetensors file: connect the MODEL to HSWQ Quantize to quantize it", source)
 
 
 def find_source(name: str, statistics: Statistics) -> tuple[str, Path]:

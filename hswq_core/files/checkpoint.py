@@ -176,10 +176,19 @@ def _read_header(file: BufferedReader, path: Path) -> tuple[dict[str, TensorInfo
 
 
 def _has_form_of_header(encoded: bytes) -> bool:
-    """Whether there are as many brackets as a list of tensors has: JSON of brackets alone takes 30 times its bytes."""
-    bare = _TEXTS.sub(b"", encoded)
-    objects, lists = bare.count(b"{"), bare.count(b"[")
-    return lists <= 2 * objects and 2 * objects <= lists + 4
+    """Whether brackets come as in a list of tensors: JSON of brackets alone takes 30 times its bytes.
+
+    Every tensor is one object with two lists; two more objects are the header and its metadata.
+    """
+    objects = lists = end = 0
+    for text in _TEXTS.finditer(encoded):
+        objects += encoded.count(b"{", end, text.start())
+        lists += encoded.count(b"[", end, text.start())
+        end = text.end()
+        if lists > 2 * objects or 2 * objects > lists + 6:
+            return False
+    objects, lists = objects + encoded.count(b"{", end), lists + encoded.count(b"[", end)
+    return lists <= 2 * objects <= lists + 6
 
 
 def _tensor_info(name: str, entry: object, bad: Callable[[str], CheckpointError]) -> TensorInfo:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.memory import resident
 from hswq_core.convert_file import TARGETS, convert_checkpoint
 from hswq_core.errors import HSWQError
 from hswq_core.files.checkpoint import CheckpointReader
@@ -183,6 +184,17 @@ def test_fuzz(example: Example, tmp_path: Path, batch: int) -> None:
         target.unlink(missing_ok=True)
         assert not list(tmp_path.glob(".*.tmp"))
     assert min(outcomes.values()) > CASES // BATCHES // 20, outcomes
+
+
+@pytest.mark.parametrize("filler", ["[],", "{},", "[[[", '"a":{},'])
+def test_a_header_of_brackets_is_refused_before_it_takes_memory(tmp_path: Path, filler: str) -> None:
+    path = tmp_path / "bomb.safetensors"
+    encoded = ('{"a":[' + filler * (24_000_000 // len(filler))).encode()
+    path.write_bytes(len(encoded).to_bytes(8, "little") + encoded)
+    started, before = time.monotonic(), resident("VmRSS")
+    with pytest.raises(HSWQError, match="not a safetensors file"):
+        CheckpointReader(path)
+    assert time.monotonic() - started < 5 and resident("VmHWM") - before < 300e6
 
 
 def test_a_header_of_100_mb_is_refused_without_being_read(tmp_path: Path) -> None:

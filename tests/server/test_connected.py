@@ -133,6 +133,7 @@ def test_renamed_keys_of_a_source_do_not_matter(place: ComfyServer) -> None:
     flow = connected("from_ckpt", [])
     flow["loader"]["inputs"]["ckpt_name"] = "pickled.ckpt"
     path = written(place.run(flow))
+    assert "pickled.ckpt is no safetensors file: connect the MODEL" in place.log
     assert path.parent == place.output / "checkpoints"
     place.run(w.hswq_loaded("from_ckpt_again", path.name, steps=3))
     assert len(json.loads(metadata(path)["hswq.kept_layers"])) == len(inspect(path).unquantized)
