@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from .calibration.statistics import Statistics
-from .errors import CheckpointError, PlanError
+from .errors import CheckpointError, PlanError, StatisticsError
 from .files.dtypes import tensor_bytes
 from .files.source import TensorSource
 from .files.writer import CheckpointWriter, FileLayout, check_not_source
@@ -61,6 +61,10 @@ def quantize_checkpoint(
         except ValueError as problem:
             raise CheckpointError(
                 f"layer {name}: {problem}", where=source.path, remedy="Repair the checkpoint"
+            ) from None
+        except torch.linalg.LinAlgError:
+            raise StatisticsError(
+                f"layer {name}: its statistics contradict each other", remedy="Calibrate again, or round to nearest"
             ) from None
 
     total = sum(info.nbytes for info in source.tensors.values())

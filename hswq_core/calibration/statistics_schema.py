@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 
 _MOST = 1 << 60  # more than anyone can count
+_LARGEST = 1e36
 _MEANS = ("importance", "second_moment", "mean")
 
 
@@ -97,6 +98,8 @@ def checked_layer(name: str, tensors: Mapping[str, torch.Tensor]) -> tuple[int, 
         raise ValueError(f"{name}: counts must be from 1 to 2^60")
     if square < 0 or bool((found["importance"] < 0).any()) or bool((found["second_moment"] < 0).any()):
         raise ValueError(f"{name}: a mean of magnitudes or squares is negative")
+    if not mean * mean <= square * 1.001 + 1e-30 or max(float(found[part].abs().max()) for part in _MEANS) > _LARGEST:
+        raise ValueError(f"{name}: the means contradict each other, or are beyond any activation")
     means = torch.stack([found["importance"], found["mean"], found["second_moment"]])
     sums = torch.tensor([count, mean * count, square * count], dtype=torch.float64)
     if not _finite(means * rows) or not _finite(sums):

@@ -25,7 +25,7 @@ def rewritten(path: Path, rng: random.Random) -> bytes:
     tensors = load_file(path)
     with safe_open(path, framework="pt") as file:
         metadata = dict(file.metadata())
-    key = rng.choice(list(tensors))
+    key = rng.choice(sorted(tensors))
     tensor = tensors[key].clone()
     kind = rng.randrange(6)
     if kind == 0 and tensor.is_floating_point() and tensor.numel():
@@ -41,7 +41,7 @@ def rewritten(path: Path, rng: random.Random) -> bytes:
     elif kind == 3:
         del tensors[key]
     else:
-        name = rng.choice([name for name in metadata if name != "hswq.kind"])
+        name = rng.choice(sorted(metadata.keys() - {"hswq.kind"}))
         texts = [json.dumps(value) for value in STRANGE] + ["", "{", "[" * 3000, "9" * 500, "\u0660"]
         metadata[name] = rng.choice([*texts, metadata[name][:-1]]).encode("utf-8", "replace").decode()
     changed = path.with_name("changed.safetensors")
