@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import torch
 
@@ -19,16 +20,16 @@ from .memory import resident
 from .quantize import make_checkpoint
 
 
-def lora_patches(model: object) -> dict[str, tuple[str, tuple[torch.Tensor]]]:
+def lora_weights(model: Any) -> dict[str, tuple[Any, ...]]:
     """A low-rank difference for every Linear weight of the transformers."""
     generator = torch.Generator().manual_seed(0)
-    patches = {}
-    for name, weight in model.model.diffusion_model.named_parameters():  # type: ignore[attr-defined]
+    weights = {}
+    for name, weight in model.model.diffusion_model.named_parameters():
         if ".transformer_blocks." in name and weight.dim() == 2:
             up = torch.randn(len(weight), 8, generator=generator) * 0.01
             down = torch.randn(8, weight.shape[1], generator=generator) * 0.01
-            patches[f"diffusion_model.{name}"] = ("lora", (up, down, 8.0, None, None, None))
-    return patches
+            weights[f"diffusion_model.{name}"] = (up, down, 8.0, None, None, None)
+    return weights
 
 
 def main() -> None:
@@ -44,7 +45,7 @@ def main() -> None:
     if not path.exists():
         make_checkpoint(path, 1.0, pass_through=False)
     model = load_diffusion_model(path)[0]
-    patches = {key: LoRAAdapter(set(), weights) for key, (_, weights) in lora_patches(model).items()}
+    patches = {key: LoRAAdapter(set(), weights) for key, weights in lora_weights(model).items()}
     patched = model.clone()
     patched.add_patches(patches)
     source = connected_source(patched, None, None, None)
@@ -63,9 +64,7 @@ def main() -> None:
     seconds = time.perf_counter() - begin
     stop.set()
     watching.join()
-    print(
-        f"{len(patches)} patched layers of {report.quantized_layers}: {report.bytes / 1e9:.2f} GB in {seconds:.0f} s, "
-    )
+    print(f"{len(patches)} patched layers of {report.quantized_layers}: {report.bytes / 1e9:.2f} GB in {seconds:.0f} s")
     print(f"{(most - before) / 1e9:.2f} GB over the {before / 1e9:.2f} GB before")
 
 

@@ -20,6 +20,7 @@ from .files.layers import (
     check_scales,
     checked_scale,
     find_prefix,
+    kind_of_codes,
     scale_key,
 )
 from .files.writer import CheckpointWriter, FileLayout, check_not_source
@@ -120,7 +121,7 @@ def _float_type(source: CheckpointReader, key: str, scale: torch.Tensor) -> str:
 
 def _check_kind(source: CheckpointReader, form: Format | None, layers: Iterable[str]) -> None:
     """Errors: CheckpointError when no layer has codes that the target can hold, and all would be rounded twice."""
-    kinds = {"FP8" if source.tensors[layer + WEIGHT].dtype in FP8_DTYPES else "INT8" for layer in layers}
+    kinds = {kind_of_codes(source.tensors[layer + WEIGHT].dtype) for layer in layers}
     if form is not None and form.grid.name not in kinds:
         raise CheckpointError(
             f"the layers are {kinds.pop()} and {form.name} holds {form.grid.name}: they would be rounded twice",

@@ -19,6 +19,7 @@ from comfy.ldm.modules.attention import attention_pytorch
 from comfy.quant_ops import QuantizedTensor
 
 from ..hswq_core.inference.dequantize import dequantize
+from ..hswq_core.sensitivity.gradient import own_weight
 
 _STOCK_LAYOUT = "TensorCoreFP8Layout"
 _OUR_LAYOUT = "HSWQScaledFP8Layout"
@@ -85,7 +86,7 @@ def weight_in_use(module: Any, like: torch.Tensor) -> torch.Tensor:
     """A layer's weight as it is computed with, LoRA included, in the type and on the device of ``like``."""
     if hasattr(module, "comfy_cast_weights"):
         return comfy.ops.cast_bias_weight(module, like)[0]
-    return module.weight.detach().to(like)
+    return own_weight(module, like)
 
 
 def differentiable_attention() -> dict[str, Any]:

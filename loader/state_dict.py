@@ -33,8 +33,8 @@ def join_scales(state_dict: dict[str, Any], prefix: str, path: Path) -> torch.dt
     Errors: CheckpointError naming the layer whose scale is unusable, or that is quantized in a way of its own.
     """
     keys = [key for key in state_dict if key.startswith(prefix)]
-    dtype = _majority_float(state_dict, keys)
     weights = {key for key in keys if key.endswith(WEIGHT) and state_dict[key].dtype in _CODES}
+    dtype = _majority_float(state_dict, keys, weights)
 
     for key in keys:
         tensor = state_dict.get(key)
@@ -116,10 +116,9 @@ def _pop_scale(state_dict: dict[str, Any], layer: str, weight: torch.Tensor, pat
     return checked_scale(found[0], state_dict.pop(found[0]), tuple(weight.shape), path)
 
 
-def _majority_float(state_dict: Mapping[str, Any], keys: list[str]) -> torch.dtype:
+def _majority_float(state_dict: Mapping[str, Any], keys: list[str], weights: set[str]) -> torch.dtype:
     """The type of most weights that are not FP8; FP16 for a file that has none, or too few to tell."""
-    layers = {key.removesuffix(WEIGHT) for key in keys if key.endswith(WEIGHT) and state_dict[key].dtype in _CODES}
-    scales = {found[0] for layer in layers if (found := scale_key(state_dict, layer))}
+    scales = {found[0] for key in weights if (found := scale_key(state_dict, key.removesuffix(WEIGHT)))}
     sizes: Counter[torch.dtype] = Counter()
     for key in keys:
         tensor = state_dict[key]

@@ -115,16 +115,16 @@ def _statistics_in(path: Path) -> Statistics:
 
 
 def _curve(query: Mapping[str, str], progress: Progress) -> dict[str, object]:
-    if not _session_path(query).exists():
+    stored = _session_path(query)
+    if not stored.exists():
         return {"waiting": True}
     with _one_at_a_time:
         progress(0, 1)  # a page may have gone while others were answered
-        return _curve_of(query, progress)
+        return _curve_of(stored, query, progress)
 
 
-def _curve_of(query: Mapping[str, str], progress: Progress) -> dict[str, object]:
+def _curve_of(stored: Path, query: Mapping[str, str], progress: Progress) -> dict[str, object]:
     # Patches change no size: the chart of a merge is that of the file below it.
-    stored = _session_path(query)
     statistics = replace(_statistics_in(stored), patches="")
     _, path = find_source(query.get("source", ""), statistics)
     # The chart itself varies the keep ratio, and rounding changes neither sizes nor ranks.

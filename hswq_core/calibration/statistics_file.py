@@ -39,7 +39,7 @@ from .statistics_schema import (
     naturals,
     shapes_by_name,
     strings,
-)  # fmt: skip
+)
 
 _FORMAT_VERSION = "1"
 

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 
 from .checkpoint import CheckpointReader
-from .layers import FP8_DTYPES, MARKERS, QUANTIZED_DTYPES, find_prefix, layer_weights, scale_key
+from .layers import FP8_DTYPES, MARKERS, QUANTIZED_DTYPES, find_prefix, kind_of_codes, layer_weights, scale_key
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def inspect_checkpoint(reader: CheckpointReader) -> Inspection:
     for layer, info in sorted(layer_weights(reader, prefix).items()):
         if info.dtype in QUANTIZED_DTYPES:
             quantized.append(layer)
-            grids.add("FP8" if info.dtype in FP8_DTYPES else "INT8")
+            grids.add(kind_of_codes(info.dtype))
             formats.add(_format_of_layer(reader, prefix + layer, info.dtype))
         else:
             unquantized.append(layer)

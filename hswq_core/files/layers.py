@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointError
+from ..grids import E4M3, INT8
 from .dtypes import is_float
 from .source import TensorInfo, TensorSource
 
@@ -26,6 +27,11 @@ MARKERS = (".comfy_quant", ".input_scale", ".scale_input")
 _SCALE_SUFFIXES = (".scale", ".weight.scale", ".weight_scale", ".scale_weight")
 
 _SCALED_MODES = ("v2", "comfy", "int8", "comfy-int8")
+
+
+def kind_of_codes(dtype: str) -> str:
+    """What people call the grid of a quantized weight, by its safetensors type."""
+    return E4M3.name if dtype in FP8_DTYPES else INT8.name
 
 
 def scale_key(keys: Container[str], layer: str) -> tuple[str, str] | None:

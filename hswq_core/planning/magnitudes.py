@@ -15,9 +15,10 @@ def layers_beyond(source: TensorSource, layers: Sequence[str], key_of: Callable[
 
     Every weight is read for it, once for a source in one state: the chart of sizes asks again and again.
     """
-    if source.identity not in _known:
-        _known.clear()
+    found = _known.get(source.identity)
+    if found is None:
         largest = ordered_map(lambda name: float(source.tensor(key_of(name)).abs().max()), layers)
-        _known[source.identity] = dict(zip(layers, largest, strict=True))
-    found = _known[source.identity]
+        found = dict(zip(layers, largest, strict=True))
+        _known.clear()
+        _known[source.identity] = found
     return {name for name in layers if found.get(name, 0.0) > limit}

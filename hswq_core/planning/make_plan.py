@@ -95,12 +95,12 @@ class _Draft:
             kept = cut_by_ratio(self._sensitivity, options.keep_ratio)
             return self._keeping(kept, f"top {options.keep_ratio:g} by {options.selection}")
         allowed = parse_budget(options.budget, self._source.nbytes)
-        smallest = self._keeping(set(), "").nbytes
+        least = self._keeping(set(), "")
+        smallest = least.nbytes
         if allowed < smallest:
-            plan = self._keeping(set(), "")
             raise PlanError(
                 f"the budget of {allowed:,} bytes is too small: with every layer quantized the file has {smallest:,}, "
-                f"of which {smallest - plan.unet_bytes:,} are not the diffusion model",
+                f"of which {smallest - least.unet_bytes:,} are not the diffusion model",
                 where=self._source.path,
                 remedy="Give a larger budget",
             )
