@@ -62,7 +62,7 @@ def quantize_checkpoint(
             raise CheckpointError(
                 f"layer {name}: {problem}", where=source.path, remedy="Repair the checkpoint"
             ) from None
-        except torch.linalg.LinAlgError:
+        except ArithmeticError:
             raise StatisticsError(
                 f"layer {name}: its statistics contradict each other", remedy="Calibrate again, or round to nearest"
             ) from None

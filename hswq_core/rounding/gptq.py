@@ -112,14 +112,14 @@ def _round_columns(
     for start in blocks:
         part = x[:, start : start + _BLOCK]
         gram += part @ part.t()
-    factor = _cholesky(gram, damp)
+    factor = _damped_factor(gram, damp)
     residual = torch.zeros(len(x), columns.shape[1], device=x.device)
     codes = []
     for start in blocks:
         part, original = x[:, start : start + _BLOCK], columns[start : start + _BLOCK]
         target = original + part.t() @ torch.cholesky_solve(residual, factor)
         gram -= part @ part.t()
-        factor = _cholesky(gram, damp)
+        factor = _damped_factor(gram, damp)
         # What the block's errors cost, given that the columns after it will cancel what they can.
         half = torch.linalg.solve_triangular(factor, part, upper=False)
         cost = half.t() @ half
@@ -130,15 +130,23 @@ def _round_columns(
     return torch.cat(codes), residual
 
 
-def _cholesky(gram: torch.Tensor, damp: float) -> torch.Tensor:
+def _damped_factor(gram: torch.Tensor, damp: float) -> torch.Tensor:
     damped = gram.float()
     damped.diagonal().add_(damp)
-    return torch.linalg.cholesky(damped)
+    return _cholesky(damped)
+
+
+def _cholesky(matrix: torch.Tensor, *, upper: bool = False) -> torch.Tensor:
+    """The factor of a positive definite matrix; ArithmeticError for another one."""
+    factor, failed = torch.linalg.cholesky_ex(matrix, upper=upper)
+    if failed:
+        raise ArithmeticError("the moments of the inputs are not positive definite")
+    return factor
 
 
 def _round_block(grid: Grid, target: torch.Tensor, cost: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Codes of a block's columns [B, C_out], each one's error passed on to the rest of the block as its cost says."""
-    feedback = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(cost)), upper=True)
+    feedback = _cholesky(torch.cholesky_inverse(_cholesky(cost)), upper=True)
     feedback = feedback / feedback.diagonal()[:, None]
     target = target / scale  # in units of the grid
     codes = torch.empty_like(target, dtype=grid.dtype)
