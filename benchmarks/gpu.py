@@ -29,12 +29,13 @@ def conditioning(seed: int) -> list[Any]:
 
 def draw(model: Any, steps: int = STEPS, callback: Callable[..., None] | None = None, images: int = 1) -> float:
     """Seconds that sampling takes."""
-    from hswq.loader.sample import empty_latent, sample  # type: ignore[import-not-found]
+    from hswq.loader.latents import empty_latent  # type: ignore[import-not-found]
+    from hswq.loader.sample import sample  # type: ignore[import-not-found]
 
     torch.cuda.synchronize()
     started = time.perf_counter()
     sample(
-        model, conditioning(0), conditioning(1), empty_latent(images, SIZE, SIZE), steps=steps, cfg=7.0,
+        model, conditioning(0), conditioning(1), empty_latent(model, images, SIZE, SIZE), steps=steps, cfg=7.0,
         sampler="euler", scheduler="normal", seed=0, callback=callback,
     )  # fmt: skip
     torch.cuda.synchronize()

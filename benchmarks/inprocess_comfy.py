@@ -66,13 +66,14 @@ class LoadedModel:
         self, prompts: Sequence[str], seed: int, model: Any = None, size: int = 256, **settings: Any
     ) -> torch.Tensor:
         """Final latents [N, C, H, W], one for each prompt."""
-        from hswq.loader.sample import empty_latent, encode, sample  # type: ignore[import-not-found]
+        from hswq.loader.latents import empty_latent  # type: ignore[import-not-found]
+        from hswq.loader.sample import encode, sample  # type: ignore[import-not-found]
 
         options = {"steps": 25, "cfg": 2.0, "sampler": "euler", "scheduler": "normal", **settings}
         negative = encode(self.clip, [""] * len(prompts))
         return sample(
             model or self.model, encode(self.clip, prompts), negative,
-            empty_latent(len(prompts), size, size), seed=seed, **options,
+            empty_latent(self.model, len(prompts), size, size), seed=seed, **options,
         )  # fmt: skip
 
     def images(self, latents: torch.Tensor) -> torch.Tensor:

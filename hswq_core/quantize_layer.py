@@ -14,7 +14,7 @@ def quantize_layer(
     weight: torch.Tensor, measured: LayerStatistics | None, form: Format, rounding: Rounding
 ) -> QuantizedWeight:
     """Args:
-        weight: [C_out, C_in] or [C_out, C_in, kH, kW], float of 16 bits or more.
+        weight: [C_out, C_in], or [C_out, C_in / groups, ...] of a convolution, float of 16 bits or more.
         measured: the layer's statistics; ``None`` weighs all channels alike.
         rounding: ``calibrated`` applies where there are input rows to calibrate with.
 
@@ -27,7 +27,7 @@ def quantize_layer(
         weight,
         grid=form.grid,
         scaling=form.scaling,
-        importance=measured.importance,
+        importance=measured.of_columns(measured.importance, weight.shape),
         rows=measured.rows if calibrated else None,
         second_moment=measured.second_moment if calibrated else None,
     )

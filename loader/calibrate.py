@@ -87,6 +87,7 @@ def calibrated_clone(
                 runs=1,
                 samples=int(noise.shape[0]),
                 steps=len(bins),
+                partial_runs=int(_is_a_part(noise, sigmas, patched.model_sampling)),
                 samplers=frozenset({name}),
                 noise_levels=_counts(bins),
                 fingerprint=fingerprint,
@@ -114,6 +115,12 @@ def _noise_bins(sampling: Any, sigmas: torch.Tensor) -> list[int]:
     begins = [lowest, highest, *sigmas[:-1].float().clamp(lowest, highest).tolist()]
     clean, noise, *times = (float(sampling.timestep(torch.tensor(sigma))) for sigma in begins)
     return [min(NOISE_BINS - 1, int((time - clean) / (noise - clean) * NOISE_BINS)) for time in times]
+
+
+def _is_a_part(noise: torch.Tensor, sigmas: torch.Tensor, sampling: Any) -> bool:
+    """Whether a run hands its latent on with noise left, or goes on with one that another run has left noise in."""
+    goes_on = float(sigmas[0]) < float(sampling.sigma_max) and not noise.any()
+    return goes_on or float(sigmas[-1]) > 0
 
 
 def _counts(bins: Sequence[int]) -> tuple[int, ...]:

@@ -59,6 +59,11 @@ def connected_source(model: Any, clip: Any, vae: Any, file: CheckpointReader | N
     )
 
 
+def renamed_source(model: Any, file: CheckpointReader) -> LiveSource:
+    """The diffusion model of a file whose names are not ComfyUI's, by the names that it has in the MODEL made of it."""
+    return LiveSource(str(file.path), _diffusion_model(model), metadata=file.metadata)
+
+
 def is_as_in_file(model: Any, file: CheckpointReader) -> bool:
     """Whether a MODEL has no patches, and is sampled as the file says: then the file is what it is."""
     in_file = SAMPLING_SETTINGS & file.tensors.keys()

@@ -9,6 +9,7 @@ from typing import Any
 import comfy.model_management
 import torch
 
+from ..hswq_core.calibration.model_inputs import OPTIONS, TOO_LARGE, not_recorded
 from ..hswq_core.calibration.monitor import quantizable_layers
 from ..hswq_core.calibration.statistics import Statistics
 from ..hswq_core.errors import StatisticsError
@@ -48,12 +49,9 @@ def measure_impacts(
             differentiated.
         progress: called with the amount done and in all; what it raises ends the measurement.
 
-    Errors: StatisticsError when no inputs were kept.
+    Errors: StatisticsError when no inputs were kept, or not all that the model was called with.
     """
-    if not statistics.inputs:
-        raise StatisticsError(
-            "no inputs of the model were kept in these statistics", remedy="Calibrate once more with this version"
-        )
+    _check_inputs(statistics)
     comfy.model_management.load_models_gpu([model])
     modules = dict(quantizable_layers(model.model.diffusion_model))
     chosen = {name: modules[name] for name in layers}
@@ -71,7 +69,8 @@ def measure_impacts(
             return
         except NotDifferentiableError as error:
             logger.warning("HSWQ: sensitivity is measured one layer after another: %s", error)
-    meter = ImpactMeter(model.model.diffusion_model, statistics.probes(probes), device, {"transformer_options": {}})
+    options = {OPTIONS: _own_options(model)}
+    meter = ImpactMeter(model.model.diffusion_model, statistics.probes(probes), device, options)
     for number, (name, module) in enumerate(chosen.items()):
         progress(number, len(chosen))
         yield name, meter.impact(module, change_of(name)(weight_of(name).detach().to(device)))
@@ -90,7 +89,7 @@ def _by_gradient(
         model.model.diffusion_model,
         statistics.probes(probes),
         model.load_device,
-        {"transformer_options": differentiable_attention()},
+        {OPTIONS: _own_options(model) | differentiable_attention()},
         weight_in_use,
     )
     whole = len(layers) + meter.passes
@@ -99,3 +98,23 @@ def _by_gradient(
         progress(number, whole)
         changes[name] = change_of(name)
     return meter.impacts(layers, changes, lambda done, _passes: progress(len(layers) + done, whole))
+
+
+def _check_inputs(statistics: Statistics) -> None:
+    if not statistics.inputs:
+        raise StatisticsError(
+            "no inputs of the model were kept in these statistics", remedy="Calibrate once more with this version"
+        )
+    for name, kind in {k: v for entry in statistics.inputs for k, v in not_recorded(entry).items()}.items():
+        if name not in TOO_LARGE:
+            raise StatisticsError(
+                f"the model is called with {name} ({kind}), which cannot be kept and given to it again",
+                remedy="Choose another selection; variance and error need no calls of the model",
+            )
+        logger.warning("HSWQ: sensitivity is measured without %s, which is too large to keep", kind)
+
+
+def _own_options(model: Any) -> dict[str, Any]:
+    """What a MODEL is patched with that acts inside a call. What acts around calls has no part in a single one."""
+    options = model.model_options.get(OPTIONS, {})
+    return {name: value for name, value in options.items() if name not in ("wrappers", "callbacks")}

@@ -76,7 +76,7 @@ class _ShortWay(_KeepsItsType):
         return None
 
 
-class _HoldsCodes(_ShortWay):
+class _HoldsCodes(_KeepsItsType):
     """What ComfyUI asks of a layer whose weight may be quantized: patching for LoRA, and saving."""
 
     holds_codes = True
@@ -128,18 +128,18 @@ class _HoldsCodes(_ShortWay):
 class HSWQOperations(comfy.ops.manual_cast):
     """Pass as ``custom_operations``. Layers without an FP8 form keep their type, too."""
 
-    class Linear(_HoldsCodes, comfy.ops.manual_cast.Linear):
+    class Linear(_HoldsCodes, _ShortWay, comfy.ops.manual_cast.Linear):
         def _compute(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
             return torch.nn.functional.linear(x, weight, bias)
 
-    class Conv2d(_HoldsCodes, comfy.ops.manual_cast.Conv2d):
+    class Conv2d(_HoldsCodes, _ShortWay, comfy.ops.manual_cast.Conv2d):
         def _compute(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
             return self._conv_forward(x, weight, bias)
 
-    class Conv1d(_KeepsItsType, comfy.ops.manual_cast.Conv1d):
+    class Conv1d(_HoldsCodes, comfy.ops.manual_cast.Conv1d):
         pass
 
-    class Conv3d(_KeepsItsType, comfy.ops.manual_cast.Conv3d):
+    class Conv3d(_HoldsCodes, comfy.ops.manual_cast.Conv3d):
         pass
 
     class ConvTranspose1d(_KeepsItsType, comfy.ops.manual_cast.ConvTranspose1d):

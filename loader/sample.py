@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import comfy.model_management
 import comfy.sample
 import latent_preview
 import torch
-
-# Latent pixels are 8 image pixels wide in every family that EmptyLatentImage serves.
-_PIXELS = 8
 
 
 def encode(clip: Any, texts: Sequence[str]) -> list[Any]:
@@ -25,12 +21,6 @@ def encode(clip: Any, texts: Sequence[str]) -> list[Any]:
         if extras.get("pooled_output") is not None:
             joined["pooled_output"] = torch.cat([entry[0][1]["pooled_output"] for entry in each])
     return [[first, joined]]
-
-
-def empty_latent(images: int, width: int, height: int) -> torch.Tensor:
-    """A latent of zeros for images of this size in pixels."""
-    shape = (images, 4, height // _PIXELS, width // _PIXELS)
-    return torch.zeros(shape, device=comfy.model_management.intermediate_device())
 
 
 def sample(

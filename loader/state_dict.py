@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..hswq_core.errors import CheckpointError
-from ..hswq_core.files.layers import MARKERS, WEIGHT, checked_scale, scale_key
+from ..hswq_core.files.layers import LAYER_DIMENSIONS, MARKERS, WEIGHT, checked_scale, scale_key
 from .compat import quantized_tensor
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def join_scales(state_dict: dict[str, Any], prefix: str, path: Path) -> torch.dt
 
     Returns: the float type that the model is to have, that of most of its weights.
 
-    FP8 tensors that are not the weight of a Linear or Conv2d layer become plain tensors of the file's float type.
+    FP8 tensors that are not the weight of a Linear layer or a convolution become plain ones of the file's float type.
 
     Errors: CheckpointError naming the layer whose scale is unusable, or that is quantized in a way of its own.
     """
@@ -43,7 +43,7 @@ def join_scales(state_dict: dict[str, Any], prefix: str, path: Path) -> torch.dt
         if key in weights:
             _check_layout(state_dict, key, path)
             scale = _pop_scale(state_dict, key.removesuffix(WEIGHT), tensor, path)
-            if tensor.dim() in (2, 4):
+            if tensor.dim() in LAYER_DIMENSIONS:
                 state_dict[key] = quantized_tensor(tensor, scale, dtype)
             else:
                 state_dict[key] = (tensor.float() * scale).to(dtype)
@@ -51,7 +51,7 @@ def join_scales(state_dict: dict[str, Any], prefix: str, path: Path) -> torch.dt
             del state_dict[key]
         elif tensor.dtype in _FP8:
             state_dict[key] = tensor.to(dtype)  # a naive cast of the whole file turned biases to FP8, too
-        elif key.endswith(WEIGHT) and tensor.dim() in (2, 4):
+        elif key.endswith(WEIGHT) and tensor.dim() in LAYER_DIMENSIONS:
             _check_float(key, tensor, path)
     return dtype
 
@@ -64,7 +64,10 @@ def warn_of_lost_scales(state_dict: Mapping[str, Any], prefix: str, path: Path) 
     layers = [
         key.removesuffix(WEIGHT)
         for key, tensor in state_dict.items()
-        if key.startswith(prefix) and key.endswith(WEIGHT) and tensor.dim() in (2, 4) and tensor.is_floating_point()
+        if key.startswith(prefix)
+        and key.endswith(WEIGHT)
+        and tensor.dim() in LAYER_DIMENSIONS
+        and tensor.is_floating_point()
     ]
     spreads = sorted(
         float(state_dict[layer + WEIGHT].flatten()[:_SAMPLE].float().square().mean().sqrt())

@@ -13,8 +13,9 @@ from comfy_api.latest import io
 from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.files.names import EXTENSION, safe_file_name
 from ..loader.calibrate import calibrated_clone, model_fingerprint
+from ..loader.latents import empty_latent, given_latent
 from ..loader.provenance import source_of
-from ..loader.sample import empty_latent, encode, previewer, sample
+from ..loader.sample import encode, previewer, sample
 from .common import CATEGORY, DEFAULT_SESSION, HSWQStats, modification_time, session_for, statistics_folder
 from .prompts import choose_prompts
 from .sources import list_of, warn_of_format
@@ -93,6 +94,14 @@ class HSWQCalibrateRun(io.ComfyNode):
                         "Input rows to sample from each layer, for calibrated rounding. SDXL: 1024 rows take 2.7 GB."
                     ),
                 ),
+                io.Latent.Input(
+                    "latent",
+                    optional=True,
+                    tooltip=(
+                        "An empty latent, for videos, sound and shapes of a length of your own. Not connected: one of "
+                        "the model's own format, of the width and height above and of the usual length."
+                    ),
+                ),
             ],
             outputs=[HSWQStats.Output(display_name="stats", tooltip="The session's statistics, for HSWQ Quantize.")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
@@ -122,6 +131,7 @@ class HSWQCalibrateRun(io.ComfyNode):
         seed: int,
         session: str,
         rows_per_layer: int,
+        latent: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
         texts = choose_prompts(prompts)
         source = source_of(cls.hidden.prompt, cls.hidden.unique_id, list_of)
@@ -136,6 +146,7 @@ class HSWQCalibrateRun(io.ComfyNode):
         unwanted = encode(clip, [negative])
         bar, preview = comfy.utils.ProgressBar(samples * steps), previewer(model)
         began, first = time.monotonic(), min(opened.statistics.samples, samples)
+        begin = empty_latent(model, 1, width, height) if latent is None else given_latent(model, latent)
         with opened.sparing_writes():
             for number in range(first, samples):
 
@@ -144,7 +155,7 @@ class HSWQCalibrateRun(io.ComfyNode):
 
                 sample(
                     measured, wanted[texts[number % len(texts)]], unwanted,
-                    empty_latent(1, width, height), steps=steps, cfg=cfg, sampler=sampler_name,
+                    begin, steps=steps, cfg=cfg, sampler=sampler_name,
                     scheduler=scheduler, seed=seed + number, callback=step,
                 )  # fmt: skip
                 spent = (time.monotonic() - began) / (number + 1 - first)

@@ -17,8 +17,9 @@ from ..hswq_core.errors import CheckpointError, HSWQError
 from ..hswq_core.files.checkpoint import CheckpointReader
 from ..hswq_core.files.layers import find_prefix
 from ..hswq_core.files.source import TensorSource
-from ..hswq_core.planning.source_check import check_patches, holds_model_of
-from ..loader.connected import SAMPLING_SETTINGS, connected_source, is_as_in_file
+from ..hswq_core.planning.source_check import check_patches, holds_model_of, names_differ
+from ..loader.connected import SAMPLING_SETTINGS, connected_source, is_as_in_file, renamed_source
+from ..loader.load import load_diffusion_model
 from ..loader.provenance import Prompt, patches_of, sources_of
 from .common import modification_time
 
@@ -122,7 +123,7 @@ def _find_calibrated(statistics: Statistics) -> tuple[str, Path]:
     """The file that the loader opened for calibrating; where it is gone or unknown, the one that holds the model."""
     statistics.check_not_empty()
     folder, _, name = statistics.source.partition("/")
-    if folder in SOURCES and (path := folder_paths.get_full_path(folder, name)) and _holds(Path(path), statistics):
+    if folder in SOURCES and (path := folder_paths.get_full_path(folder, name)) and _may_hold(Path(path), statistics):
         return folder, Path(path)
     found = [(folder, path) for folder, path in _checkpoints() if _holds(path, statistics)]
     # One file may be in two lists, through links or folders that overlap.
@@ -146,6 +147,13 @@ def _find_calibrated(statistics: Statistics) -> tuple[str, Path]:
 def _holds(path: Path, statistics: Statistics) -> bool:
     with contextlib.suppress(CheckpointError, OSError), CheckpointReader(path) as reader:
         return holds_model_of(reader, statistics)
+    return False
+
+
+def _may_hold(path: Path, statistics: Statistics) -> bool:
+    """Whether a file holds the model, or names its layers so that only loading it can tell."""
+    with contextlib.suppress(CheckpointError, OSError), CheckpointReader(path) as reader:
+        return holds_model_of(reader, statistics) or names_differ(reader, statistics)
     return False
 
 
@@ -195,7 +203,7 @@ def source_to_quantize(
     if connected.model is None:
         folder, path = find_source(name, statistics)
         with CheckpointReader(path) as reader:
-            yield folder, path.stem, reader
+            yield folder, path.stem, _by_native_names(reader, statistics)
         return
     patches = patches_of(connected.model)
     check_patches(patches, _CONNECTED, statistics)
@@ -210,6 +218,13 @@ def source_to_quantize(
         stem = "+".join(Path(name).stem for name in sorted(connected.files("model"))) or "model"
         folder = "diffusion_models" if _is_diffusion_model_alone(source) else "checkpoints"
         yield folder, f"{stem}_merged" if patches else stem, source
+
+
+def _by_native_names(file: CheckpointReader, statistics: Statistics) -> TensorSource:
+    """The file, or if its layers are named otherwise (by diffusers, by their author), what ComfyUI makes of it."""
+    if not names_differ(file, statistics):
+        return file
+    return renamed_source(load_diffusion_model(file.path)[0], file)
 
 
 def _listed(name: str, connected: Connected, statistics: Statistics) -> str:

@@ -19,7 +19,9 @@ class ConvWindow:
 
     @staticmethod
     def of(module: Any) -> ConvWindow | None:
-        """The window of a Conv2d; ``None`` where the padding is not of zeros, so that its patches are unknown."""
+        """The window of a Conv2d; ``None`` where its patches are unknown: other padding than of zeros, or groups."""
+        if module.weight.dim() != 4 or getattr(module, "groups", 1) > 1:
+            return None
         if isinstance(module.padding, str) or getattr(module, "padding_mode", "zeros") != "zeros":
             return None
         return ConvWindow(

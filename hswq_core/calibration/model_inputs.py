@@ -1,8 +1,8 @@
 """A few of the diffusion model's own inputs, kept from real sampling, to measure on what a layer's rounding does.
 
-They are what the model was called with: noisy latent, timestep, conditioning and pooled vector. One run
-keeps some evenly spaced over its calls, so over the noise schedule, without knowing beforehand how many
-calls there will be: every call at first, then every second, every fourth.
+They are what the model was called with: noisy latent, timestep, conditioning, reference images, numbers, and the
+host's options as far as they are plain data. One run keeps some evenly spaced over its calls, so over the noise
+schedule, without knowing beforehand how many calls there will be: every call at first, then every second, every fourth.
 """
 
 from __future__ import annotations
@@ -12,12 +12,20 @@ from typing import Any
 
 import torch
 
+from .arguments import Argument, NotRecorded, leaves, map_tensors, recorded, tensors_of
+
 PER_RUN = 8
 AT_MOST = 32
-TIMESTEP = "1"
-"""Inputs are named by position (0 is the latent, 1 the timestep) or by keyword."""
+LATENT, TIMESTEP = "0", "1"
+"""Inputs are named by position or by keyword."""
+OPTIONS = "transformer_options"
+"""The keyword of the host's options. What is no plain data among them, such as functions, belongs to the model that is
+called and not to the call."""
+TOO_LARGE = {"control": "the control net's output"}
+"""Not kept: for SDXL a hundred megabytes a call."""
+_LARGEST_OPTION = 1 << 18
 
-ModelInput = Mapping[str, torch.Tensor]
+ModelInput = Mapping[str, Argument]
 
 
 class InputRecorder:
@@ -28,11 +36,10 @@ class InputRecorder:
         self._every, self._calls = 1, 0
 
     def see(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """One call of the model; tensors among its arguments are its input, all else is the host's business."""
+        """One call of the model."""
         if self._calls % self._every == 0:
             named = {**{str(i): value for i, value in enumerate(args)}, **kwargs}
-            tensors = {k: v.detach() for k, v in named.items() if isinstance(v, torch.Tensor)}
-            self._kept.append(_two_of_the_batch(tensors, self._calls))
+            self._kept.append(_two_of_the_batch(_recorded_call(named), self._calls))
             if len(self._kept) == 2 * PER_RUN:
                 self._kept, self._every = self._kept[::2], self._every * 2
         self._calls += 1
@@ -40,7 +47,27 @@ class InputRecorder:
     def inputs(self) -> tuple[ModelInput, ...]:
         """The kept inputs on the CPU; equal tensors (the conditioning of every step) are one tensor."""
         chosen = self._kept if len(self._kept) <= PER_RUN else _middles(self._kept, PER_RUN)
-        return share_equal([{k: v.cpu() for k, v in entry.items()} for entry in chosen])
+        return share_equal([map_tensors(entry, torch.Tensor.cpu) for entry in chosen])
+
+
+def images_of(entry: ModelInput) -> int:
+    """The size of the batch: the first dimension of the latent."""
+    latent = tensors_of(entry.get(LATENT))
+    return len(latent[0]) if latent and latent[0].dim() else 0
+
+
+def parts_of(entry: ModelInput) -> int:
+    """Of how many equal parts the batch is: prompt and negative prompt, or 1 where the host does not say."""
+    options = entry.get(OPTIONS)
+    parts = options.get("cond_or_uncond") if isinstance(options, dict) else None
+    count = len(parts) if isinstance(parts, (list, tuple)) else 0
+    return count if count and images_of(entry) % count == 0 else 1
+
+
+def not_recorded(entry: ModelInput) -> dict[str, str]:
+    """The arguments that could not be kept, and what they are."""
+    found = {name: [leaf for leaf in leaves(value) if isinstance(leaf, NotRecorded)] for name, value in entry.items()}
+    return {name: missing[0].kind for name, missing in found.items() if missing}
 
 
 def evenly_spaced(inputs: Sequence[ModelInput], count: int) -> list[ModelInput]:
@@ -56,32 +83,58 @@ def join_inputs(a: Sequence[ModelInput], b: Sequence[ModelInput]) -> tuple[Model
 
 def share_equal(inputs: Sequence[ModelInput]) -> tuple[ModelInput, ...]:
     """The same inputs, with tensors of equal content replaced by one of them."""
-    seen: dict[str, list[torch.Tensor]] = {}
+    seen: dict[tuple[Any, ...], list[torch.Tensor]] = {}
 
-    def shared(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        known = seen.setdefault(name, [])
-        match = next((t for t in known if t.dtype == tensor.dtype and torch.equal(t, tensor)), None)
+    def shared(tensor: torch.Tensor) -> torch.Tensor:
+        known = seen.setdefault((tensor.dtype, tuple(tensor.shape)), [])
+        match = next((t for t in known if torch.equal(t, tensor)), None)
         if match is None:
             known.append(tensor)
         return tensor if match is None else match
 
-    return tuple({name: shared(name, tensor) for name, tensor in entry.items()} for entry in inputs)
+    return tuple(map_tensors(entry, shared) for entry in inputs)
 
 
-def _two_of_the_batch(tensors: Mapping[str, torch.Tensor], call: int) -> ModelInput:
-    """Copies with two images of the batch: with guidance, one of its halves has the prompt and the other none."""
-    batch = len(tensors["0"]) if "0" in tensors else 0
-    first = call % max(batch // 2, 1)
+def _recorded_call(named: Mapping[str, Any]) -> dict[str, Argument]:
+    found: dict[str, Argument] = {}
+    for name, value in named.items():
+        if name == OPTIONS and isinstance(value, Mapping):
+            found[name] = _plain_options(value)
+        elif value is not None and name in TOO_LARGE:
+            found[name] = NotRecorded(TOO_LARGE[name])
+        else:
+            found[name] = recorded(value)
+    return found
+
+
+def _plain_options(options: Mapping[Any, Any]) -> dict[str, Argument]:
+    """The options that are small plain data; large ones are a cache's, which must not answer for the model again."""
+    plain = {name: recorded(value) for name, value in options.items() if isinstance(name, str)}
     return {
-        name: tensor[[first, first + batch // 2]]
-        if batch > 2 and len(tensor.shape) and len(tensor) == batch
-        else tensor.clone()
-        for name, tensor in tensors.items()
+        name: value
+        for name, value in plain.items()
+        if not any(isinstance(leaf, NotRecorded) for leaf in leaves(value))
+        and sum(tensor.numel() for tensor in tensors_of(value)) <= _LARGEST_OPTION
+        and not name.startswith("prefetch")  # how this run moves its weights
     }
 
 
+def _two_of_the_batch(entry: ModelInput, call: int) -> ModelInput:
+    """Copies with two images of the batch: with guidance, one of its parts has the prompt and the other none."""
+    batch = images_of(entry)
+    parts = max(2, parts_of(entry))
+    each = max(batch // parts, 1)
+    chosen = [call % each + part * each for part in range(parts)]
+
+    def chosen_of(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor[chosen] if batch > len(chosen) and tensor.dim() and len(tensor) == batch else tensor.clone()
+
+    return map_tensors(dict(entry), chosen_of)
+
+
 def _noise(entry: ModelInput) -> float:
-    return float(entry[TIMESTEP].float().mean()) if TIMESTEP in entry else 0.0
+    times = tensors_of(entry.get(TIMESTEP))
+    return float(times[0].float().mean()) if times else 0.0
 
 
 def _middles(items: Sequence[ModelInput], count: int) -> list[ModelInput]:

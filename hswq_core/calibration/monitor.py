@@ -1,4 +1,4 @@
-"""The dual monitor: forward hooks that measure every Linear and Conv2d of a torch module tree.
+"""The dual monitor: forward hooks that measure every Linear layer and convolution of a torch module tree.
 
 Sums stay on the model's device and are never read inside a step, so a GPU is not made to wait. They are
 turned into statistics once, when the run is over.
@@ -25,7 +25,7 @@ _FULL = 0.9
 
 
 def quantizable_layers(root: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
-    """The layers HSWQ can quantize, with their module paths: Linear and ungrouped Conv2d.
+    """The layers HSWQ can quantize, with their module paths: Linear, and convolutions that are not transposed.
 
     They are recognised by what they hold, not by class, since mixed-precision loaders bring their own
     Linear classes that are not a ``torch.nn.Linear``.
@@ -35,8 +35,8 @@ def quantizable_layers(root: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Mo
         if not isinstance(weight, torch.Tensor):
             continue
         linear = weight.dim() == 2 and hasattr(module, "in_features")
-        conv = weight.dim() == 4 and hasattr(module, "in_channels") and not getattr(module, "transposed", False)
-        if linear or (conv and getattr(module, "groups", 1) == 1):
+        conv = weight.dim() in (3, 4, 5) and hasattr(module, "in_channels") and hasattr(module, "kernel_size")
+        if linear or (conv and not getattr(module, "transposed", False)):
             yield name, module
 
 
@@ -144,7 +144,9 @@ class DualMonitor:
         if layer.sums is None:
             layer.device = x.device
             layer.sums = self._bank(layer).of(layer.name, layer.window)
-        channel = x.dim() - 3 if layer.is_conv else x.dim() - 1
+        if layer.spatial in (1, 3):
+            x, y = _as_image(x, layer.spatial), _as_image(y, layer.spatial)
+        channel = x.dim() - 3 if layer.spatial else x.dim() - 1
         rows = x.numel() // x.shape[channel] if x.numel() else 0
         leader = self._sharing.leader_of(layer, identity)
         if not layer.input_rows:
@@ -163,7 +165,7 @@ class DualMonitor:
     def _reservoir(self, layer: LayerState, rows: int) -> Reservoir | None:
         """An empty sample for a layer whose first call has ``rows`` rows."""
         size, expected = self._rows_per_layer, rows * self._expected_calls
-        if not size or not rows or (layer.is_conv and layer.window is None):
+        if not size or not rows or (layer.spatial and layer.window is None):
             return None
         before = self._earlier.layers.get(layer.name) if self._earlier else None
         if self._earlier and before and before.rows is not None and len(before.rows) >= _FULL * size:
@@ -188,3 +190,8 @@ class DualMonitor:
             layer.called = False
         for bank in self._banks.values():
             bank.fold()
+
+
+def _as_image(x: torch.Tensor, spatial: int) -> torch.Tensor:
+    """A sequence or a volume [..., C, *spatial] as what convolutions over images have: [..., C, 1, positions]."""
+    return x.flatten(-spatial).unsqueeze(-2)

@@ -32,10 +32,11 @@ class LayerState:
     def __init__(self, name: str, module: torch.nn.Module) -> None:
         weight: Any = module.weight
         self.name = name
-        self.is_conv = weight.dim() == 4
+        self.spatial = weight.dim() - 2
+        """Over how many dimensions it is a convolution; none for Linear."""
         self.shape = tuple(weight.shape)
-        self.channels = self.shape[1]
-        self.window = ConvWindow.of(module) if self.is_conv else None
+        self.channels = self.shape[1] * getattr(module, "groups", 1)
+        self.window = ConvWindow.of(module) if self.spatial else None
         self.device: torch.device | None = None
         self.sums: Accumulator | None = None
         self.leader = self
@@ -46,7 +47,7 @@ class LayerState:
 
     def can_lead(self, other: LayerState) -> bool:
         """Whether what this layer measures of an input is what the other would."""
-        return self.window == other.window and self.is_conv == other.is_conv and self.device == other.device
+        return self.window == other.window and self.spatial == other.spatial and self.device == other.device
 
 
 class SharedInputs:

@@ -58,6 +58,10 @@ class LayerStatistics:
         count, total, squares = self.output_sums.tolist()
         return max(0.0, squares / count - (total / count) ** 2)
 
+    def of_columns(self, values: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        """Values by input channel as values by channel of the weight: the mean over groups of a grouped convolution."""
+        return values if shape[1] == self.channels else values.unflatten(0, (-1, shape[1])).mean(0)
+
     def has_rows_for(self, shape: Sequence[int]) -> bool:
         """Whether there are input rows of the width of a weight of this shape."""
         return self.rows is not None and len(self.rows) > 0 and self.rows.shape[1] == math.prod(shape[1:])
@@ -67,8 +71,9 @@ class LayerStatistics:
 class Statistics:
     """What calibration measured of one model. A value: adding two gives a third.
 
-    ``noise_levels`` counts steps by tenths of the schedule, from clean to pure noise; ``inputs`` are some of the
-    model's own; ``left_out`` counts the runs that were measured but not added, by reason. ``source`` is the file that
+    ``partial_runs`` are those that handed their latent on to another model or took it over from one, as the experts of
+    Wan 2.2 do; ``noise_levels`` counts steps by tenths of the schedule, from clean to pure noise; ``inputs`` are
+    some of the model's own; ``left_out`` counts the runs that were measured but not added, by reason. ``source`` is the file that
     the model was loaded from ("LIST/NAME"), where it is known; ``patches`` a digest of what was put on top of its
     weights (LoRA, merges), empty for nothing.
     """
@@ -78,6 +83,7 @@ class Statistics:
     samples: int = 0
     steps: int = 0
     fingerprint: Fingerprint | None = None
+    partial_runs: int = 0
     samplers: frozenset[str] = field(default_factory=frozenset)
     noise_levels: tuple[int, ...] = (0,) * NOISE_BINS
     inputs: tuple[ModelInput, ...] = ()
@@ -101,6 +107,7 @@ class Statistics:
             samples=self.samples + other.samples,
             steps=self.steps + other.steps,
             fingerprint=self.fingerprint or other.fingerprint,
+            partial_runs=self.partial_runs + other.partial_runs,
             samplers=self.samplers | other.samplers,
             noise_levels=tuple(a + b for a, b in zip(self.noise_levels, other.noise_levels, strict=True)),
             inputs=join_inputs(self.inputs, other.inputs),

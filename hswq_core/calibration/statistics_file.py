@@ -9,7 +9,7 @@ same (to_q, to_k, to_v) store them once; ``hswq.shared_rows`` names the layer th
 
 ``<layer>.impact`` [P] float64 is the measured sensitivity, NaN where it was not measured; ``hswq.impact_of`` names
 the P purposes, a format and a rounding each, separated by ", ". The model's own inputs, recorded to measure on, are
-``inputs.<n>``; ``hswq.inputs`` lists each input's tensors by argument.
+``inputs.<n>``; ``hswq.inputs`` says what each call was made of (``inputs_file``).
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ from ..errors import StatisticsError, TargetError
 from ..files.dtypes import dtype_name, tensor_bytes
 from ..files.writer import CheckpointWriter, FileLayout
 from ..fingerprint import Fingerprint
+from .inputs_file import checked_inputs, stored_inputs
 from .statistics import NOISE_BINS, LayerStatistics, Statistics
 from .statistics_schema import (
     checked_impacts,
-    checked_inputs,
     checked_layer,
     checked_rows,
     counts_by_name,
     names_by_name,
     natural,
     naturals,
+    parsed,
     shapes_by_name,
     strings,
 )
@@ -104,17 +105,14 @@ def _content(statistics: Statistics) -> tuple[dict[str, torch.Tensor], dict[str,
         if layer.impacts:
             measured = [layer.impacts.get(purpose, math.nan) for purpose in purposes]
             tensors[f"{name}.impact"] = torch.tensor(measured, dtype=torch.float64)
-    inputs, named_inputs = [], {}
-    for entry in statistics.inputs:
-        keys = {k: named_inputs.setdefault(id(t), (f"inputs.{len(named_inputs)}", t))[0] for k, t in entry.items()}
-        inputs.append(keys)
-    tensors |= {key: tensor.contiguous() for key, tensor in named_inputs.values()}
-    return tensors, {
+    input_tensors, inputs = stored_inputs(statistics.inputs)
+    return tensors | input_tensors, {
         "hswq.kind": "statistics",
         "hswq.format_version": _FORMAT_VERSION,
         "hswq.runs": str(statistics.runs),
         "hswq.samples": str(statistics.samples),
         "hswq.steps": str(statistics.steps),
+        "hswq.partial_runs": str(statistics.partial_runs),
         "hswq.samplers": json.dumps(sorted(statistics.samplers)),
         "hswq.noise_levels": json.dumps(statistics.noise_levels),
         "hswq.inputs": json.dumps(inputs),
@@ -154,12 +152,13 @@ def _parse(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> Sta
         runs=natural(metadata, "hswq.runs"),
         samples=natural(metadata, "hswq.samples"),
         steps=natural(metadata, "hswq.steps"),
+        partial_runs=natural({"hswq.partial_runs": "0", **metadata}, "hswq.partial_runs"),
         fingerprint=Fingerprint.parse(
             metadata.get("hswq.model_fingerprint", ""), strings(metadata, "hswq.model_layers")
         ),
         samplers=frozenset(strings(metadata, "hswq.samplers")),
         noise_levels=naturals(metadata, "hswq.noise_levels", NOISE_BINS),
-        inputs=tuple(checked_inputs(metadata, tensors)),
+        inputs=tuple(checked_inputs(parsed(metadata, "hswq.inputs", []), tensors)),
         source=metadata.get("hswq.source", ""),
         patches=metadata.get("hswq.patches", ""),
         left_out=counts_by_name(metadata, "hswq.left_out"),

@@ -17,6 +17,16 @@ _LARGEST = 1e36
 _MEANS = ("importance", "second_moment", "mean")
 
 
+def parsed(metadata: Mapping[str, str], key: str, default: Any) -> Any:
+    """The JSON among the metadata, or the default where there is none."""
+    if key not in metadata:
+        return default
+    try:
+        return json.loads(metadata[key])
+    except RecursionError:
+        raise ValueError(f"{key} is nested too deeply") from None
+
+
 def natural(metadata: Mapping[str, str], key: str) -> int:
     """A count among the metadata."""
     text = metadata.get(key, "")
@@ -27,7 +37,7 @@ def natural(metadata: Mapping[str, str], key: str) -> int:
 
 def naturals(metadata: Mapping[str, str], key: str, length: int) -> tuple[int, ...]:
     """A list of counts; zeros where there is none."""
-    found = _json(metadata, key, [0] * length)
+    found = parsed(metadata, key, [0] * length)
     if not isinstance(found, list) or len(found) != length or not all(_is_count(value) for value in found):
         raise ValueError(f"{key} is no list of {length} counts")
     return tuple(found)
@@ -35,49 +45,34 @@ def naturals(metadata: Mapping[str, str], key: str, length: int) -> tuple[int, .
 
 def strings(metadata: Mapping[str, str], key: str) -> list[str]:
     """A list of names."""
-    found = _json(metadata, key, [])
+    found = parsed(metadata, key, [])
     if not isinstance(found, list) or not all(isinstance(value, str) for value in found):
         raise ValueError(f"{key} is no list of names")
     return found
 
 
 def counts_by_name(metadata: Mapping[str, str], key: str) -> dict[str, int]:
-    found = _json(metadata, key, {})
+    found = parsed(metadata, key, {})
     if not isinstance(found, dict) or not all(_is_count(value) for value in found.values()):
         raise ValueError(f"{key} is no table of counts")
     return found
 
 
 def names_by_name(metadata: Mapping[str, str], key: str) -> dict[str, str]:
-    found = _json(metadata, key, {})
+    found = parsed(metadata, key, {})
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         raise ValueError(f"{key} is no table of names")
     return found
 
 
 def shapes_by_name(metadata: Mapping[str, str], key: str) -> dict[str, tuple[int, ...]]:
-    found = _json(metadata, key, {})
+    found = parsed(metadata, key, {})
     if not isinstance(found, dict):
         raise ValueError(f"{key} is no table of shapes")
     for shape in found.values():
         if not isinstance(shape, list) or len(shape) > 8 or not all(_is_count(size) for size in shape):
             raise ValueError(f"{key} is no table of shapes")
     return {name: tuple(shape) for name, shape in found.items()}
-
-
-def checked_inputs(metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-    """The model's own inputs by argument."""
-    found = _json(metadata, "hswq.inputs", [])
-    if not isinstance(found, list):
-        raise ValueError("hswq.inputs is no list")
-    done = []
-    for entry in found:
-        if not isinstance(entry, dict) or not all(isinstance(k, str) and k in tensors for k in entry.values()):
-            raise ValueError("hswq.inputs names tensors that are not there")
-        if not all(_finite(tensors[key]) for key in entry.values()):
-            raise ValueError("an input of the model holds NaN or infinity")
-        done.append({argument: tensors[key] for argument, key in entry.items()})
-    return done
 
 
 def checked_layer(name: str, tensors: Mapping[str, torch.Tensor]) -> tuple[int, torch.Tensor, torch.Tensor]:
@@ -131,15 +126,6 @@ def checked_impacts(name: str, tensors: Mapping[str, torch.Tensor], purposes: li
     if not all(0 <= value < math.inf for value in measured.values()):
         raise ValueError(f"{name}: an impact is negative or infinite")
     return measured
-
-
-def _json(metadata: Mapping[str, str], key: str, default: Any) -> Any:
-    if key not in metadata:
-        return default
-    try:
-        return json.loads(metadata[key])
-    except RecursionError:
-        raise ValueError(f"{key} is nested too deeply") from None
 
 
 def _is_count(value: object) -> bool:

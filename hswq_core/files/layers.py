@@ -13,11 +13,13 @@ from ..grids import E4M3, INT8
 from .dtypes import is_float
 from .source import TensorInfo, TensorSource
 
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "")
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.model.", "model.", "net.", "")
 """Where the diffusion model may begin, most specific first."""
 
 WEIGHT = ".weight"
 FP8_DTYPES = ("F8_E4M3", "F8_E5M2")
+LAYER_DIMENSIONS = frozenset({2, 3, 4, 5})
+"""Of weights: Linear, and convolutions over one, two or three dimensions."""
 QUANTIZED_DTYPES = (*FP8_DTYPES, "I8")
 """What the weights of quantized layers are; integers mean nothing without a scale."""
 MARKERS = (".comfy_quant", ".input_scale", ".scale_input")
@@ -72,7 +74,7 @@ def check_scales(source: TensorSource, prefix: str) -> None:
             orphan = suffix != ".scale"  # a norm has a parameter of this name, and no weight
         else:
             # Layers quantized to other types have scales, too.
-            orphan = is_float(beside.dtype) and len(beside.shape) in (2, 4)
+            orphan = is_float(beside.dtype) and len(beside.shape) in LAYER_DIMENSIONS
             orphan = orphan and (suffix != ".scale" or math.prod(info.shape) in (1, beside.shape[0]))
         if orphan:
             raise CheckpointError(f"the scale {key} belongs to no quantized weight", where=source.path, remedy=remedy)
@@ -99,13 +101,13 @@ def checked_scale(name: str, scale: torch.Tensor, shape: tuple[int, ...], where:
 
 
 def layer_weights(source: TensorSource, prefix: str) -> dict[str, TensorInfo]:
-    """The weights of Linear and Conv2d layers under the prefix, by layer: 2-D and 4-D, float or quantized."""
+    """The weights of Linear layers and convolutions under the prefix, by layer, float or quantized."""
     return {
         key[len(prefix) : -len(WEIGHT)]: info
         for key, info in source.tensors.items()
         if key.startswith(prefix)
         and key.endswith(WEIGHT)
-        and len(info.shape) in (2, 4)
+        and len(info.shape) in LAYER_DIMENSIONS
         and (is_float(info.dtype) or info.dtype in QUANTIZED_DTYPES)
     }
 
@@ -129,8 +131,9 @@ def find_prefix(source: TensorSource, layers: Iterable[str] | None = None) -> st
     if not found[best]:
         raise CheckpointError(
             "no layer of the diffusion model was found in this file"
-            + ("" if layers is None else ", or the statistics are of another model"),
+            + ("" if layers is None else " by the names that it had when it was calibrated"),
             where=source.path,
-            remedy="Choose the checkpoint that was calibrated",
+            remedy="Choose the checkpoint that was calibrated. Files whose tensors ComfyUI renames, such as those of "
+            "diffusers, are quantized in ComfyUI, by HSWQ Quantize",
         )
     return best

@@ -137,6 +137,8 @@ class _Draft:
             return "empty"
         if len(info.shape) not in self._form.dimensions:
             return f"no {self._form.name} format for convolutions"
+        if self._statistics is None and len(info.shape) == 3:
+            return "may be no convolution: calibration tells"
         if self._statistics is not None and name not in self._statistics.layers:
             return "never ran during calibration"
         if stray := stray_tensor(self._source.tensors, self._prefix + name):

@@ -20,11 +20,14 @@ _PART = re.compile(r"-\d{5}-of-\d{5}\.")
 def check_model(source: TensorSource, prefix: str, weights: dict[str, TensorInfo], statistics: Statistics) -> None:
     """Errors: StatisticsError when the statistics are of another model than the source's."""
     remedy = "Choose the checkpoint that was calibrated, or calibrate this one"
+    renamed = " (ComfyUI may name its layers otherwise than this file; HSWQ Quantize in ComfyUI takes either)"
     for name, layer in statistics.layers.items():
         info = weights.get(name)
-        if info is None or info.shape[1] != layer.channels:
+        if info is None or (info.shape != layer.shape and info.shape[1] != layer.channels):
             have = (
-                "is not in this file" if info is None else f"takes {info.shape[1]} channels here, not {layer.channels}"
+                f"is not in this file{renamed}"
+                if info is None
+                else f"takes {info.shape[1]} channels here, not {layer.channels}"
             )
             raise StatisticsError(
                 f"the statistics are of another model: layer {name} {have}", where=source.path, remedy=remedy
@@ -93,6 +96,16 @@ def holds_model_of(source: TensorSource, statistics: Statistics) -> bool:
     except (CheckpointError, StatisticsError):
         return False
     return all(is_float(weights[name].dtype) for name in statistics.layers)
+
+
+def names_differ(source: TensorSource, statistics: Statistics) -> bool:
+    """Whether layers that were calibrated are not in the source by their names: it may be another model, or be named
+    by other rules than ComfyUI's modules."""
+    try:
+        weights = layer_weights(source, find_prefix(source, statistics.layers))
+    except CheckpointError:
+        return True
+    return any(name not in weights for name in statistics.layers)
 
 
 def fingerprint_of(source: TensorSource, prefix: str, layers: Iterable[str]) -> Fingerprint:

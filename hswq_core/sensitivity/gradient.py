@@ -14,19 +14,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.nn.grad import conv2d_input
+from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 
-from ..calibration.model_inputs import ModelInput
+from ..calibration.arguments import map_tensors
+from ..calibration.model_inputs import ModelInput, images_of
 from ..progress import Progress, no_progress
 from .differentiable import NotDifferentiableError, differentiable, ordinary
 from .exact import ImpactMeter
-from .model_calls import batched, call, on_device, through
+from .model_calls import batched, call, latent_size, on_device, through
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 """Gives what rounding adds to a weight: dW, in float32, of the shape of the weight that it is given."""
 WeightOf = Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]
 """Gives a layer's weight as it is computed with, in the type and on the device of a tensor."""
 
+_INPUT_GRADIENTS = {3: conv1d_input, 4: conv2d_input, 5: conv3d_input}
 _VECTORS = 64
 """Random vectors in all, for inputs of two images: 128 estimates of each layer, and a standard error of an eighth."""
 _KEEP = 1 << 15
@@ -66,7 +68,7 @@ class GradientMeter:
     ) -> None:
         self._root, self._options, self._weight_of, self._device = root, options, weight_of, device
         self._batches = batched(inputs, _KEEP)
-        self._images = sum(len(batch["0"]) for batch in self._batches)
+        self._images = sum(images_of(batch) for batch in self._batches)
         self.passes = max(len(self._batches), math.ceil(_VECTORS * 2 * len(self._batches) / max(1, self._images)))
         self._random = torch.Generator().manual_seed(seed)
 
@@ -87,7 +89,7 @@ class GradientMeter:
             name: _LayerTap(module, changes[name], self._weight_of, len(self._batches))
             for name, module in layers.items()
         }
-        recompute = max(batch["0"].numel() for batch in self._batches) > _KEEP
+        recompute = max(latent_size(batch) for batch in self._batches) > _KEEP
         by_module = {module: taps[name] for name, module in layers.items()}
         try:
             with differentiable(self._root, by_module, recompute=recompute):
@@ -124,7 +126,7 @@ class GradientMeter:
         """Backward passes from one batch of inputs, each with a random vector of its own."""
         if not passes:
             return
-        entry = {name: ordinary(value) for name, value in on_device(self._device, self._batches[number]).items()}
+        entry = map_tensors(dict(on_device(self._device, self._batches[number])), ordinary)
         output = call(self._root, entry, self._options)
         energy = output.detach().float().flatten(1).square().sum(1)
         for each in range(passes):
@@ -143,7 +145,7 @@ class GradientMeter:
         count = max(1, len(self._batches) * _CHECKED // max(self._images, _CHECKED))
         chosen = [(2 * i + 1) * len(self._batches) // (2 * count) for i in range(count)]
         exact = ImpactMeter(self._root, [self._batches[i] for i in chosen], self._device, self._options)
-        images = sum(len(self._batches[i]["0"]) for i in chosen)
+        images = sum(images_of(self._batches[i]) for i in chosen)
         ranked = sorted(taps, key=lambda tap: -sum(tap.effects()))
         moved = [tap for tap in ranked if sum(tap.effects())]
         if not moved:
@@ -217,4 +219,5 @@ def _backward(module: Any, gradient: torch.Tensor, weight: torch.Tensor, x: torc
     """The gradient at a layer's input."""
     if weight.dim() == 2:
         return gradient @ weight
-    return conv2d_input(x.shape, weight, gradient, module.stride, module.padding, module.dilation, module.groups)
+    backward: Any = _INPUT_GRADIENTS[weight.dim()]
+    return backward(x.shape, weight, gradient, module.stride, module.padding, module.dilation, module.groups)

@@ -7,47 +7,64 @@ from typing import Any
 
 import torch
 
-from ..calibration.model_inputs import TIMESTEP, ModelInput
+from ..calibration.arguments import joined, map_tensors, tensors_of
+from ..calibration.model_inputs import LATENT, OPTIONS, ModelInput, images_of, not_recorded, parts_of
 
 TOGETHER = 1 << 17
 """Latent elements that are run together: one input of SDXL's at 1024 x 1024, many of a small model's."""
+_CONVOLUTIONS = {
+    3: torch.nn.functional.conv1d,
+    4: torch.nn.functional.conv2d,
+    5: torch.nn.functional.conv3d,
+}
 
 
 def call(root: torch.nn.Module, entry: ModelInput, options: Mapping[str, Any]) -> torch.Tensor:
-    """The model's output for a kept input. Args: options: more keyword arguments."""
-    positional = [entry[str(i)] for i in range(sum(name.isdigit() for name in entry))]
-    named = {name: tensor for name, tensor in entry.items() if not name.isdigit()}
-    return root(*positional, **named, **options)
+    """The model's output for a kept input, [B, ...].
+
+    Args:
+        options: more keyword arguments; the host's options among them are added to those that were kept.
+    """
+    kept = {name: value for name, value in entry.items() if name not in not_recorded(entry)}
+    positional = [kept.pop(str(i)) for i in range(sum(name.isdigit() for name in kept))]
+    if isinstance(kept.get(OPTIONS), dict) and OPTIONS in options:
+        options = {**options, OPTIONS: {**kept[OPTIONS], **options[OPTIONS]}}
+    output = root(*positional, **{**kept, **options})
+    if isinstance(output, torch.Tensor):
+        return output
+    return torch.cat([part.flatten(1) for part in tensors_of(output)], 1)  # of video and sound
+
+
+def latent_size(entry: ModelInput) -> int:
+    """Elements of the latent."""
+    return sum(tensor.numel() for tensor in tensors_of(entry[LATENT]))
 
 
 def through(module: Any, x: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
     """What a change of a layer's weight adds to its output."""
     if change.dim() == 2:
         return torch.nn.functional.linear(x, change.to(x))
-    return torch.nn.functional.conv2d(x, change.to(x), None, module.stride, module.padding, module.dilation)
+    convolve: Any = _CONVOLUTIONS[change.dim()]
+    return convolve(x, change.to(x), None, module.stride, module.padding, module.dilation, module.groups)
 
 
 def on_device(device: torch.device, batch: ModelInput) -> ModelInput:
     """The same input, where the model runs."""
-    return {name: tensor.to(device) for name, tensor in batch.items()}
+    return map_tensors(dict(batch), lambda tensor: tensor.to(device))
 
 
 def batched(inputs: Sequence[ModelInput], together: int = TOGETHER) -> list[ModelInput]:
-    """Inputs of one shape joined along their first dimension, up to so many elements of the latent."""
+    """Inputs of one kind joined along their first dimension, up to so many elements of the latent."""
     groups: list[list[ModelInput]] = []
+    batches: list[ModelInput] = []
     for entry in inputs:
-        last = groups[-1] if groups else None
-        if last and _alike(last[0], entry) and (len(last) + 1) * entry["0"].numel() <= together:
-            last.append(entry)
-        else:
-            groups.append([entry])
-    return [{name: torch.cat([entry[name] for entry in group]) for name in group[0]} for group in groups]
-
-
-def _alike(a: ModelInput, b: ModelInput) -> bool:
-    batch = len(a["0"])
-    return (
-        a.keys() == b.keys()
-        and TIMESTEP in a
-        and all(a[k].dim() and a[k].shape == b[k].shape and len(a[k]) == batch and a[k].dtype == b[k].dtype for k in a)
-    )
+        if groups and (len(groups[-1]) + 1) * latent_size(entry) <= together:
+            try:
+                batches[-1] = joined([dict(each) for each in (*groups[-1], entry)], images_of(entry), parts_of(entry))
+                groups[-1].append(entry)
+                continue
+            except ValueError:
+                pass
+        groups.append([entry])
+        batches.append(entry)
+    return batches

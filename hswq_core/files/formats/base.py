@@ -16,7 +16,7 @@ class Format:
 
     Attributes:
         scaling: whether codes are multiplied by a scale, and for what each scale is.
-        dimensions: the weights it can hold: 2 is Linear, 4 is Conv2d.
+        dimensions: of the weights that it can hold: 2 is Linear, 3 to 5 are convolutions.
         per_channel: whether a reader of the format takes a scale for each output channel.
         side_tensors: what stands beside ``L.weight``, given ``L`` and the scale (float32 [1], or [C_out]).
         grid: what ``L.weight`` is rounded to.

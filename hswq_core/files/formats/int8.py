@@ -1,7 +1,7 @@
 """Integers: ``L.weight`` is I8, symmetric, with ``L.weight_scale``, F32 [C_out, 1]; W = W8 * scale.
 
-``int8`` holds Linear and Conv2d layers for HSWQ Loader. ``comfy-int8`` holds Linear layers as ComfyUI's own loaders
-read them from version 0.27 on; they then quantize the layers' inputs, too.
+``int8`` holds Linear layers and convolutions for HSWQ Loader. ``comfy-int8`` holds Linear layers as ComfyUI's own
+loaders read them from version 0.27 on; they then quantize the layers' inputs, too.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from ...grids import INT8
+from ..layers import LAYER_DIMENSIONS
 from .base import Format
 
 _DESCRIPTION = json.dumps({"format": "int8_tensorwise"}).encode("ascii")
@@ -37,7 +38,7 @@ def _refuse(linear: Sequence[str]) -> dict[str, str]:
 
 
 INT8_FORMAT = Format(
-    "int8", scaling="channel", dimensions=frozenset({2, 4}), per_channel=True, side_tensors=_scale, grid=INT8,
+    "int8", scaling="channel", dimensions=LAYER_DIMENSIONS, per_channel=True, side_tensors=_scale, grid=INT8,
     header=_refuse,
 )  # fmt: skip
 COMFY_INT8 = Format(

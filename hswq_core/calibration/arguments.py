@@ -1,0 +1,96 @@
+"""What a model is called with, as plain data: tensors, numbers, text, and lists, tuples and tables of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+
+from ..files.dtypes import TORCH_DTYPES
+
+Argument: TypeAlias = Any
+"""A tensor, number, text, ``None``, ``NotRecorded``, or a list, tuple or dict (by text) of arguments."""
+_DTYPES = frozenset(TORCH_DTYPES.values())
+_DEEPEST = 8
+
+
+@dataclass(frozen=True)
+class NotRecorded:
+    """Stands where there was something that is no plain data. Attributes: kind: what it was."""
+
+    kind: str
+
+
+def recorded(value: object, depth: int = 0) -> Argument:
+    """The same as plain data, its tensors detached but not copied; what is none becomes ``NotRecorded``."""
+    if isinstance(value, torch.Tensor):
+        plain = value.dtype in _DTYPES and value.layout == torch.strided
+        return value.detach() if plain else NotRecorded(f"a tensor of {value.dtype}")
+    if value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if depth < _DEEPEST:
+        if type(value) in (list, tuple):
+            return type(value)(recorded(each, depth + 1) for each in value)  # type: ignore[call-arg,attr-defined]
+        if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+            return {key: recorded(each, depth + 1) for key, each in value.items()}
+    return NotRecorded(type(value).__name__)
+
+
+def map_tensors(value: Argument, change: Callable[[torch.Tensor], torch.Tensor]) -> Argument:
+    """The same with every tensor changed."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(map_tensors(each, change) for each in value)
+    if isinstance(value, dict):
+        return {key: map_tensors(each, change) for key, each in value.items()}
+    return value
+
+
+def leaves(value: Argument) -> Iterator[Argument]:
+    """Everything in it that is no list, tuple or dict."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            yield from leaves(each)
+    else:
+        yield value
+
+
+def tensors_of(value: Argument) -> list[torch.Tensor]:
+    """Its tensors, in order."""
+    return [leaf for leaf in leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def joined(values: list[Argument], batch: int, parts: int) -> Argument:
+    """Arguments of as many calls as one call's: tensors that have the batch as their first dimension one after another.
+
+    Args:
+        batch: images of each call, in so many parts (prompt and negative prompt); a part of all calls is together.
+
+    Errors: ValueError when what has no batch is not the same in all calls.
+    """
+    first = values[0]
+    if any(type(each) is not type(first) for each in values):
+        raise ValueError("of different types")
+    if isinstance(first, torch.Tensor):
+        if any(each.shape != first.shape or each.dtype != first.dtype for each in values):
+            raise ValueError("of different shapes")
+        if first.dim() and len(first) == batch:
+            return torch.cat([each.unflatten(0, (parts, batch // parts)) for each in values], 1).flatten(0, 1)
+        same = all(torch.equal(each, first) for each in values[1:])
+    elif isinstance(first, (list, tuple)):
+        return type(first)(joined(list(each), batch, parts) for each in zip(*values, strict=True))
+    elif isinstance(first, dict):
+        if any(each.keys() != first.keys() for each in values):
+            raise ValueError("of different keys")
+        return {key: joined([each[key] for each in values], batch, parts) for key in first}
+    else:
+        same = all(each == first for each in values[1:])
+    if not same:
+        raise ValueError("of different values")
+    return first
