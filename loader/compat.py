@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import comfy.model_management
@@ -92,6 +92,32 @@ def weight_in_use(module: Any, like: torch.Tensor) -> torch.Tensor:
 def differentiable_attention() -> dict[str, Any]:
     """Transformer options with which attention is torch's own: some of the faster kernels have no backward pass."""
     return {"optimized_attention_override": lambda _chosen, *args, **kwargs: attention_pytorch(*args, **kwargs)}
+
+
+@contextlib.contextmanager
+def differentiable_operations() -> Iterator[None]:
+    """Meanwhile ComfyUI computes as it does in training, and by plain torch where its kernels have no backward pass."""
+    with contextlib.ExitStack() as undo:
+        for owner, name, value in (
+            (comfy.model_management, "in_training", True),
+            (comfy.quant_ops, "ck", _PlainKernels(getattr(comfy.quant_ops, "ck", None))),
+        ):
+            if hasattr(owner, name):
+                undo.callback(setattr, owner, name, getattr(owner, name))
+                setattr(owner, name, value)
+        yield
+
+
+class _PlainKernels:
+    """ComfyUI's kernels, with its own plain versions of those that rotate and normalize."""
+
+    def __init__(self, kernels: Any) -> None:
+        self._kernels = kernels
+        self._plain = getattr(getattr(kernels, "backends", None), "eager", None)
+
+    def __getattr__(self, name: str) -> Any:
+        plain = getattr(self._plain, name, None) if name.startswith(("apply_rope", "rms_", "adaln")) else None
+        return getattr(self._kernels, name) if plain is None else plain
 
 
 def exact_patching(load: Callable[..., Any]) -> dict[str, Any]:

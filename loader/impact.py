@@ -21,7 +21,7 @@ from ..hswq_core.sensitivity.differentiable import NotDifferentiableError
 from ..hswq_core.sensitivity.exact import ImpactMeter
 from ..hswq_core.sensitivity.gradient import GradientMeter
 from ..hswq_core.sensitivity.rounding_change import rounding_change
-from .compat import differentiable_attention, weight_in_use
+from .compat import differentiable_attention, differentiable_operations, weight_in_use
 from .weights import patched_weights
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,8 @@ def _by_gradient(
     for number, name in enumerate(layers):
         progress(number, whole)
         changes[name] = change_of(name)
-    return meter.impacts(layers, changes, lambda done, _passes: progress(len(layers) + done, whole))
+    with differentiable_operations():
+        return meter.impacts(layers, changes, lambda done, _passes: progress(len(layers) + done, whole))
 
 
 def _check_inputs(statistics: Statistics) -> None:

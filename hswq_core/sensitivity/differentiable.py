@@ -9,10 +9,12 @@ beside it: blocks are computed twice instead of kept.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Protocol
 
 import torch
+from torch.autograd.graph import allow_mutation_on_saved_tensors
 from torch.utils.checkpoint import checkpoint
 
 _BLOCK = (2, 16)
@@ -48,14 +50,19 @@ def differentiable(
 
     Yields: a scalar that all gradients lead to; its own is of no use.
     """
-    with contextlib.ExitStack() as undo, torch.inference_mode(False), torch.enable_grad():
+    with (
+        contextlib.ExitStack() as undo,
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        allow_mutation_on_saved_tensors(),  # models made for inference change tensors in place
+    ):
         anchor = torch.zeros((), requires_grad=True)
         _alias_inference_tensors(root, undo)
         for module, tap in taps.items():
             _replace_forward(module, _tapped(module.forward, tap, anchor), undo)
         if recompute:
             for block in _blocks(root, taps):
-                _replace_forward(block, _computed_twice(block.forward), undo)
+                _replace_forward(block, _computed_twice(block.forward, anchor), undo)
         yield anchor
 
 
@@ -64,7 +71,8 @@ class _Tapped(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, _anchor: torch.Tensor, forward: Any, tap: Tap) -> torch.Tensor:
         ctx.save_for_backward(x)
         ctx.tap, ctx.memory = tap, {}
-        return forward(x)
+        y = forward(x)
+        return y.clone() if y._is_view() else y  # what follows may change it in place, which views from here forbid
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
@@ -80,16 +88,54 @@ def _tapped(forward: Callable[..., Any], tap: Tap, anchor: torch.Tensor) -> Call
     return tapped
 
 
-def _computed_twice(forward: Callable[..., Any]) -> Callable[..., Any]:
+def _computed_twice(forward: Callable[..., Any], anchor: torch.Tensor) -> Callable[..., Any]:
     def run_twice(*args: Any, **kwargs: Any) -> Any:
-        given = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
-        before = [tensor._version for tensor in given]
-        result = checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
-        if [tensor._version for tensor in given] != before:
-            raise NotDifferentiableError("a block changes its input in place")
-        return result
+        tensors: list[torch.Tensor] = []
+        layout = _without_tensors((args, kwargs), tensors)
+
+        def run(_anchor: torch.Tensor, *given: torch.Tensor) -> Any:
+            # Copies: what a block changes in place would be changed already when it is computed again.
+            again_args, again_kwargs = _with_tensors(layout, [tensor.clone() for tensor in given])
+            result = forward(*again_args, **again_kwargs)
+            if not isinstance(result, (torch.Tensor, tuple)):
+                raise NotDifferentiableError(f"a block gives a {type(result).__name__}")
+            return result
+
+        return checkpoint(run, anchor, *tensors, use_reentrant=True, preserve_rng_state=False)
 
     return run_twice
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor was."""
+
+    number: int
+
+
+def _without_tensors(value: Any, tensors: list[torch.Tensor]) -> Any:
+    """The arguments with places instead of tensors, which are collected: gradients only go through those."""
+    if isinstance(value, torch.Tensor):
+        tensors.append(value)
+        return _Place(len(tensors) - 1)
+    return _rebuilt(value, lambda each: _without_tensors(each, tensors))
+
+
+def _with_tensors(value: Any, tensors: Sequence[torch.Tensor]) -> Any:
+    if isinstance(value, _Place):
+        return tensors[value.number]
+    return _rebuilt(value, lambda each: _with_tensors(each, tensors))
+
+
+def _rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:
+    """The same container with its contents changed."""
+    if type(value) in (list, tuple):
+        return type(value)(change(each) for each in value)
+    if type(value) is dict:
+        return {key: change(each) for key, each in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: change(getattr(value, field.name)) for field in fields(value)})
+    return value
 
 
 def _replace_forward(module: torch.nn.Module, forward: Callable[..., Any], undo: contextlib.ExitStack) -> None:

@@ -1,0 +1,159 @@
+"""One family's whole path: calibrate, measure, quantize in every mode, load with ours and with ComfyUI's own.
+
+    python -m tests.families.whole_path --comfyui DIR [--families NAME ...] [--json FILE]
+
+For every family: whether sampling while calibrating gives the same latent to the bit; how well gradients rank the
+layers as measuring one after another does; and by mode, how far the output of the loaded file is from that of the same
+weights, dequantized, in a file of its own, relative to its size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import inprocess_comfy
+from tests.families.catalogue import FAMILIES, Family
+
+STEPS = 4
+MODES = ("v1", "v2", "comfy", "int8", "comfy-int8")
+IN_STOCK = ("comfy", "comfy-int8")
+"""Modes that ComfyUI's own loader holds as they are; its V1 turns kept layers to FP8, too."""
+
+
+def examine(family: Family, folder: Path) -> dict[str, Any]:
+    """Figures of one family. Errors: whatever a user would meet."""
+    from hswq.hswq_core.calibration.session import CalibrationSession  # type: ignore[import-not-found]
+    from hswq.hswq_core.files.checkpoint import CheckpointReader  # type: ignore[import-not-found]
+    from hswq.loader.calibrate import calibrated_clone, model_fingerprint  # type: ignore[import-not-found]
+    from hswq.loader.load import load_diffusion_model  # type: ignore[import-not-found]
+
+    from tests.families import building
+
+    original = folder / "original.safetensors"
+    building.write(family, original)
+    with building.detected(family):
+        model, _ = load_diffusion_model(original)
+        session = CalibrationSession.open(folder / "session.safetensors", model_fingerprint(model))
+        plain = _sample(model, family)
+        calibrated = _sample(calibrated_clone(model, session, 64), family)
+        statistics = session.statistics
+        impacts, rank = _impacts(model, statistics)
+        statistics = statistics.with_impacts(impacts, "v2 nearest")
+        inputs = statistics.probes(2)
+        found: dict[str, Any] = {
+            "layers": len(statistics.layers),
+            "bit-identical": torch.equal(plain, calibrated),
+            "rank": rank,
+        }
+        for mode in MODES:
+            with CheckpointReader(original) as reader:
+                target = folder / f"{mode}.safetensors"
+                found[mode] = _compare(mode, reader, target, statistics, inputs, load_diffusion_model)
+    return found
+
+
+def _sample(model: Any, family: Family) -> torch.Tensor:
+    from hswq.loader.sample import sample  # type: ignore[import-not-found]
+
+    from tests.families import building
+
+    return sample(
+        model, building.conditioning(family, 0), building.conditioning(family, 1), torch.zeros(1, *family.latent),
+        steps=STEPS, cfg=family.cfg, sampler="euler", scheduler="normal", seed=1,
+    )  # fmt: skip
+
+
+def _impacts(model: Any, statistics: Any) -> tuple[dict[str, float], float]:
+    """Impacts by gradients, and their rank correlation with the exact ones."""
+    from hswq.hswq_core.files.formats import V2  # type: ignore[import-not-found]
+    from hswq.loader.impact import measure_impacts  # type: ignore[import-not-found]
+
+    def measured(method: str, probes: int) -> dict[str, float]:
+        layers = sorted(statistics.layers)
+        options = {"form": V2, "rounding": "nearest", "probes": probes, "progress": lambda *_: None}
+        return dict(measure_impacts(model, statistics, layers, method=method, **options))
+
+    gradient, exact = measured("gradient", 4), measured("exact", 8)
+    order = [torch.tensor([impacts[name] for name in sorted(exact)]).argsort().argsort() for impacts in (gradient, exact)]
+    return gradient, float(torch.corrcoef(torch.stack(order).double())[0, 1])
+
+
+def _compare(mode: str, reader: Any, target: Path, statistics: Any, inputs: Any, load: Any) -> dict[str, float]:
+    import comfy.sd
+    from hswq.hswq_core import convert, quantize  # type: ignore[import-not-found]
+
+    report = quantize(reader, target, statistics, mode=mode, keep_ratio=0.1, selection="measured")
+    plain = target.with_name(f"{mode}-plain.safetensors")
+    _dequantized(target, plain)
+    expected = _outputs(load(plain)[0], inputs)
+    found = {"quantized": report.quantized_layers, "ours": _distance(_outputs(load(target)[0], inputs), expected)}
+    found["original"] = _distance(_outputs(load(reader.path)[0], inputs), expected)
+    if mode in IN_STOCK:
+        stock = comfy.sd.load_diffusion_model(str(target))
+        found["stock"] = _distance(_outputs(stock, inputs), expected)
+    return found
+
+
+def _dequantized(path: Path, target: Path) -> None:
+    """The file with plain weights, W8 * S in float32, by nothing of ours."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(path)
+    for key in [key for key, tensor in tensors.items() if tensor.dtype in (torch.float8_e4m3fn, torch.int8)]:
+        stem = key.removesuffix("weight")
+        scale = next((tensors.pop(stem + end) for end in ("scale", "weight_scale") if stem + end in tensors), None)
+        weight = tensors[key].float()
+        if scale is not None:
+            weight *= scale.reshape(-1, *[1] * (weight.dim() - 1)) if scale.numel() > 1 else scale
+        tensors[key] = weight
+    save_file({k: v for k, v in tensors.items() if not k.endswith(".comfy_quant")}, target)
+
+
+def _outputs(model: Any, inputs: Any) -> list[torch.Tensor]:
+    import comfy.model_management
+    from hswq.hswq_core.sensitivity.model_calls import call  # type: ignore[import-not-found]
+
+    comfy.model_management.load_models_gpu([model])
+    return [call(model.model.diffusion_model, entry, {"transformer_options": {}}).float() for entry in inputs]
+
+
+def _distance(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+    pairs = zip(found, expected, strict=True)
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
+
+
+def main() -> None:
+    parser = inprocess_comfy.parser(__doc__)
+    parser.add_argument("--families", nargs="*", default=list(FAMILIES))
+    parser.add_argument("--json", type=Path)
+    arguments: argparse.Namespace = parser.parse_args()
+    inprocess_comfy.start(arguments.comfyui)
+    logging.getLogger().setLevel(logging.WARNING)
+    from tests.families import building
+
+    results: dict[str, Any] = {}
+    for name in arguments.families:
+        if not building.known(FAMILIES[name]):
+            results[name] = {"unknown": True}
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                results[name] = examine(FAMILIES[name], Path(folder))
+            except Exception as error:
+                traceback.print_exc()
+                results[name] = {"error": f"{type(error).__name__}: {error}"}
+        print(name, json.dumps(results[name]), flush=True)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(results, indent=1), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
