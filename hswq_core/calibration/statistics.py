@@ -72,9 +72,9 @@ class Statistics:
     """What calibration measured of one model. A value: adding two gives a third.
 
     ``partial_runs`` are those that handed their latent on to another model or took it over from one, as the experts of
-    Wan 2.2 do; ``noise_levels`` counts steps by tenths of the schedule, from clean to pure noise; ``inputs`` are
-    some of the model's own; ``left_out`` counts the runs that were measured but not added, by reason. ``source`` is the file that
-    the model was loaded from ("LIST/NAME"), where it is known; ``patches`` a digest of what was put on top of its
+    Wan 2.2 do; ``noise_levels`` counts steps by tenths of the schedule, from clean to pure noise; ``inputs`` are some
+    of the model's own; ``left_out`` counts the runs that were measured but not added, by reason. ``source`` is the file
+    that the model was loaded from ("LIST/NAME"), where it is known; ``patches`` a digest of what was put on top of its
     weights (LoRA, merges), empty for nothing.
     """
 

@@ -41,12 +41,14 @@ class NotDifferentiableError(Exception):
 
 @contextlib.contextmanager
 def differentiable(
-    root: torch.nn.Module, taps: Mapping[torch.nn.Module, Tap], *, recompute: bool
+    root: torch.nn.Module, taps: Mapping[torch.nn.Module, Tap], *, recompute: bool, in_place: bool
 ) -> Iterator[torch.Tensor]:
     """Meanwhile every output of a tapped layer has a gradient, and a backward pass calls the taps.
 
     Args:
         recompute: compute blocks twice instead of keeping their activations.
+        in_place: allow that the model changes tensors in place, as many do that are made for inference. It costs time;
+            without it, such models raise RuntimeError.
 
     Yields: a scalar that all gradients lead to; its own is of no use.
     """
@@ -54,7 +56,7 @@ def differentiable(
         contextlib.ExitStack() as undo,
         torch.inference_mode(False),
         torch.enable_grad(),
-        allow_mutation_on_saved_tensors(),  # models made for inference change tensors in place
+        allow_mutation_on_saved_tensors() if in_place else contextlib.nullcontext(),
     ):
         anchor = torch.zeros((), requires_grad=True)
         _alias_inference_tensors(root, undo)
@@ -62,7 +64,7 @@ def differentiable(
             _replace_forward(module, _tapped(module.forward, tap, anchor), undo)
         if recompute:
             for block in _blocks(root, taps):
-                _replace_forward(block, _computed_twice(block.forward, anchor), undo)
+                _replace_forward(block, _computed_twice(block.forward, anchor, in_place=in_place), undo)
         yield anchor
 
 
@@ -88,15 +90,19 @@ def _tapped(forward: Callable[..., Any], tap: Tap, anchor: torch.Tensor) -> Call
     return tapped
 
 
-def _computed_twice(forward: Callable[..., Any], anchor: torch.Tensor) -> Callable[..., Any]:
+def _computed_twice(forward: Callable[..., Any], anchor: torch.Tensor, *, in_place: bool) -> Callable[..., Any]:
     def run_twice(*args: Any, **kwargs: Any) -> Any:
         tensors: list[torch.Tensor] = []
         layout = _without_tensors((args, kwargs), tensors)
 
         def run(_anchor: torch.Tensor, *given: torch.Tensor) -> Any:
-            # Copies: what a block changes in place would be changed already when it is computed again.
-            again_args, again_kwargs = _with_tensors(layout, [tensor.clone() for tensor in given])
+            # Copies where a block may change them: they would be changed already when it is computed again.
+            mine = [tensor.clone() for tensor in given] if in_place else given
+            before = [tensor._version for tensor in given]
+            again_args, again_kwargs = _with_tensors(layout, mine)
             result = forward(*again_args, **again_kwargs)
+            if [tensor._version for tensor in given] != before:
+                raise RuntimeError("a block changes its input in place")
             if not isinstance(result, (torch.Tensor, tuple)):
                 raise NotDifferentiableError(f"a block gives a {type(result).__name__}")
             return result

@@ -53,7 +53,8 @@ def detected(family: Family) -> Iterator[None]:
         return settings | family.post or None
 
     def chosen(settings: Any, *args: Any, **kwargs: Any) -> Any:
-        return getattr(comfy.supported_models, family.kind)(settings) if family.force else choose(settings, *args, **kwargs)
+        kind = getattr(comfy.supported_models, family.kind)
+        return kind(settings) if family.force else choose(settings, *args, **kwargs)
 
     with (
         mock.patch.object(comfy.model_detection, "detect_unet_config", found),

@@ -33,6 +33,7 @@ class Family:
         prefix: of the keys in the file.
         rename: from module paths to the names in the file.
         gain: of the random weights.
+        reference: the argument of the model with an image or video to follow.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class Family:
     rename: Callable[[StateDict], StateDict] = field(default=dict)
     cfg: float = 3.0
     gain: float = 1.0
+    reference: str = ""
 
 
 def _constant(**extras: Any) -> Callable[[torch.Generator], dict[str, Any]]:
@@ -207,14 +209,14 @@ FAMILIES: dict[str, Family] = {
     "Flux": Family("Flux", _FLUX, (32, 64), _IMAGE16, 32, _GUIDED, rename=_norms_by_scale, cfg=1.0),
     "Flux Kontext": Family(
         "Flux", _FLUX, (32, 64), _IMAGE16, 32, lambda g: {"guidance": 3.5, **_reference(1, 16, 16, 16)(g)},
-        rename=_norms_by_scale, cfg=1.0,
+        rename=_norms_by_scale, cfg=1.0, reference="ref_latents",
     ),
     "Flux in a checkpoint": Family(
         "Flux", _FLUX, (32, 64), _IMAGE16, 32, _GUIDED, rename=_norms_by_scale, prefix=_IN_CHECKPOINTS, cfg=1.0
     ),
     "Flux.2": Family(
         "Flux2", _FLUX2, (64, 96), (128, 8, 8), 0, lambda g: {"guidance": 4.0, **_reference(1, 128, 8, 8)(g)},
-        rename=_norms_by_scale, cfg=1.0,
+        rename=_norms_by_scale, cfg=1.0, reference="ref_latents",
     ),
     "Chroma": Family(
         "Chroma", _CHROMA, (32, 96), _IMAGE16, post={"out_dim": 256, "hidden_dim": 96, "n_layers": 2},
@@ -227,7 +229,8 @@ FAMILIES: dict[str, Family] = {
     ),
     "Qwen-Image": Family("QwenImage", _QWEN, (20, 96), (16, 1, 16, 16), post=_QWEN_HEADS),
     "Qwen-Image-Edit": Family(
-        "QwenImage", _QWEN, (20, 96), (16, 1, 16, 16), 0, _reference(1, 16, 1, 16, 16), post=_QWEN_HEADS
+        "QwenImage", _QWEN, (20, 96), (16, 1, 16, 16), 0, _reference(1, 16, 1, 16, 16), post=_QWEN_HEADS,
+        reference="ref_latents",
     ),
     "Wan 2.1, text to video": Family("WAN21_T2V", _WAN, (20, 96), _VIDEO, post=_WAN_TEXT),
     "Wan 2.1, image to video": Family(
@@ -235,7 +238,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "Wan 2.1 VACE": Family(
         "WAN21_Vace", _WAN | {"model_type": "vace", "vace_layers": 2, "vace_in_dim": 96}, (20, 96), _VIDEO, 0, _vace,
-        post=_WAN_TEXT,
+        post=_WAN_TEXT, reference="vace_context",
     ),
     "Wan 2.2 5B": Family("WAN22_T2V", _WAN | {"in_dim": 48, "out_dim": 48}, (20, 96), (48, 3, 8, 8), post=_WAN_TEXT),
     "HunyuanVideo": Family(
