@@ -22,7 +22,7 @@ from .calibration.statistics_file import save_statistics
 from .convert_file import TARGETS
 from .errors import HSWQError, StatisticsError, nearest_name
 from .files.writer import check_not_source, check_target, same_file
-from .options import MODES, ROUNDINGS, SCALES, SELECTIONS, QuantizeOptions
+from .options import MODES, PARTS, ROUNDINGS, SCALES, SELECTIONS, QuantizeOptions
 from .progress import Progress, no_progress
 from .version import __version__
 
@@ -103,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     quantize.add_argument("--rounding", choices=ROUNDINGS, default="nearest", help="how weights are rounded")
     quantize.add_argument("--scales", choices=SCALES, default="tensor", help="what has a scale of its own (v2)")
     pattern: dict[str, Any] = {"action": "append", "default": argparse.SUPPRESS, "metavar": "PATTERN"}
+    quantize.add_argument("--part", choices=PARTS, default="unet", help="what is quantized; others stay as they are")
     quantize.add_argument("--keep", dest="force_keep", help="layers to keep in any case", **pattern)
     quantize.add_argument("--quantize", dest="force_quantize", help="layers to quantize in any case", **pattern)
     quantize.add_argument("--device", default="auto", help="cpu, cuda, cuda:1; auto is cuda where there is one")

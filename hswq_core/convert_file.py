@@ -23,6 +23,7 @@ from .files.layers import (
     kind_of_codes,
     scale_key,
 )
+from .files.text_encoders import loses_its_scale
 from .files.writer import CheckpointWriter, FileLayout, check_not_source
 from .options import check_choice
 from .progress import Progress, no_progress
@@ -70,7 +71,8 @@ def convert_checkpoint(
     """
     form = TARGETS[check_choice("format to convert to", to, tuple(TARGETS))]
     check_not_source(target, source.path)
-    prefix = find_prefix(source)
+    # Text encoders that were quantized by us are converted, too; others are not ours to change.
+    prefix = find_prefix(source) if source.metadata.get("hswq.part", "unet") == "unet" else ""
     check_scales(source, prefix)
     scales = _scales(source, prefix)
     if not scales:
@@ -85,7 +87,8 @@ def convert_checkpoint(
     for layer, scale in scales.items():
         key = layer + WEIGHT
         info = source.tensors[key]
-        if form is None or not form.holds(info.shape, info.dtype, scale):
+        dropped = form is COMFY and loses_its_scale(layer)
+        if form is None or dropped or not form.holds(info.shape, info.dtype, scale):
             layout[key] = (_float_type(source, key, scale), info.shape)
             expanded[key] = scale
         else:

@@ -12,6 +12,7 @@ Mode = Literal["v1", "v2", "comfy", "int8", "comfy-int8"]
 Selection = Literal["variance", "error", "measured"]
 Rounding = Literal["nearest", "calibrated"]
 Scales = Literal["tensor", "channel"]
+Part = Literal["unet", "text_encoders", "all"]
 Method = Literal["gradient", "exact"]
 """How impacts are measured: all layers together by gradients, or one after another."""
 
@@ -19,7 +20,10 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
 ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
 SCALES: tuple[Scales, ...] = get_args(Scales)
+PARTS: tuple[Part, ...] = get_args(Part)
 METHODS: tuple[Method, ...] = get_args(Method)
+
+_OF_TEXT_ENCODERS = ("v1", "v2", "comfy")
 
 Choice = TypeVar("Choice", bound=str)
 
@@ -35,6 +39,7 @@ class QuantizeOptions:
         selection: which layers are kept: those with the largest output variance, output error, or measured impact.
         rounding: to the nearest value, or calibrated so that errors cancel in the layer's output.
         scales: whether a ``tensor`` has one scale, or every output ``channel`` its own (v2 only).
+        part: what is quantized: the diffusion model, the text encoders (by their weights alone), or both.
         force_keep, force_quantize: patterns of layer names (``*`` and ``?``) that are decided beforehand.
 
     Errors: PlanError for a value that is not among the choices, or not a ratio.
@@ -46,6 +51,7 @@ class QuantizeOptions:
     selection: Selection = "variance"
     rounding: Rounding = "nearest"
     scales: Scales = "tensor"
+    part: Part = "unet"
     force_keep: tuple[str, ...] = ()
     force_quantize: tuple[str, ...] = ()
 
@@ -60,9 +66,15 @@ class QuantizeOptions:
         check_choice("selection", self.selection, SELECTIONS)
         check_choice("rounding", self.rounding, ROUNDINGS)
         check_choice("scales", self.scales, SCALES)
+        check_choice("part", self.part, PARTS)
         check_keep_ratio(self.keep_ratio)
         if self.scales == "channel" and self.mode != "v2":
             raise PlanError("scales by channel are a choice of v2 alone", remedy="Choose v2, or scales by tensor")
+        if self.part != "unet" and self.mode not in _OF_TEXT_ENCODERS:
+            raise PlanError(
+                f"text encoders are not quantized to {self.mode}",
+                remedy=f"Choose one of: {', '.join(_OF_TEXT_ENCODERS)}",
+            )
         # One pattern or any sequence of them is welcome; as tuples they make the value hashable.
         for name in ("force_keep", "force_quantize"):
             patterns = getattr(self, name)

@@ -14,17 +14,21 @@ import comfy.model_base
 import comfy.model_sampling
 import torch
 
+from ..hswq_core.calibration.statistics import Statistics
 from ..hswq_core.errors import CheckpointError
 from ..hswq_core.files.checkpoint import CheckpointReader
 from ..hswq_core.files.layers import find_prefix
 from ..hswq_core.files.live_source import LiveSource, LiveTensor
+from ..hswq_core.files.source import TensorSource
+from ..hswq_core.files.text_encoders import TEXT_ENCODERS
+from ..hswq_core.planning.source_check import names_differ
 from .compat import is_quantized
+from .load import load_diffusion_model
 from .provenance import patches_of
 from .weights import original_tensor, patched_tensor, without_injections
 
 SAMPLING_SETTINGS = frozenset({"v_pred", "ztsnr", "edm_vpred.sigma_max", "edm_vpred.sigma_min"})
 """Tensors that say how a model is sampled, as ComfyUI writes and reads them."""
-_TEXT_ENCODERS = ("conditioner.", "cond_stage_model.", "text_encoders.")
 _VAES = ("first_stage_model.", "vae.")
 
 
@@ -46,7 +50,7 @@ def connected_source(model: Any, clip: Any, vae: Any, file: CheckpointReader | N
     rest = frozenset()
     if file is not None:
         unet = find_prefix(file)
-        gone = (unet, *(_TEXT_ENCODERS if clip is not None else ()), *(_VAES if vae is not None else ()))
+        gone = (unet, *(TEXT_ENCODERS if clip is not None else ()), *(_VAES if vae is not None else ()))
         # A file with the diffusion model alone has an empty prefix, and nothing else to take over.
         rest = frozenset(key for key in file.tensors if not key.startswith(gone)) - replaced - SAMPLING_SETTINGS
     return LiveSource(
@@ -59,8 +63,14 @@ def connected_source(model: Any, clip: Any, vae: Any, file: CheckpointReader | N
     )
 
 
-def renamed_source(model: Any, file: CheckpointReader) -> LiveSource:
-    """The diffusion model of a file whose names are not ComfyUI's, by the names that it has in the MODEL made of it."""
+def by_native_names(file: CheckpointReader, statistics: Statistics) -> TensorSource:
+    """The file, or if its layers are named otherwise (by diffusers, by their author), what ComfyUI makes of it.
+
+    Errors: CheckpointError for a file that ComfyUI does not know.
+    """
+    if not names_differ(file, statistics):
+        return file
+    model, _ = load_diffusion_model(file.path)
     return LiveSource(str(file.path), _diffusion_model(model), metadata=file.metadata)
 
 

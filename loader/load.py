@@ -22,7 +22,7 @@ from ..hswq_core.files.inspection import Inspection, inspect_checkpoint
 from ..hswq_core.files.layers import check_scales
 from .compat import exact_patching, is_quantized, multiplies_fp8
 from .ops import FP8MatmulOperations, HSWQOperations, weights_in_one_piece
-from .state_dict import join_scales, warn_of_lost_scales
+from .state_dict import dequantize_text_encoders, join_scales, warn_of_lost_scales
 
 logger = logging.getLogger(__name__)
 _COPYING = re.compile(r'While copying the parameter named "([^"]+)"')
@@ -97,6 +97,7 @@ def _read(path: Path) -> _File:
     check_scales(reader, prefix)
     warn_of_lost_scales(state_dict, prefix, path)
     dtype = join_scales(state_dict, prefix, path)
+    dequantize_text_encoders(state_dict, path)
     return _File(state_dict, metadata, prefix, dtype, inspection)
 
 

@@ -13,6 +13,7 @@ import torch
 
 from ..hswq_core.errors import CheckpointError
 from ..hswq_core.files.layers import LAYER_DIMENSIONS, MARKERS, WEIGHT, checked_scale, scale_key
+from ..hswq_core.files.text_encoders import TEXT_ENCODERS
 from .compat import quantized_tensor
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,21 @@ def join_scales(state_dict: dict[str, Any], prefix: str, path: Path) -> torch.dt
         elif key.endswith(WEIGHT) and tensor.dim() in LAYER_DIMENSIONS:
             _check_float(key, tensor, path)
     return dtype
+
+
+def dequantize_text_encoders(state_dict: dict[str, Any], path: Path) -> None:
+    """Make FP16 of every quantized weight of a text encoder with a scale, in place: ComfyUI cuts and renames them.
+
+    It runs once for each picture, so that FP8 would save nothing while images are made.
+    """
+    for key in [key for key in state_dict if key.startswith(TEXT_ENCODERS) and key.endswith(WEIGHT)]:
+        layer, tensor = key.removesuffix(WEIGHT), state_dict[key]
+        if tensor.dtype in _CODES and scale_key(state_dict, layer) is not None:
+            _check_layout(state_dict, key, path)
+            scale = _pop_scale(state_dict, layer, tensor, path)
+            state_dict[key] = (tensor.float() * scale).to(torch.float16)
+            for marker in MARKERS:
+                state_dict.pop(layer + marker, None)
 
 
 def warn_of_lost_scales(state_dict: Mapping[str, Any], prefix: str, path: Path) -> None:

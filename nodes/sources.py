@@ -18,8 +18,7 @@ from ..hswq_core.files.checkpoint import CheckpointReader
 from ..hswq_core.files.layers import find_prefix
 from ..hswq_core.files.source import TensorSource
 from ..hswq_core.planning.source_check import check_patches, holds_model_of, names_differ
-from ..loader.connected import SAMPLING_SETTINGS, connected_source, is_as_in_file, renamed_source
-from ..loader.load import load_diffusion_model
+from ..loader.connected import SAMPLING_SETTINGS, by_native_names, connected_source, is_as_in_file
 from ..loader.provenance import Prompt, patches_of, sources_of
 from .common import modification_time
 
@@ -203,7 +202,7 @@ def source_to_quantize(
     if connected.model is None:
         folder, path = find_source(name, statistics)
         with CheckpointReader(path) as reader:
-            yield folder, path.stem, _by_native_names(reader, statistics)
+            yield folder, path.stem, by_native_names(reader, statistics)
         return
     patches = patches_of(connected.model)
     check_patches(patches, _CONNECTED, statistics)
@@ -218,13 +217,6 @@ def source_to_quantize(
         stem = "+".join(Path(name).stem for name in sorted(connected.files("model"))) or "model"
         folder = "diffusion_models" if _is_diffusion_model_alone(source) else "checkpoints"
         yield folder, f"{stem}_merged" if patches else stem, source
-
-
-def _by_native_names(file: CheckpointReader, statistics: Statistics) -> TensorSource:
-    """The file, or if its layers are named otherwise (by diffusers, by their author), what ComfyUI makes of it."""
-    if not names_differ(file, statistics):
-        return file
-    return renamed_source(load_diffusion_model(file.path)[0], file)
 
 
 def _listed(name: str, connected: Connected, statistics: Statistics) -> str:

@@ -62,7 +62,7 @@ def default_name(source: str, samples: int, options: QuantizeOptions) -> str:
     usual = QuantizeOptions()
     differing = [
         getattr(options, name)
-        for name in ("selection", "rounding", "scales")
+        for name in ("selection", "rounding", "scales", "part")
         if getattr(options, name) != getattr(usual, name)
     ]
     if options.force_keep or options.force_quantize:

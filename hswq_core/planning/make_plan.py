@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ..calibration.statistics import Statistics
-from ..errors import PlanError, StatisticsError
-from ..files.formats import FORMATS, Format
+from ..errors import CheckpointError, PlanError, StatisticsError
+from ..files.formats import COMFY, FORMATS, Format
 from ..files.layers import WEIGHT, find_prefix, layer_weights, stray_tensor
 from ..files.source import TensorInfo, TensorSource
+from ..files.text_encoders import loses_its_scale, text_encoder_layers
 from ..options import QuantizeOptions
 from ..progress import Progress, no_progress
 from ..sensitivity.rules import layer_sensitivities
@@ -42,7 +43,7 @@ def make_plan(
     """
     if statistics is not None:
         statistics.check_not_empty()
-    elif options.budget or options.keep_ratio > 0:
+    elif options.part != "text_encoders" and (options.budget or options.keep_ratio > 0):
         raise PlanError("choosing layers to keep needs statistics", remedy="Give statistics, or a keep ratio of 0")
     draft = _Draft(source, statistics, options)
     draft.rank(progress)
@@ -55,19 +56,23 @@ class _Draft:
     def __init__(self, source: TensorSource, statistics: Statistics | None, options: QuantizeOptions) -> None:
         self._source, self._statistics, self._options = source, statistics, options
         self._form = format_of(options)
+        alone = options.part == "text_encoders"
+        self._texts = {} if options.part == "unet" else text_encoder_layers(source, alone=alone)
+        if options.part != "unet" and not self._texts:
+            raise CheckpointError(
+                "there is no text encoder in this file", where=source.path, remedy="Choose another part"
+            )
         self._prefix = find_prefix(source, statistics.layers if statistics else None)
-        self._weights = layer_weights(source, self._prefix)
-        if statistics is not None:
-            check_patches(source.patches, source.path, statistics)
-            check_model(source, self._prefix, self._weights, statistics)
-        else:
-            check_kind(source, self._prefix)
+        self._weights = {} if alone else layer_weights(source, self._prefix)
+        if not alone:
+            self._check(source, statistics)
         if options.rounding == "calibrated":
             _check_rows(self._weights, statistics)
         check_original(source, self._weights)
         self._clipped: set[str] = set()
         if self._form.scaling == "none":
-            self._clipped = layers_beyond(source, _not_empty(self._weights), self._key, self._form.grid.largest)
+            layers = [*_not_empty(self._weights), *_not_empty(self._texts)]
+            self._clipped = layers_beyond(source, layers, self._key, self._form.grid.largest)
         # Reasons to keep, by layer; what is left is quantized.
         self._reasons = {name: why for name, info in self._weights.items() if (why := self._why_not(name, info))}
         forced = _matching(options.force_quantize, self._weights)
@@ -78,6 +83,14 @@ class _Draft:
         # The same for every cut, and read from the disk: once is enough.
         self._source_fingerprint = fingerprint_of(source, self._prefix, _not_empty(self._weights)).digest
         self._statistics_digest = statistics.digest() if statistics else ""
+
+    def _check(self, source: TensorSource, statistics: Statistics | None) -> None:
+        """Whether this is a diffusion model, and the one that was calibrated."""
+        if statistics is None:
+            check_kind(source, self._prefix)
+            return
+        check_patches(source.patches, source.path, statistics)
+        check_model(source, self._prefix, self._weights, statistics)
 
     def rank(self, progress: Progress) -> None:
         """Find the sensitivity of the layers that are neither kept nor forced already."""
@@ -115,6 +128,9 @@ class _Draft:
             default = "quantized by pattern" if name in self._forced else "below the cut"
             sensitivity = self._sensitivity.get(name)
             layers.append(LayerPlan(name, self._key(name), info, not reason, reason or default, sensitivity))
+        for name, info in sorted(self._texts.items()):
+            reason = self._why_not_text(name, info)
+            layers.append(LayerPlan(name, self._key(name), info, not reason, reason or "text encoder, by its weights"))
         return QuantizationPlan(
             options=self._options,
             format=self._form,
@@ -147,8 +163,20 @@ class _Draft:
             return f"holds weights beyond {self._form.grid.largest:g}"
         return ""
 
+    def _why_not_text(self, name: str, info: TensorInfo) -> str:
+        """The reason why a layer of a text encoder cannot be quantized, or nothing."""
+        if not math.prod(info.shape):
+            return "empty"
+        if self._form is COMFY and loses_its_scale(name):
+            return "loses its scale in ComfyUI's own loaders"
+        if stray := stray_tensor(self._source.tensors, name):
+            return f"has a tensor {stray} that would be taken for its scale"
+        if name in self._clipped:
+            return f"holds weights beyond {self._form.grid.largest:g}"
+        return ""
+
     def _key(self, layer: str) -> str:
-        return f"{self._prefix}{layer}{WEIGHT}"
+        return layer + WEIGHT if layer in self._texts else f"{self._prefix}{layer}{WEIGHT}"
 
 
 def _not_empty(weights: Mapping[str, TensorInfo]) -> list[str]:

@@ -38,9 +38,10 @@ def layer_sensitivities(
 
     def error(name: str) -> float:
         weight, measured = source.tensor(key_of(name)), statistics.layers[name]
-        means = (measured.of_columns(each, weight.shape) for each in (measured.importance, measured.second_moment))
+        importance = measured.of_columns(measured.importance, weight.shape)
+        second_moment = measured.of_columns(measured.second_moment, weight.shape)
         try:
-            return relative_output_error(weight, *means, form.grid, scaled=form.scaling != "none")
+            return relative_output_error(weight, importance, second_moment, form.grid, scaled=form.scaling != "none")
         except ValueError as problem:
             raise CheckpointError(
                 f"layer {name}: {problem}", where=source.path, remedy="Repair the checkpoint"

@@ -54,11 +54,14 @@ class Recorder:
     """Keeps every activation, to compute the statistics the obvious way."""
 
     def __init__(self, net: torch.nn.Module) -> None:
+        self.convolutions: dict[str, bool] = {}
         self.seen: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         for name, module in quantizable_layers(net):
             module.register_forward_hook(lambda _m, a, y, n=name: self.seen.setdefault(n, []).append((a[0], y)))
+            self.convolutions[name] = isinstance(module, torch.nn.modules.conv._ConvNd)
 
-    def rows(self, name: str, conv: bool) -> torch.Tensor:
+    def rows(self, name: str) -> torch.Tensor:
+        conv = self.convolutions[name]
         return torch.cat([(x.movedim(1, -1) if conv else x).flatten(0, -2) for x, _ in self.seen[name]]).double()
 
     def outputs(self, name: str) -> torch.Tensor:
@@ -75,7 +78,7 @@ def measure(net: torch.nn.Module, batch: list[torch.Tensor], rows: int = 0) -> S
 def check(statistics: Statistics, recorder: Recorder) -> None:
     assert set(statistics.layers) == set(recorder.seen)
     for name, layer in statistics.layers.items():
-        x, y = recorder.rows(name, conv=name == "conv"), recorder.outputs(name)
+        x, y = recorder.rows(name), recorder.outputs(name)
         assert layer.input_rows == len(x)
         for found, expected in (
             (layer.importance, x.abs().mean(0)),

@@ -42,8 +42,19 @@ def test_statistics_equal_float64_over_several_runs_and_after_a_merge(tmp_path: 
 
 def test_only_layers_that_can_be_quantized_are_measured() -> None:
     assert {name for name, _ in quantizable_layers(make_net())} == {
-        "flat", "tokens", "to_q", "to_k", "to_v", "grid", "conv",
+        "flat", "tokens", "to_q", "to_k", "to_v", "grid", "conv", "grouped",
     }  # fmt: skip
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("spatial", [1, 3])
+def test_convolutions_over_sequences_and_volumes_are_measured(spatial: int) -> None:
+    kind = {1: torch.nn.Conv1d, 3: torch.nn.Conv3d}[spatial]
+    net = torch.nn.Sequential(kind(6, 8, 3, padding=1), kind(8, 4, 1, groups=2))
+    recorder = Recorder(net)
+    batch = [torch.randn(2, 6, *[5] * spatial) + n for n in range(3)]
+    check(measure(net, batch, rows=8), recorder)
+    assert not any(layer.rows is not None for layer in measure(net, batch, rows=8).layers.values())
 
 
 def test_no_hook_is_left_behind_even_when_the_run_fails() -> None:

@@ -11,6 +11,7 @@ from unittest import mock
 import comfy.model_detection
 import comfy.ops
 import comfy.supported_models
+import comfy.utils
 import torch
 from safetensors.torch import save_file
 
@@ -30,7 +31,7 @@ def write(family: Family, path: Path) -> None:
     model = config.get_model({}, "").diffusion_model
     generator = torch.Generator().manual_seed(0)
     weights = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in model.state_dict().items():
         values = torch.randn(parameter.shape, generator=generator)
         if parameter.dim() > 1:
             values *= family.gain / parameter[0].numel() ** 0.5
@@ -39,8 +40,35 @@ def write(family: Family, path: Path) -> None:
         else:
             values *= 0.1
         weights[name] = values.to(family.dtype)
-    weights |= {k: v.to(family.dtype) for k, v in model.state_dict().items() if k not in weights}
-    save_file({family.prefix + k: v.contiguous() for k, v in family.rename(weights).items()}, path)
+    named = family.rename(weights) if not family.layout else _in_layout(family, weights)
+    save_file({family.prefix + k: v.clone(memory_format=torch.contiguous_format) for k, v in named.items()}, path)
+
+
+def _in_layout(family: Family, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights under the names, and in the pieces, that others have them in."""
+    if family.layout == "tencent":
+        for theirs, ours in (
+            ("_mod.linear.", "_mod.lin."), ("_attn_qkv.", "_attn.qkv."), ("mlp.fc1.", "mlp.0."), ("mlp.fc2.", "mlp.2."),
+            ("_attn_q_norm.weight", "_attn.norm.query_norm.weight"), ("_attn_proj.", "_attn.proj."),
+            ("_attn_k_norm.weight", "_attn.norm.key_norm.weight"), (".q_norm.weight", ".norm.query_norm.weight"),
+            (".k_norm.weight", ".norm.key_norm.weight"), (".modulation.linear.", ".modulation.lin."),
+        ):  # fmt: skip
+            weights = {key.replace(ours, theirs): tensor for key, tensor in weights.items()}
+        return weights
+    maps = {"Flux": comfy.utils.flux_to_diffusers, "SD3": comfy.utils.mmdit_to_diffusers}
+    settings = {**family.settings, "num_blocks": family.settings.get("depth")}
+    if family.kind == "SD3":
+        settings["depth"] = weights["x_embedder.proj.weight"].shape[0] // 64
+    found: dict[str, torch.Tensor] = {}
+    made: set[object] = set()
+    for theirs, ours in maps.get(family.kind, comfy.utils.unet_to_diffusers)(settings).items():
+        name, offset, *change = (ours, None) if isinstance(ours, str) else ours
+        if (name, offset) in made or name not in weights:
+            continue  # some have two names
+        made.add((name, offset))
+        piece = weights[name] if offset is None else weights[name].narrow(*offset)
+        found[theirs] = change[0](piece) if change else piece
+    return found
 
 
 @contextlib.contextmanager
@@ -49,14 +77,18 @@ def detected(family: Family) -> Iterator[None]:
     find, choose = comfy.model_detection.detect_unet_config, comfy.model_detection.model_config_from_unet_config
 
     def found(*args: Any, **kwargs: Any) -> Any:
-        settings = find(*args, **kwargs) or {}
-        return settings | family.post or None
+        settings = find(*args, **kwargs)
+        return settings if settings is None and family.layout else (settings or {}) | family.post or None
 
     def chosen(settings: Any, *args: Any, **kwargs: Any) -> Any:
         kind = getattr(comfy.supported_models, family.kind)
         return kind(settings) if family.force else choose(settings, *args, **kwargs)
 
+    def guessed(*_: Any) -> Any:
+        return getattr(comfy.supported_models, family.kind)(dict(family.settings))
+
     with (
+        mock.patch.object(comfy.model_detection, "model_config_from_diffusers_unet", guessed),
         mock.patch.object(comfy.model_detection, "detect_unet_config", found),
         mock.patch.object(comfy.model_detection, "model_config_from_unet_config", chosen),
     ):

@@ -33,6 +33,7 @@ class Family:
         prefix: of the keys in the file.
         rename: from module paths to the names in the file.
         gain: of the random weights.
+        layout: whose names the file has, if not ComfyUI's: ``diffusers`` or ``tencent``.
         reference: the argument of the model with an image or video to follow.
     """
 
@@ -49,6 +50,7 @@ class Family:
     rename: Callable[[StateDict], StateDict] = field(default=dict)
     cfg: float = 3.0
     gain: float = 1.0
+    layout: str = ""
     reference: str = ""
 
 
@@ -213,6 +215,18 @@ FAMILIES: dict[str, Family] = {
     ),
     "Flux in a checkpoint": Family(
         "Flux", _FLUX, (32, 64), _IMAGE16, 32, _GUIDED, rename=_norms_by_scale, prefix=_IN_CHECKPOINTS, cfg=1.0
+    ),
+    "Flux in diffusers' layout": Family(
+        "Flux", _FLUX, (32, 64), _IMAGE16, 32, _GUIDED, layout="diffusers", cfg=1.0
+    ),
+    "SD 3.5 in diffusers' layout": Family(
+        "SD3", _SD3, (77, 96), _IMAGE16, 64, dtype=torch.float16, layout="diffusers"
+    ),
+    "SDXL in diffusers' layout": Family(
+        "SDXL", _SDXL, (77, 48), _IMAGE4, 1280, force=True, post=_HEADS, dtype=torch.float16, layout="diffusers"
+    ),
+    "HunyuanVideo in Tencent's layout": Family(
+        "HunyuanVideo", _HUNYUAN_VIDEO, (20, 96), _VIDEO, 768, _constant(guidance=6.0), layout="tencent", cfg=1.0
     ),
     "Flux.2": Family(
         "Flux2", _FLUX2, (64, 96), (128, 8, 8), 0, lambda g: {"guidance": 4.0, **_reference(1, 128, 8, 8)(g)},

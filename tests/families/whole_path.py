@@ -34,6 +34,7 @@ IN_STOCK = ("comfy", "comfy-int8")
 
 def examine(family: Family, folder: Path) -> dict[str, Any]:
     """Figures of one family. Errors: whatever a user would meet."""
+    from hswq.hswq_core.calibration.arguments import map_tensors  # type: ignore[import-not-found]
     from hswq.hswq_core.calibration.session import CalibrationSession  # type: ignore[import-not-found]
     from hswq.hswq_core.files.checkpoint import CheckpointReader  # type: ignore[import-not-found]
     from hswq.loader import impact  # type: ignore[import-not-found]
@@ -61,9 +62,13 @@ def examine(family: Family, folder: Path) -> dict[str, Any]:
             "rank": _rank_correlation(impacts, exact),
         }
         if family.reference:
+            # Zeros instead, as some models cannot be called without.
             without = replace(
                 statistics,
-                inputs=tuple({k: v for k, v in entry.items() if k != family.reference} for entry in statistics.inputs),
+                inputs=tuple(
+                    {**entry, family.reference: map_tensors(entry[family.reference], torch.zeros_like)}
+                    for entry in statistics.inputs
+                ),
             )
             found["rank without its reference"] = _rank_correlation(_impacts(model, without, "exact"), exact)
         statistics = statistics.with_impacts(impacts, "v2 nearest")
@@ -105,8 +110,11 @@ def _compare(mode: str, reader: Any, target: Path, statistics: Any, inputs: Any,
     import comfy.ops
     import comfy.sd
     from hswq.hswq_core import quantize  # type: ignore[import-not-found]
+    from hswq.loader.connected import by_native_names  # type: ignore[import-not-found]
 
-    report = quantize(reader, target, statistics, mode=mode, keep_ratio=0.1, selection="measured")
+    report = quantize(
+        by_native_names(reader, statistics), target, statistics, mode=mode, keep_ratio=0.1, selection="measured"
+    )
     plain = target.with_name(f"{mode}-plain.safetensors")
     _dequantized(target, plain)
     expected = _outputs(load(plain)[0], inputs)
