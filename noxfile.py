@@ -83,6 +83,14 @@ def stress(session: nox.Session) -> None:
 
 
 @nox.session(**session_options)
+def families(session: nox.Session) -> None:
+    """Every family of models the whole path, as docs/families.md. Ten minutes; COMFYUI_PATH for a newer ComfyUI."""
+    comfyui = provide_comfyui(session)
+    command = ["python", "-m", "benchmarks.families", "--comfyui", str(comfyui), *session.posargs]
+    session.run(*command, env={"PYTHONPATH": str(ROOT)}, external=bool(own_comfyui))
+
+
+@nox.session(**session_options)
 def fuzz(session: nox.Session) -> None:
     """20,000 inputs: 8,000 damaged checkpoints, as many damaged statistics, and 4,000 command lines."""
     comfyui = provide_comfyui(session)

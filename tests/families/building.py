@@ -33,7 +33,7 @@ def write(family: Family, path: Path) -> None:
     weights = {}
     for name, parameter in model.state_dict().items():
         values = torch.randn(parameter.shape, generator=generator)
-        if parameter.dim() > 1:
+        if parameter.dim() > 1 and parameter.numel():
             values *= family.gain / parameter[0].numel() ** 0.5
         elif ("norm" in name or ".ln" in name) and name.endswith(("weight", "scale", "gamma")):
             values = 1 + 0.1 * values

@@ -181,6 +181,68 @@ _SHAPE = {
     "image_model": "hunyuan3d2", "in_channels": 64, "context_in_dim": 96, "hidden_size": 256, "mlp_ratio": 4.0,
     "num_heads": 16, "depth": 1, "depth_single_blocks": 1, "qkv_bias": True, "guidance_embed": False,
 }  # fmt: skip
+_COSMOS = {
+    "image_model": "cosmos", "max_img_h": 240, "max_img_w": 240, "max_frames": 128, "in_channels": 16,
+    "out_channels": 16, "patch_spatial": 2, "patch_temporal": 1, "model_channels": 128, "block_config": "FA-CA-MLP",
+    "concat_padding_mask": True, "pos_emb_cls": "rope3d", "pos_emb_learnable": False,
+    "pos_emb_interpolation": "crop", "block_x_format": "THWBD", "affline_emb_norm": True, "use_adaln_lora": True,
+    "adaln_lora_dim": 32, "num_blocks": 2, "num_heads": 2, "crossattn_emb_channels": 96,
+    "extra_per_block_abs_pos_emb": True, "extra_per_block_abs_pos_emb_type": "learnable",
+}  # fmt: skip
+_HIDREAM = {
+    "image_model": "hidream", "attention_head_dim": 32, "axes_dims_rope": [8, 12, 12], "caption_channels": [96, 96],
+    "max_resolution": [128, 128], "in_channels": 16, "llama_layers": [0, 1, 1, 0], "num_attention_heads": 4,
+    "num_routed_experts": 4, "num_activated_experts": 2, "num_layers": 2, "num_single_layers": 2, "out_channels": 16,
+    "patch_size": 2, "text_emb_dim": 64,
+}  # fmt: skip
+_OMNIGEN2 = {
+    "image_model": "omnigen2", "axes_dim_rope": [8, 12, 12], "axes_lens": [1024, 1664, 1664],
+    "ffn_dim_multiplier": None, "hidden_size": 128, "in_channels": 16, "multiple_of": 32, "norm_eps": 1e-05,
+    "num_attention_heads": 4, "num_kv_heads": 2, "num_layers": 2, "num_refiner_layers": 1, "out_channels": None,
+    "patch_size": 2, "text_feat_dim": 96, "timestep_scale": 1000.0,
+}  # fmt: skip
+_ACE = {
+    "audio_model": "ace", "attention_head_dim": 32, "in_channels": 8, "inner_dim": 128, "max_height": 16,
+    "max_position": 32768, "max_width": 32768, "mlp_ratio": 2.5, "num_attention_heads": 4, "num_layers": 2,
+    "out_channels": 8, "patch_size": [16, 1], "rope_theta": 1000000.0, "speaker_embedding_dim": 512,
+    "text_embedding_dim": 96, "ssl_encoder_depths": [8, 8], "ssl_latent_dims": [64, 64],
+    "ssl_names": ["mert", "m-hubert"], "lyric_encoder_vocab_size": 100, "lyric_hidden_size": 1024,
+}  # fmt: skip
+_KANDINSKY5 = {
+    "image_model": "kandinsky5", "in_visual_dim": 16, "out_visual_dim": 16, "in_text_dim": 96, "in_text_dim2": 64,
+    "time_dim": 64, "model_dim": 128, "ff_dim": 256, "visual_embed_dim": 132, "num_text_blocks": 1,
+    "num_visual_blocks": 2, "axes_dims": (8, 12, 12), "rope_scale_factor": (1.0, 1.0, 1.0),
+}  # fmt: skip
+_COGVIDEO = {
+    "image_model": "cogvideox", "num_attention_heads": 2, "attention_head_dim": 64, "in_channels": 16,
+    "out_channels": 16, "time_embed_dim": 64, "text_embed_dim": 96, "num_layers": 2, "max_text_seq_length": 20,
+    "use_rotary_positional_embeddings": True, "sample_width": 16, "sample_height": 16, "sample_frames": 9,
+}  # fmt: skip
+_ERNIE = {
+    "image_model": "ernie", "hidden_size": 128, "num_attention_heads": 2, "num_layers": 2, "ffn_hidden_size": 256,
+    "in_channels": 128, "out_channels": 128, "text_in_dim": 96, "rope_axes_dim": (16, 24, 24),
+}  # fmt: skip
+_HYDIT = {
+    "image_model": "hydit", "depth": 2, "hidden_size": 128, "num_heads": 2, "mlp_ratio": 4.0, "input_size": (16, 16),
+    "text_states_dim": 48, "text_states_dim_t5": 64, "text_len": 77, "text_len_t5": 20, "size_cond": True,
+    "use_style_cond": True,
+}  # fmt: skip
+_HUNYUAN_IMAGE = _HUNYUAN_VIDEO | {
+    "in_channels": 64, "out_channels": 64, "patch_size": [1, 1], "vec_in_dim": None, "axes_dim": [64, 64],
+}  # fmt: skip
+_HUNYUAN_15 = _HUNYUAN_VIDEO | {
+    "in_channels": 65, "out_channels": 32, "patch_size": [1, 1, 1], "vec_in_dim": None, "guidance_embed": False,
+}  # fmt: skip
+_SHAPE21 = {
+    "image_model": "hunyuan3d2_1", "in_channels": 64, "hidden_size": 128, "context_dim": 96, "depth": 4,
+    "num_heads": 4, "qkv_bias": False, "num_moe_layers": 2, "num_experts": 4, "moe_top_k": 2,
+}  # fmt: skip
+_SVD = _UNET | {
+    "in_channels": 8, "use_linear_in_transformer": True, "num_classes": "sequential", "adm_in_channels": 768,
+    "use_temporal_attention": True, "use_temporal_resblock": True, "extra_ff_mix_layer": True,
+    "merge_strategy": "learned_with_images", "merge_factor": 0.5, "disable_temporal_crossattention": False,
+    "video_kernel_size": [3, 1, 1], "num_head_channels": 64, "num_heads": -1, "model_channels": 64, "use_spatial_context": True,
+}  # fmt: skip
 _IMAGE4, _IMAGE16, _VIDEO = (4, 16, 16), (16, 16, 16), (16, 3, 8, 8)
 _GUIDED = _constant(guidance=3.5)
 
@@ -280,5 +342,60 @@ FAMILIES: dict[str, Family] = {
     "Hunyuan3D 2": Family(
         "Hunyuan3Dv2", _SHAPE, (20, 96), (64, 40), rename=_norms_by_scale, prefix="model.", dtype=torch.float16
     ),
+    "Cosmos 1": Family(
+        "CosmosT2V", _COSMOS, (20, 96), (16, 2, 16, 16), 0, _constant(attention_mask=torch.ones(1, 20)), force=True,
+        post=_COSMOS, prefix="net.",
+    ),
+    "Anima": Family(
+        "Anima", _PREDICT2 | {"image_model": "anima"}, (20, 96), (16, 1, 16, 16), force=True,
+        post=_PREDICT2 | {"image_model": "anima"}, prefix="net.",
+    ),
+    "HiDream I1": Family(
+        "HiDream", _HIDREAM, (20, 96), _IMAGE16, 64,
+        lambda g: {"conditioning_llama3": torch.randn(1, 2, 20, 96, generator=g)}, force=True, post=_HIDREAM,
+    ),
+    "OmniGen2": Family(
+        "Omnigen2", _OMNIGEN2, (20, 96), _IMAGE16, 0,
+        lambda g: {"attention_mask": torch.ones(1, 20, dtype=torch.long), **_reference(1, 16, 16, 16)(g)},
+        force=True, post=_OMNIGEN2,
+        reference="ref_latents",
+    ),
+    "Kandinsky 5": Family(
+        "Kandinsky5", _KANDINSKY5, (20, 96), _VIDEO, 64, force=True, post=_KANDINSKY5
+    ),
+    "CogVideoX": Family("CogVideoX_T2V", _COGVIDEO, (20, 96), _VIDEO, force=True, post=_COGVIDEO),
+    "ERNIE-Image": Family("ErnieImage", _ERNIE, (20, 96), (128, 8, 8), force=True, post=_ERNIE),
+    "Hunyuan-DiT": Family(
+        "HunyuanDiT", _HYDIT, (77, 48), _IMAGE4, 0,
+        lambda g: {
+            "attention_mask": torch.ones(1, 77), "conditioning_mt5xl": torch.randn(1, 20, 64, generator=g),
+            "attention_mask_mt5xl": torch.ones(1, 20),
+        },
+        force=True, post=_HYDIT, prefix="model.", dtype=torch.float16,
+    ),
+    "HunyuanImage 2.1": Family(
+        "HunyuanImage21", _HUNYUAN_IMAGE, (20, 96), (64, 16, 16), 0, _constant(guidance=6.0), force=True,
+        post=_HUNYUAN_IMAGE,
+    ),
+    "HunyuanVideo 1.5": Family(
+        "HunyuanVideo15", _HUNYUAN_15, (20, 96), (32, 3, 8, 8), 768, force=True, post=_HUNYUAN_15
+    ),
+    "Stable Video Diffusion": Family(
+        "SVD_img2vid", _SVD, (1, 48), (4, 16, 16), 0,
+        lambda g: {"concat_latent_image": torch.randn(1, 4, 16, 16, generator=g)}, force=True, post=_SVD,
+        prefix=_IN_CHECKPOINTS, dtype=torch.float16,
+    ),
+    "ACE-Step (sound)": Family(
+        "ACEStep", _ACE, (20, 96), (8, 16, 32), 0,
+        _constant(conditioning_lyrics=torch.arange(10)[None]), force=True, post=_ACE,
+    ),
+    "Hunyuan3D 2.1 (shapes, experts)": Family(
+        "Hunyuan3Dv2_1", _SHAPE21, (20, 96), (64, 40), force=True, post=_SHAPE21, dtype=torch.float16
+    ),
 }  # fmt: skip
 """By the name that people know the family by."""
+
+LEFT_OUT = {
+    "Mochi": "ComfyUI's class asserts the full width of its layers",
+}
+"""Families without a tiny model, and why."""

@@ -58,7 +58,7 @@ def examine(family: Family, folder: Path) -> dict[str, Any]:
         found: dict[str, Any] = {
             "layers": len(statistics.layers),
             "bit-identical": torch.equal(plain, calibrated),
-            "method": "exact" if warned.called else "gradient",
+            "method": "gradient" if not warned.called else f"exact: {warned.call_args.args[-1]}",
             "rank": _rank_correlation(impacts, exact),
         }
         if family.reference:
