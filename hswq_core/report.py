@@ -96,6 +96,7 @@ class Report:
             "source_bytes": plan.source.nbytes,
             "unet_bytes": plan.unet_bytes,
             "source_unet_bytes": plan.source_unet_bytes,
+            "other_bytes": plan.other_bytes,
             "mode": plan.format.name,
             "keep_ratio": plan.keep_ratio,
             "budget": options.budget,
@@ -124,6 +125,10 @@ class Report:
             f"  layers   {self.quantized_layers} in {plan.format.grid.name}, {self.kept_layers} kept{kept}",
             f"  error    {self._error()}",
         ]
+        if plan.other_bytes > plan.source_unet_bytes / 100:
+            lines.insert(
+                3, f"  other    {plan.other_bytes / 1e6:,.1f} MB of matrices that are no layers stay as they are"
+            )
         return "\n".join([*lines, *(f"  warning  {warning}" for warning in self.warnings)])
 
     def _error(self) -> str:

@@ -130,13 +130,13 @@ def _counts(bins: Sequence[int]) -> tuple[int, ...]:
 def model_fingerprint(model: Any) -> Fingerprint:
     """The fingerprint of the weights a MODEL was loaded with, without LoRA or other patches.
 
-    Errors: StatisticsError for a model held in 8 bits: what it computes is not what the checkpoint holds.
+    Errors: StatisticsError for a model that is quantized already: what it computes is not what the checkpoint holds.
     """
     layers = list(plain_layers(model))
     weight_of = unpatched_weights(model)
     if any(is_quantized(weight := weight_of(layer)) or weight.dtype.itemsize == 1 for layer in layers):
         raise StatisticsError(
-            "the model to calibrate is held in 8 bits already",
+            "the model to calibrate is quantized already",
             remedy="Load the original checkpoint with HSWQ Loader, which keeps its precision whatever ComfyUI prefers",
         )
 

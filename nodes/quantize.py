@@ -13,7 +13,7 @@ from comfy_api.latest import io
 
 from ..hswq_core import quantize
 from ..hswq_core.files.names import default_name, next_free, safe_file_name
-from ..hswq_core.options import MODES, ROUNDINGS, SCALES, SELECTIONS
+from ..hswq_core.options import MODES, PARTS, ROUNDINGS, SCALES, SELECTIONS
 from .common import CATEGORY, HSWQStats, progress_bar, quantize_options, statistics_of
 from .measure import measured_stats
 from .sources import Connected, source_to_quantize, sources
@@ -134,6 +134,16 @@ class HSWQQuantize(io.ComfyNode):
                     "clip", optional=True, tooltip="The text encoder to write. Not connected: that of the source file."
                 ),
                 io.Vae.Input("vae", optional=True, tooltip="The VAE to write. Not connected: that of the source file."),
+                io.Combo.Input(
+                    "part",
+                    options=list(PARTS),
+                    default="unet",
+                    optional=True,
+                    tooltip=(
+                        "What is quantized: the diffusion model, the text encoders (by their weights alone), or all. "
+                        "v1, v2 and comfy only."
+                    ),
+                ),
             ],
             outputs=[
                 io.String.Output(

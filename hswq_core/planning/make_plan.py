@@ -142,6 +142,7 @@ class _Draft:
             source_unet_bytes=sum(
                 info.nbytes for key, info in self._source.tensors.items() if key.startswith(self._prefix)
             ),
+            other_bytes=self._other_bytes(),
             source_fingerprint=self._source_fingerprint,
             source_patches=self._source.patches,
             statistics_digest=self._statistics_digest,
@@ -156,12 +157,24 @@ class _Draft:
         if self._statistics is None and len(info.shape) == 3:
             return "may be no convolution: calibration tells"
         if self._statistics is not None and name not in self._statistics.layers:
-            return "never ran during calibration"
+            return "never ran during calibration" if self._is_a_layer(name) else "no Linear layer or convolution"
         if stray := stray_tensor(self._source.tensors, self._prefix + name):
             return f"has a tensor {stray} that would be taken for its scale"
         if name in self._clipped:
             return f"holds weights beyond {self._form.grid.largest:g}"
         return ""
+
+    def _other_bytes(self) -> int:
+        """The bytes of the diffusion model's matrices that belong to no layer."""
+        layers = {self._key(name) for name in self._weights}
+        matrices = {key: info for key, info in self._source.tensors.items() if len(info.shape) > 1} if layers else {}
+        return sum(i.nbytes for key, i in matrices.items() if key.startswith(self._prefix) and key not in layers)
+
+    def _is_a_layer(self, name: str) -> bool:
+        """Whether the calibrated model had a layer of this name, as far as its statistics tell."""
+        assert self._statistics is not None
+        model = self._statistics.fingerprint
+        return model is None or model.legacy or name in model.layers
 
     def _why_not_text(self, name: str, info: TensorInfo) -> str:
         """The reason why a layer of a text encoder cannot be quantized, or nothing."""

@@ -22,7 +22,8 @@ class QuantizationPlan:
     """Everything that determines the output file, apart from the weights themselves.
 
     ``layout`` is the file that will be written: every tensor's type and shape by its key. ``source`` is the file
-    that the plan was made for, and that alone can be quantized by it.
+    that the plan was made for, and that alone can be quantized by it. ``other_bytes`` are those of matrices in the
+    diffusion model that belong to no layer, such as the weights of experts in one tensor: they stay as they are.
     """
 
     options: QuantizeOptions
@@ -33,6 +34,7 @@ class QuantizationPlan:
     source: FileIdentity
     source_metadata: Mapping[str, str]
     source_unet_bytes: int
+    other_bytes: int
     source_fingerprint: str
     source_patches: str
     statistics_digest: str

@@ -241,7 +241,8 @@ _SVD = _UNET | {
     "in_channels": 8, "use_linear_in_transformer": True, "num_classes": "sequential", "adm_in_channels": 768,
     "use_temporal_attention": True, "use_temporal_resblock": True, "extra_ff_mix_layer": True,
     "merge_strategy": "learned_with_images", "merge_factor": 0.5, "disable_temporal_crossattention": False,
-    "video_kernel_size": [3, 1, 1], "num_head_channels": 64, "num_heads": -1, "model_channels": 64, "use_spatial_context": True,
+    "video_kernel_size": [3, 1, 1], "num_head_channels": 64, "num_heads": -1, "model_channels": 64,
+    "use_spatial_context": True,
 }  # fmt: skip
 _IMAGE4, _IMAGE16, _VIDEO = (4, 16, 16), (16, 16, 16), (16, 3, 8, 8)
 _GUIDED = _constant(guidance=3.5)
