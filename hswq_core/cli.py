@@ -24,6 +24,7 @@ from .errors import HSWQError, StatisticsError, nearest_name
 from .files.writer import check_not_source, check_target, same_file
 from .options import MODES, PARTS, ROUNDINGS, SCALES, SELECTIONS, QuantizeOptions
 from .progress import Progress, no_progress
+from .publishing import About, publish
 from .version import __version__
 
 _INVALID_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
@@ -119,6 +120,22 @@ def _parser() -> argparse.ArgumentParser:
     _add_source_and_target(convert)
     convert.add_argument("--to", choices=list(TARGETS), required=True, help="the format")
 
+    card = command(
+        "card",
+        _card,
+        "write the model card, the description and the hashes of a quantized file",
+        "model_v2.safetensors --licence openrail++ --base-model stabilityai/stable-diffusion-xl-base-1.0",
+    )
+    card.add_argument("file", type=Path, help="the quantized file")
+    card.add_argument("--out", type=Path, help="the folder to write; default: the file's name with _publish")
+    card.add_argument("--title", default="", help="default: the file's own")
+    card.add_argument("--author", default="", help="who made the original")
+    card.add_argument("--licence", default="", help="of Hugging Face's list, as openrail++")
+    card.add_argument("--base-model", default="", help="the original's repository")
+    card.add_argument("--trigger", default="", help="trigger words")
+    card.add_argument("--overwrite", action="store_true", help="replace a folder that this command wrote")
+    card.add_argument("--quiet", action="store_true", help="show no progress")
+
     merging = command(
         "merge-stats",
         _merge,
@@ -162,6 +179,14 @@ def _quantize(args: argparse.Namespace) -> str:
 def _convert(args: argparse.Namespace) -> str:
     with _progress(args) as progress:
         return str(api.convert(args.source, args.target, args.to, overwrite=args.overwrite, progress=progress))
+
+
+def _card(args: argparse.Namespace) -> str:
+    about = About(**{field.name: getattr(args, field.name) for field in fields(About)})
+    folder = args.out or args.file.with_name(f"{args.file.stem}_publish")
+    with _progress(args) as progress:
+        written = publish(args.file, folder, about, overwrite=args.overwrite, progress=progress)
+    return f"{written}: {', '.join(sorted(path.name for path in written.iterdir()))}"
 
 
 def _merge(args: argparse.Namespace) -> str:

@@ -23,6 +23,7 @@ from .files.layers import (
     kind_of_codes,
     scale_key,
 )
+from .files.modelspec import true_metadata
 from .files.text_encoders import loses_its_scale
 from .files.writer import CheckpointWriter, FileLayout, check_not_source
 from .options import check_choice
@@ -96,7 +97,7 @@ def convert_checkpoint(
     keys = sorted(layout, key=lambda key: source.tensors[key].begin)
     layout |= {name: (dtype_name(tensor.dtype), tuple(tensor.shape)) for name, tensor in side.items()}
     linear = [layer for layer in scales if layer + WEIGHT not in expanded and len(layout[layer + WEIGHT][1]) == 2]
-    output = FileLayout(layout, _metadata(source, to) | (form.header(linear) if form else {}))
+    output = FileLayout(layout, _metadata(source, prefix, to) | (form.header(linear) if form else {}))
     with CheckpointWriter(target, output, overwrite=overwrite) as writer:
         for number, key in enumerate(keys):
             progress(number, len(keys))
@@ -133,8 +134,8 @@ def _check_kind(source: CheckpointReader, form: Format | None, layers: Iterable[
         )
 
 
-def _metadata(source: CheckpointReader, to: str) -> dict[str, str]:
-    metadata = {k: v for k, v in source.metadata.items() if k != "_quantization_metadata"}
+def _metadata(source: CheckpointReader, prefix: str, to: str) -> dict[str, str]:
+    metadata = {k: v for k, v in true_metadata(source, prefix, to).items() if k != "_quantization_metadata"}
     return metadata | {"hswq.converted_from": source.metadata.get("hswq.mode", "fp8"), "hswq.mode": to}
 
 

@@ -10,6 +10,7 @@ from .compare import HSWQCompare
 from .compare_models import HSWQCompareModels
 from .load import HSWQDiffusionModelLoader, HSWQLoader
 from .measure import HSWQMeasureSensitivity
+from .publish import HSWQPublish
 from .quantize import HSWQQuantize
 from .report import HSWQReport
 from .statistics import HSWQLoadStatistics, HSWQMergeStatistics
@@ -28,6 +29,7 @@ class HSWQExtension(ComfyExtension):
             HSWQLoadStatistics,
             HSWQMeasureSensitivity,
             HSWQMergeStatistics,
+            HSWQPublish,
             HSWQQuantize,
             HSWQReport,
         ]

@@ -72,8 +72,10 @@ def default_name(source: str, samples: int, options: QuantizeOptions) -> str:
 
 
 def next_free(path: Path) -> Path:
-    """The path itself, or where there is a file already, the same with the next free number."""
+    """The path itself, or where there is a file or folder already, the same with the next free number."""
     if not path.exists():
         return path
-    numbered = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in itertools.count(2))
+    ending = path.suffix if path.suffix == EXTENSION else ""  # other dots are part of the name
+    stem = path.name.removesuffix(ending)
+    numbered = (path.with_name(f"{stem}_{number}{ending}") for number in itertools.count(2))
     return next(path for path in numbered if not path.exists())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +18,9 @@ from types import TracebackType
 
 from ..errors import TargetError
 from .dtypes import BITS, nbytes_of
+from .modelspec import HASH, UNKNOWN_HASH
+
+_PIECE = 1 << 22
 
 
 class FileLayout:
@@ -108,10 +112,26 @@ class CheckpointWriter:
 
     def _commit(self) -> None:
         self._file.flush()
+        self._write_hash()
+        self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
         check_target(self.path, overwrite=self._overwrite)  # it may have appeared meanwhile
         os.replace(self._temporary, self.path)
+
+    def _write_hash(self) -> None:
+        """Put the hash of all tensors where the header has room for it."""
+        entry = f'"{HASH}":"{UNKNOWN_HASH}"'.encode("ascii")
+        if entry not in self._layout.header:
+            return
+        place = self._layout.header.index(entry) + len(entry) - len(UNKNOWN_HASH) - 1
+        hashed = hashlib.sha256()
+        with self._temporary.open("rb") as written:
+            written.seek(len(self._layout.header))
+            while piece := written.read(_PIECE):
+                hashed.update(piece)
+        self._file.seek(place)
+        self._file.write(f"0x{hashed.hexdigest()}".encode("ascii"))
 
     def _guarded(self, write: Callable[[], object]) -> None:
         try:

@@ -14,6 +14,7 @@ from ..calibration.statistics import Statistics
 from ..errors import CheckpointError, PlanError, StatisticsError
 from ..files.formats import COMFY, FORMATS, Format
 from ..files.layers import WEIGHT, find_prefix, layer_weights, stray_tensor
+from ..files.modelspec import true_metadata
 from ..files.source import TensorInfo, TensorSource
 from ..files.text_encoders import loses_its_scale, text_encoder_layers
 from ..options import QuantizeOptions
@@ -111,9 +112,11 @@ class _Draft:
         least = self._keeping(set(), "")
         smallest = least.nbytes
         if allowed < smallest:
+            # The budget stands in the file, too: the least is that of a file which names itself as its budget.
+            possible = replace(least, options=replace(options, budget=str(smallest))).nbytes
             raise PlanError(
-                f"the budget of {allowed:,} bytes is too small: with every layer quantized the file has {smallest:,}, "
-                f"of which {smallest - least.unet_bytes:,} are not the diffusion model",
+                f"the budget of {allowed:,} bytes is too small: with every layer quantized the file has {possible:,}, "
+                f"of which {possible - least.unet_bytes:,} are not the diffusion model",
                 where=self._source.path,
                 remedy="Give a larger budget",
             )
@@ -138,7 +141,7 @@ class _Draft:
             layers=tuple(layers),
             layout=layout_of(self._source, self._form, layers),
             source=self._source.identity,
-            source_metadata=self._source.metadata,
+            base_metadata=true_metadata(self._source, self._prefix, self._form.name),
             source_unet_bytes=sum(
                 info.nbytes for key, info in self._source.tensors.items() if key.startswith(self._prefix)
             ),

@@ -14,16 +14,15 @@ from ..options import QuantizeOptions
 from ..version import __version__
 from .layer import LayerPlan
 
-_OF_ITS_BYTES = ("modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash")
-
 
 @dataclass(frozen=True)
 class QuantizationPlan:
     """Everything that determines the output file, apart from the weights themselves.
 
-    ``layout`` is the file that will be written: every tensor's type and shape by its key. ``source`` is the file
-    that the plan was made for, and that alone can be quantized by it. ``other_bytes`` are those of matrices in the
-    diffusion model that belong to no layer, such as the weights of experts in one tensor: they stay as they are.
+    ``layout`` is the file that will be written: every tensor's type and shape by its key. ``base_metadata`` is what the
+    source's header says, made true of that file. ``source`` is the file that the plan was made for, and that alone can
+    be quantized by it. ``other_bytes`` are those of matrices in the diffusion model that belong to no layer, such as
+    the weights of experts in one tensor: they stay as they are.
     """
 
     options: QuantizeOptions
@@ -32,7 +31,7 @@ class QuantizationPlan:
     layers: tuple[LayerPlan, ...]
     layout: Mapping[str, tuple[str, tuple[int, ...]]]
     source: FileIdentity
-    source_metadata: Mapping[str, str]
+    base_metadata: Mapping[str, str]
     source_unet_bytes: int
     other_bytes: int
     source_fingerprint: str
@@ -68,9 +67,9 @@ class QuantizationPlan:
         return sum(nbytes_of(*spec) for key, spec in self.layout.items() if key.startswith(self.prefix))
 
     def metadata(self) -> dict[str, str]:
-        """The output's header metadata: the source's, and what the file says of itself under ``hswq.*``."""
+        """The output's header metadata: the source's as far as it is true, and what the file says of itself."""
         return {
-            **_still_true(self.source_metadata),
+            **self.base_metadata,
             "hswq.kind": "checkpoint",
             "hswq.format_version": "1",
             "hswq.mode": self.format.name,
@@ -122,8 +121,3 @@ class QuantizationPlan:
     def __str__(self) -> str:
         lines = [f"{'quantize' if e.quantize else 'keep':<9}{e.layer}  ({e.reason})" for e in self.layers]
         return "\n".join([self.summary, *lines])
-
-
-def _still_true(metadata: Mapping[str, str]) -> dict[str, str]:
-    """The source's metadata, with what it says of its own bytes put under ``source.*``."""
-    return {f"source.{key}" if key in _OF_ITS_BYTES else key: value for key, value in metadata.items()}

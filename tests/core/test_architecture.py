@@ -14,7 +14,7 @@ ORDER = (
     "version", "errors", "progress", "parallel", "options", "fingerprint",
     "grids", "kernels", "backend", "rounding", "inference", "metrics",
     "files", "calibration", "sensitivity", "planning",
-    "quantize_layer", "report", "quantize_file", "convert_file", "api", "cli", "__main__", "__init__",
+    "quantize_layer", "report", "quantize_file", "convert_file", "api", "publishing", "cli", "__main__", "__init__",
 )  # fmt: skip
 LINES = 260
 

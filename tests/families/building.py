@@ -15,7 +15,7 @@ import comfy.utils
 import torch
 from safetensors.torch import save_file
 
-from tests.families.catalogue import Family
+from tests.families.family import Family
 
 
 def known(family: Family) -> bool:

@@ -24,7 +24,8 @@ from unittest import mock
 import torch
 
 from benchmarks import inprocess_comfy
-from tests.families.catalogue import FAMILIES, Family
+from tests.families.catalogue import FAMILIES
+from tests.families.family import Family
 
 STEPS = 4
 MODES = ("v1", "v2", "comfy", "int8", "comfy-int8")

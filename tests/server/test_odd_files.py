@@ -83,8 +83,8 @@ def test_claims_that_are_no_longer_true_are_set_apart(place: ComfyServer) -> Non
     )  # fmt: skip
     place.get("/object_info")
     found = metadata(written(place.run(quantized("claims", "default", "claims_v2", checkpoint="claims.safetensors"))))
-    assert "modelspec.hash_sha256" not in found and "sshs_model_hash" not in found
-    assert found["source.modelspec.hash_sha256"] == "0xabc" and found["modelspec.title"] == "Claims"
+    assert found["modelspec.hash_sha256"] != "0xabc" and "sshs_model_hash" not in found
+    assert found["source.modelspec.hash_sha256"] == "0xabc" and found["modelspec.title"] == "Claims (HSWQ V2)"
 
 
 def test_the_chart_answers_no_other_site(place: ComfyServer) -> None:

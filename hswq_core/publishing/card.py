@@ -1,0 +1,84 @@
+"""The model card for Hugging Face and a description for Civitai, from a file's facts and its author's words."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .facts import HOW_TO_LOAD, Facts
+
+
+@dataclass(frozen=True)
+class About:
+    """What a file cannot say of itself.
+
+    Attributes:
+        title: empty for the file's own.
+        licence: an identifier of Hugging Face's list, as ``openrail++``; empty for none said.
+        base_model: the original's repository, as ``stabilityai/stable-diffusion-xl-base-1.0``.
+        trigger: words that call the model's subject up.
+    """
+
+    title: str = ""
+    author: str = ""
+    licence: str = ""
+    base_model: str = ""
+    trigger: str = ""
+
+
+def model_card(facts: Facts, about: About, hashes: Mapping[str, str]) -> str:
+    """README.md with its header of YAML."""
+    title = about.title or facts.title
+    parts = [
+        _front_matter(facts, about, title),
+        f"# {title}",
+        f"{_sentence(facts, about)}",
+        f"## How to load it\n\n{HOW_TO_LOAD[facts.mode]}",
+        f"Trigger words: `{about.trigger}`" if about.trigger else "",
+        f"## How it was made\n\n{_table(facts.lines)}",
+        f"## Hashes of `{facts.file}`\n\n{_table(list(hashes.items()))}",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def civitai_description(facts: Facts, about: About) -> str:
+    """Simple HTML, as Civitai's editor takes it."""
+
+    def paragraph(text: str) -> str:
+        return f"<p>{html.escape(text.replace('*', '').replace('`', ''))}</p>"
+
+    lines = [f"<h2>{html.escape(about.title or facts.title)}</h2>", paragraph(_sentence(facts, about))]
+    lines += [paragraph(HOW_TO_LOAD[facts.mode])]
+    lines += [paragraph(f"Trigger words: {about.trigger}")] if about.trigger else []
+    rows = (f"<li>{html.escape(name)}: {html.escape(value)}</li>" for name, value in facts.lines)
+    lines += ["<ul>", *rows, "</ul>"]
+    return "\n".join(lines) + "\n"
+
+
+def _sentence(facts: Facts, about: About) -> str:
+    original = about.base_model or facts.base or "the original model"
+    return (
+        f"An 8-bit copy of {original}, quantized with HSWQ (Hybrid Sensitivity Weighted Quantization): "
+        f"{facts.bytes / 1e9:,.2f} GB, {facts.bytes / facts.original_bytes:.0%} of 16 bits. {facts.quantized} layers "
+        f"are in 8 bits, {facts.kept} as they were."
+    )
+
+
+def _front_matter(facts: Facts, about: About, title: str) -> str:
+    """JSON strings are YAML strings, whatever is in them."""
+    tags = ["hswq", "comfyui", "quantized", "int8" if "int8" in facts.mode else "fp8", facts.architecture]
+    lines = [f"license: {json.dumps(about.licence)}"] if about.licence else []
+    if about.base_model:
+        lines += [f"base_model: {json.dumps(about.base_model)}", "base_model_relation: quantized"]
+    if about.author:
+        lines += [f"author: {json.dumps(about.author, ensure_ascii=False)}"]
+    lines += ["pipeline_tag: text-to-image", f"model_name: {json.dumps(title, ensure_ascii=False)}", "tags:"]
+    lines += [f"- {json.dumps(tag)}" for tag in tags if tag != "unknown"]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> str:
+    clean = [(name, value.replace("|", "\\|").replace("\n", " ")) for name, value in rows]
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in clean)])

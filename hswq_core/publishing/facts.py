@@ -1,0 +1,89 @@
+"""What a quantized file says of itself, in the words of a model card."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import CheckpointError
+from ..files.checkpoint import CheckpointReader
+from ..files.dtypes import BITS
+from ..files.inspection import inspect_checkpoint
+from ..files.layers import find_prefix
+
+HOW_TO_LOAD = {
+    "v1": "Any loader of FP8 models opens it: *Load Checkpoint* in ComfyUI, Forge and others. *HSWQ Loader* keeps the "
+    "layers that were kept in full precision as they are.",
+    "v2": "Open it with *HSWQ Loader* of ComfyUI-HSWQ: it has a scale beside every layer that other loaders "
+    "do not know.",
+    "int8": "Open it with *HSWQ Loader* of ComfyUI-HSWQ; other loaders refuse it.",
+    "comfy": "Recent ComfyUI opens it with its own loaders; *HSWQ Loader* opens it, too.",
+    "comfy-int8": "ComfyUI opens it with its own loaders from version 0.27 on; *HSWQ Loader* opens it, too.",
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A quantized file.
+
+    Attributes:
+        title: its own.
+        mode: the format.
+        bytes, original_bytes: of the file, and of its tensors in 16 bits.
+        quantized, kept: layers.
+        lines: how it was made, by name.
+        base: what it was made from, as far as the file says.
+    """
+
+    file: str
+    title: str
+    mode: str
+    architecture: str
+    bytes: int
+    original_bytes: int
+    quantized: int
+    kept: int
+    lines: tuple[tuple[str, str], ...]
+    base: str
+
+
+def facts_of(path: Path) -> Facts:
+    """Errors: CheckpointError for a file that HSWQ did not quantize."""
+    with CheckpointReader(path) as reader:
+        found, said = inspect_checkpoint(reader), reader.metadata
+        if said.get("hswq.kind") != "checkpoint" or said.get("hswq.mode") not in HOW_TO_LOAD:
+            raise CheckpointError(
+                "this file was not quantized by HSWQ", where=path, remedy="Choose one that HSWQ Quantize wrote"
+            )
+        prefix = find_prefix(reader)
+        original = sum(
+            info.nbytes if BITS[info.dtype] > 8 or not key.startswith(prefix) else 2 * math.prod(info.shape)
+            for key, info in reader.tensors.items()
+        )
+    mode = said["hswq.mode"]
+    kept = said.get("hswq.kept_layers", "[]")
+    lines = [
+        ("format", mode),
+        ("layers kept", f"{len(json.loads(kept))} of {len(found.quantized) + len(found.unquantized)}"),
+        ("chosen by", said.get("hswq.selection", "")),
+        ("budget", said.get("hswq.budget", "")),
+        ("keep ratio", said.get("hswq.keep_ratio", "")),
+        ("rounding", said.get("hswq.rounding", "")),
+        ("scales", said.get("hswq.scales", "")),
+        ("statistics", said.get("hswq.statistics_fingerprint", "")),
+        ("made with", f"HSWQ {said.get('hswq.tool_version', '')}".strip()),
+    ]
+    return Facts(
+        file=path.name,
+        title=said.get("modelspec.title", path.stem),
+        mode=mode,
+        architecture=said.get("modelspec.architecture", "unknown"),
+        bytes=found.bytes,
+        original_bytes=original,
+        quantized=len(found.quantized),
+        kept=len(found.unquantized),
+        lines=tuple((name, value) for name, value in lines if value),
+        base=said.get("modelspec.base_model", "") or said.get("source.modelspec.title", ""),
+    )

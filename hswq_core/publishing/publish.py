@@ -1,0 +1,64 @@
+"""The folder to upload beside a file: card, description and hashes, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from ..errors import TargetError
+from ..progress import Progress, no_progress
+from .card import About, civitai_description, model_card
+from .facts import facts_of
+from .hashes import hashes_of
+
+__all__ = ["About", "publish"]
+
+
+def publish(
+    file: Path,
+    folder: Path,
+    about: About | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> Path:
+    """Write ``README.md``, ``civitai.html`` and ``hashes.txt`` into a folder, from a quantized file. The same file and
+    words give the same folder. The file itself is neither moved nor copied.
+
+    Args:
+        overwrite: whether a folder that is there may be replaced.
+        progress: called with bytes read and bytes in all.
+
+    Errors: CheckpointError for a file that HSWQ did not quantize, TargetError for a folder that
+    is there or cannot be written. Nothing is left then.
+    """
+    about = about or About()
+    facts = facts_of(file)
+    if folder.exists() and (not overwrite or not folder.is_dir() or not (folder / "hashes.txt").exists()):
+        raise TargetError(
+            "this is there already",
+            where=folder,
+            remedy="Choose another name, or allow overwriting a folder of this kind",
+        )
+    hashes = hashes_of(file, progress)
+    texts = {
+        "README.md": model_card(facts, about, hashes),
+        "civitai.html": civitai_description(facts, about),
+        "hashes.txt": "".join(f"{name}: {value}\n" for name, value in hashes.items()),
+    }
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            made = Path(temporary) / "made"
+            made.mkdir()
+            for name, text in texts.items():
+                (made / name).write_text(text, "utf-8", newline="\n")
+            if folder.exists():
+                os.replace(folder, Path(temporary) / "before")
+            os.replace(made, folder)
+    except OSError as error:
+        raise TargetError(
+            f"the folder could not be written ({error.strerror})", where=folder, remedy="Check the disk and the folder"
+        ) from error
+    return folder

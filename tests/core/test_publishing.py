@@ -1,0 +1,82 @@
+"""The folder to upload: a card that Hugging Face reads, hashes that are the file's, and nothing half-written."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from hswq_core import quantize
+from hswq_core.errors import CheckpointError, TargetError
+from hswq_core.publishing import About, publish
+from tests.core.conftest import Example
+
+ABOUT = About(
+    title='A "model": with # everything', author="Ünal", licence="openrail++", trigger="apple",
+    base_model="stabilityai/stable-diffusion-xl-base-1.0",
+)  # fmt: skip
+
+
+@pytest.fixture
+def quantized(example: Example, tmp_path: Path) -> Path:
+    target = tmp_path / "model_v2.safetensors"
+    quantize(example.path, target, example.statistics, mode="v2", keep_ratio=0.1)
+    return target
+
+
+def test_hugging_face_reads_the_card(quantized: Path, tmp_path: Path) -> None:
+    folder = publish(quantized, tmp_path / "upload", ABOUT)
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.license == "openrail++" and card.data.base_model == ABOUT.base_model
+    said = card.data.to_dict()
+    assert said["base_model_relation"] == "quantized" and said["model_name"] == ABOUT.title and "fp8" in card.data.tags
+    assert "HSWQ Loader" in card.text and "9 layers are in 8 bits, 2 as they were" in card.text
+
+
+def test_the_hashes_are_the_files(quantized: Path, tmp_path: Path) -> None:
+    folder = publish(quantized, tmp_path / "upload")
+    digest = hashlib.sha256(quantized.read_bytes()).hexdigest().upper()
+    lines = (folder / "hashes.txt").read_text("utf-8").splitlines()
+    assert lines[:2] == [f"SHA256: {digest}", f"AutoV2: {digest[:10]}"]
+    assert digest in (folder / "README.md").read_text("utf-8")
+
+
+def test_the_same_file_gives_the_same_folder(quantized: Path, tmp_path: Path) -> None:
+    first, second = publish(quantized, tmp_path / "a", ABOUT), publish(quantized, tmp_path / "b", ABOUT)
+    names = sorted(path.name for path in first.iterdir())
+    assert names == ["README.md", "civitai.html", "hashes.txt"]
+    assert all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
+    assert "<script" not in (first / "civitai.html").read_text("utf-8") and "&quot;model&quot;" in (
+        first / "civitai.html"
+    ).read_text("utf-8")
+
+
+def test_what_is_there_stays(example: Example, quantized: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "README.md").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(TargetError, match="there already"):
+            publish(quantized, mine, overwrite=overwrite)
+    assert [path.name for path in mine.iterdir()] == ["README.md"]
+    folder = publish(quantized, tmp_path / "upload")
+    with pytest.raises(TargetError, match="there already"):
+        publish(quantized, folder)
+    assert publish(quantized, folder, ABOUT, overwrite=True) == folder
+    with pytest.raises(CheckpointError, match="not quantized by HSWQ"):
+        publish(example.path, tmp_path / "other")
+    assert not (tmp_path / "other").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_the_command(quantized: Path) -> None:
+    command = [sys.executable, "-m", "hswq_core", "card", str(quantized), "--licence", "mit"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    folder = quantized.with_name("model_v2_publish")
+    assert done.returncode == 0 and f"{folder}: README.md, civitai.html, hashes.txt" in done.stdout, done.stderr
+    assert 'license: "mit"' in (folder / "README.md").read_text("utf-8")
+    again = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert again.returncode == 2 and again.stderr.count("\n") == 1
