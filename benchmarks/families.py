@@ -37,7 +37,10 @@ this page. ComfyUI {version}, torch {torch}, {machine}, {date}.
 | family | layers | picture | gradients | {modes} |
 |---|---|---|---|{rules}|
 {rows}
-{reference}{left_out}"""
+{reference}
+Other classes of `comfy.supported_models`, and why they are not in the table:
+
+{left_out}"""
 _REFERENCE = """
 Models that follow a reference image are measured with it. With an empty one in its place, the exact impacts rank the
 layers otherwise; the rank correlation is {found}.
@@ -65,7 +68,7 @@ def _page(results: dict[str, Any], comfyui: Path) -> str:
 
     version = (comfyui / "comfyui_version.py").read_text("utf-8").split('"')[-2]
     references = [
-        f"{result['rank without its reference']:.2f} for {name}"
+        f"{result['rank without its reference']:.3f} for {name}"
         for name, result in results.items()
         if "rank without its reference" in result
     ]
@@ -74,7 +77,7 @@ def _page(results: dict[str, Any], comfyui: Path) -> str:
         modes=" | ".join(MODES), rules="---|" * (len(MODES) - 1) + "---",
         rows="\n".join(_row(name, result) for name, result in results.items() if name in FAMILIES),
         reference=_REFERENCE.format(found=", ".join(references)) if references else "",
-        left_out="".join(f"\n{name} has no tiny model: {why}.\n" for name, why in LEFT_OUT.items()),
+        left_out="".join(f"- {why}: {', '.join(names)}\n" for why, names in LEFT_OUT.items()),
     )  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class ImageComparison:
-    """Means over a batch of image pairs, and the images side by side [B, H, 3 W + 2 gaps, C]."""
+    """Means over a batch of image pairs, and the images of ``width`` W side by side [B, H, 3 W + 2 gaps, C]."""
 
     ssim: float
     worst_ssim: float
@@ -73,6 +73,7 @@ class ImageComparison:
     mse: float
     images: int
     side_by_side: torch.Tensor
+    width: int
 
     def figures(self) -> dict[str, object]:
         """All but the images, for JSON, which has no infinity."""
@@ -97,6 +98,7 @@ def compare_images(reference: torch.Tensor, candidate: torch.Tensor) -> ImageCom
         psnr=psnr(reference, candidate),
         mse=mse(reference, candidate),
         images=reference.shape[0],
+        width=reference.shape[2],
         side_by_side=torch.cat([reference, gap, candidate, gap, difference], dim=2),
     )
 

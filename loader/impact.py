@@ -69,7 +69,7 @@ def measure_impacts(
             return
         except NotDifferentiableError as error:
             logger.warning("HSWQ: sensitivity is measured one layer after another: %s", error)
-    options = {OPTIONS: _own_options(model)}
+    options = {OPTIONS: own_options(model)}
     meter = ImpactMeter(model.model.diffusion_model, statistics.probes(probes), device, options)
     for number, (name, module) in enumerate(chosen.items()):
         progress(number, len(chosen))
@@ -89,7 +89,7 @@ def _by_gradient(
         model.model.diffusion_model,
         statistics.probes(probes),
         model.load_device,
-        {OPTIONS: _own_options(model) | differentiable_attention()},
+        {OPTIONS: own_options(model) | differentiable_attention()},
         weight_in_use,
     )
     whole = len(layers) + meter.passes
@@ -115,7 +115,7 @@ def _check_inputs(statistics: Statistics) -> None:
         logger.warning("HSWQ: sensitivity is measured without %s, which is too large to keep", kind)
 
 
-def _own_options(model: Any) -> dict[str, Any]:
+def own_options(model: Any) -> dict[str, Any]:
     """What a MODEL is patched with that acts inside a call. What acts around calls has no part in a single one."""
     options = model.model_options.get(OPTIONS, {})
     return {name: value for name, value in options.items() if name not in ("wrappers", "callbacks")}

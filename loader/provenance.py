@@ -18,16 +18,19 @@ def source_of(prompt: Prompt | None, node: str | None, is_file: Callable[[str], 
     return found.pop() if len(found) == 1 else ""
 
 
-def sources_of(prompt: Prompt | None, node: str | None, is_file: Callable[[str], str | None], socket: str) -> set[str]:
+def sources_of(
+    prompt: Prompt | None, node: str | None, is_file: Callable[[str], str | None], socket: str, begin: str = ""
+) -> set[str]:
     """The files that the loaders behind a node's input open, as "LIST/NAME".
 
     Args:
         is_file: gives the list that has a file of this name, or ``None``.
         socket: what the input is named, and those through which it is followed: ``model``, ``clip`` or ``vae``.
+        begin: what the input is named, if otherwise.
     """
     found: set[str] = set()
     seen: set[str] = set()
-    waiting = [str(link[0]) for link in _links(prompt, node, socket)]
+    waiting = [str(link[0]) for link in _links(prompt, node, begin or socket)]
     while prompt and waiting:
         node = waiting.pop()
         if node in seen or node not in prompt:

@@ -10,6 +10,7 @@ from .compare import HSWQCompare
 from .compare_models import HSWQCompareModels
 from .load import HSWQDiffusionModelLoader, HSWQLoader
 from .measure import HSWQMeasureSensitivity
+from .prove import HSWQProve
 from .publish import HSWQPublish
 from .quantize import HSWQQuantize
 from .report import HSWQReport
@@ -29,6 +30,7 @@ class HSWQExtension(ComfyExtension):
             HSWQLoadStatistics,
             HSWQMeasureSensitivity,
             HSWQMergeStatistics,
+            HSWQProve,
             HSWQPublish,
             HSWQQuantize,
             HSWQReport,

@@ -39,7 +39,7 @@ class InputRecorder:
         """One call of the model."""
         if self._calls % self._every == 0:
             named = {**{str(i): value for i, value in enumerate(args)}, **kwargs}
-            self._kept.append(_two_of_the_batch(_recorded_call(named), self._calls))
+            self._kept.append(_two_of_the_batch(recorded_call(named), self._calls))
             if len(self._kept) == 2 * PER_RUN:
                 self._kept, self._every = self._kept[::2], self._every * 2
         self._calls += 1
@@ -95,7 +95,8 @@ def share_equal(inputs: Sequence[ModelInput]) -> tuple[ModelInput, ...]:
     return tuple(map_tensors(entry, shared) for entry in inputs)
 
 
-def _recorded_call(named: Mapping[str, Any]) -> dict[str, Argument]:
+def recorded_call(named: Mapping[str, Any]) -> dict[str, Argument]:
+    """A call of the model by argument, as plain data; tensors are not copied."""
     found: dict[str, Argument] = {}
     for name, value in named.items():
         if name == OPTIONS and isinstance(value, Mapping):

@@ -26,7 +26,9 @@ def nbytes_of(dtype: str, shape: tuple[int, ...]) -> int:
 
 def tensor_bytes(tensor: torch.Tensor) -> bytes:
     """A tensor's bytes in safetensors order (row-major, little-endian)."""
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    flat = tensor.detach().cpu().contiguous().flatten()
+    # One element counts as contiguous whatever its stride is, and views ask for a stride of one.
+    return flat.as_strided(flat.shape, (1,)).view(torch.uint8).numpy().tobytes()
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -13,7 +13,7 @@ PACKAGES = ("hswq_core", "loader", "nodes")
 ORDER = (
     "version", "errors", "progress", "parallel", "options", "fingerprint",
     "grids", "kernels", "backend", "rounding", "inference", "metrics",
-    "files", "calibration", "sensitivity", "planning",
+    "files", "calibration", "sensitivity", "planning", "proof",
     "quantize_layer", "report", "quantize_file", "convert_file", "api", "publishing", "cli", "__main__", "__init__",
 )  # fmt: skip
 LINES = 260

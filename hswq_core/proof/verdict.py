@@ -1,0 +1,117 @@
+"""All pairs together: figures with intervals, and whether the candidate passes."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from .pair import Pair
+
+LEAST_COSINE = 0.98
+"""Of the latents, the mean over steps and pairs: what a candidate must reach."""
+MOST_BIFURCATED = 0.1
+"""The share of pairs whose runs may part ways."""
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of all pairs: its mean with a 95 % interval by bootstrap over the pairs, and its median."""
+
+    mean: float
+    low: float
+    high: float
+    median: float
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Figure:
+        """Deterministic: the resamples are the same for the same number of pairs."""
+        data = torch.tensor(values, dtype=torch.float64)
+        chosen = torch.randint(len(data), (_RESAMPLES, len(data)), generator=torch.Generator().manual_seed(0))
+        means = data[chosen].mean(1).sort().values
+        low, high = means[int(0.025 * _RESAMPLES)], means[int(0.975 * _RESAMPLES) - 1]
+        return Figure(float(data.mean()), float(low), float(high), statistics.median(values))
+
+    def as_dict(self) -> dict[str, float]:
+        return {"mean": self.mean, "low": self.low, "high": self.high, "median": self.median}
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A candidate compared with a reference.
+
+    Attributes:
+        settings: how the pairs were made, so that anyone can repeat them.
+    """
+
+    reference: str
+    candidate: str
+    pairs: tuple[Pair, ...]
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def bifurcated(self) -> int:
+        """Pairs whose runs part ways."""
+        return sum(pair.bifurcated is not None for pair in self.pairs)
+
+    @property
+    def passed(self) -> bool:
+        """Whether latents stay together: their mean cosine, and the share of pairs that part ways."""
+        together = self.figures()["cosine"].mean >= LEAST_COSINE
+        return together and self.bifurcated <= MOST_BIFURCATED * len(self.pairs)
+
+    @property
+    def identical(self) -> bool:
+        """Whether nothing differs at all: the candidate is the reference."""
+        return all(pair.latent_error == 0 for pair in self.pairs)
+
+    def figures(self) -> dict[str, Figure]:
+        """By name: cosine, latent_error, model_error where it was measured, ssim."""
+        found = {
+            "cosine": [pair.mean_cosine for pair in self.pairs],
+            "latent_error": [pair.latent_error for pair in self.pairs],
+            "ssim": [pair.ssim for pair in self.pairs],
+        }
+        errors = [pair.model_error for pair in self.pairs if pair.model_error is not None]
+        if errors:
+            found["model_error"] = errors
+        return {name: Figure.of(values) for name, values in found.items()}
+
+    @property
+    def verdict(self) -> str:
+        """In one sentence."""
+        if self.identical:
+            return (
+                "Identical: every latent and picture is the same. If the candidate is a quantized model, the wrong "
+                "one is connected."
+            )
+        figures, count = self.figures(), len(self.pairs)
+        cosine = figures["cosine"]
+        error = (
+            f", the model's output differs by {figures['model_error'].median:.2e}" if "model_error" in figures else ""
+        )
+        return (
+            f"{'Passed' if self.passed else 'Failed'}: mean cosine of the latents {cosine.mean:.4f} "
+            f"[{cosine.low:.4f}, {cosine.high:.4f}], {self.bifurcated} of {count} runs part ways{error}, "
+            f"SSIM {figures['ssim'].median:.3f}."
+        )
+
+    def as_dict(self) -> dict[str, object]:
+        """proof.json; see docs/formats.md."""
+        return {
+            "hswq.kind": "proof",
+            "format_version": 1,
+            "reference": self.reference,
+            "candidate": self.candidate,
+            "passed": self.passed,
+            "identical": self.identical,
+            "verdict": self.verdict,
+            "gate": {"least_mean_cosine": LEAST_COSINE, "most_bifurcated": MOST_BIFURCATED},
+            "bifurcated": self.bifurcated,
+            "figures": {name: figure.as_dict() for name, figure in self.figures().items()},
+            "settings": dict(self.settings),
+            "pairs": [pair.as_dict() for pair in self.pairs],
+        }

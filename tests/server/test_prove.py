@@ -1,0 +1,87 @@
+"""The proof on a real server: what is the same passes with nothing but ones, what is broken fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from hswq_core import quantize
+from tests.support import workflows as w
+from tests.support.server import TINY_CHECKPOINT, ComfyServer
+
+LAYER = "model.diffusion_model.output_blocks.2.0.in_layers.2.weight"
+
+
+def proving(candidate: str, loader: str = "HSWQLoader", seeds: int = 4) -> w.Workflow:
+    return {
+        "original": w.node("CheckpointLoaderSimple", ckpt_name=w.TINY),
+        "candidate": w.node(loader, ckpt_name=candidate),
+        "prove": w.node(
+            "HSWQProve", reference=["original", 0], candidate=["candidate", 0], clip=["original", 1],
+            vae=["original", 2], prompts="apple\ncat\nrose", negative="", seeds=seeds, seed=50, steps=12, cfg=2.0,
+            sampler_name="euler", scheduler="normal", width=256, height=256,
+        ),
+    }  # fmt: skip
+
+
+def proof_of(server: ComfyServer, flow: w.Workflow) -> dict[str, Any]:
+    page = Path(server.run(flow)["prove"]["text"][1])
+    assert page.name == "proof.html" and page.is_relative_to(server.output / "hswq_proof")
+    assert page.read_text("utf-8").count("data:image/jpeg") == 3 * flow["prove"]["inputs"]["seeds"]
+    return json.loads((page.parent / "proof.json").read_text("utf-8"))
+
+
+def test_a_good_file_passes_and_a_broken_one_fails(server: ComfyServer) -> None:
+    quantize(TINY_CHECKPOINT, server.checkpoints / "good.safetensors", mode="int8", keep_ratio=0)
+    tensors = load_file(server.checkpoints / "good.safetensors")
+    assert tensors[LAYER].dtype == torch.int8
+    tensors[LAYER] = -tensors[LAYER]
+    save_file(tensors, server.checkpoints / "broken.safetensors")
+    good = proof_of(server, proving("good.safetensors"))
+    assert good["passed"] and not good["identical"], good["verdict"]
+    assert good["reference"] == w.TINY and good["candidate"] == "good.safetensors"
+    assert [(pair["prompt"], pair["seed"]) for pair in good["pairs"]] == [
+        ("apple", 50), ("cat", 51), ("rose", 52), ("apple", 53),
+    ]  # fmt: skip
+    assert all(len(pair["cosine"]) == 12 == len(pair["forced_error"]) for pair in good["pairs"])
+    assert 0 < good["figures"]["model_error"]["median"] < 1e-3
+    broken = proof_of(server, proving("broken.safetensors"))
+    assert not broken["passed"], broken["verdict"]
+    assert broken["figures"]["model_error"]["median"] > 100 * good["figures"]["model_error"]["median"]
+
+
+def test_the_same_model_is_told_from_a_perfect_one(server: ComfyServer) -> None:
+    found = proof_of(server, proving(w.TINY, "CheckpointLoaderSimple", seeds=2))
+    assert found["passed"] and found["identical"] and "wrong one is connected" in found["verdict"]
+    assert found["figures"]["cosine"] == {"mean": 1.0, "low": 1.0, "high": 1.0, "median": 1.0}
+    assert found["figures"]["ssim"]["mean"] == pytest.approx(1.0)
+    assert found["figures"]["model_error"]["mean"] == 0
+
+
+def test_a_lora_that_was_forgotten_is_found(server: ComfyServer) -> None:
+    """Reference and candidate are clones of one model; only one of them has the patches."""
+    generator = torch.Generator().manual_seed(0)
+    weight = load_file(TINY_CHECKPOINT)[LAYER]
+    name = "lora_unet_" + LAYER.removeprefix("model.diffusion_model.").removesuffix(".weight").replace(".", "_")
+    folder = server.base / "models" / "loras"
+    folder.mkdir(exist_ok=True)
+    save_file(
+        {
+            f"{name}.lora_up.weight": torch.randn(weight.shape[0], 4, 1, 1, generator=generator) * 0.5,
+            f"{name}.lora_down.weight": torch.randn(4, *weight.shape[1:], generator=generator) * 0.5,
+        },
+        folder / "strong.safetensors",
+    )
+    flow = proving(w.TINY, "CheckpointLoaderSimple", seeds=2)
+    flow["lora"] = w.node(
+        "LoraLoaderModelOnly", model=["original", 0], lora_name="strong.safetensors", strength_model=1
+    )
+    flow["prove"]["inputs"] |= {"reference": ["lora", 0], "candidate": ["original", 0]}
+    found = proof_of(server, flow)
+    assert found["reference"].endswith("with patches") and not found["passed"], found["verdict"]
+    assert found["figures"]["model_error"]["median"] > 1e-3
