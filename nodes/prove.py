@@ -134,13 +134,12 @@ class HSWQProve(io.ComfyNode):
             pairs.append(Pair(text, at, cosine, error, forced, images.ssim, images.psnr))
             rows.append(images.side_by_side)
             pictures.append(_pictures(images.side_by_side, images.width))
-        names = [cls._name(socket, model) for socket, model in (("reference", reference), ("candidate", candidate))]
         made = {
             "steps": steps, "cfg": cfg, "sampler": sampler_name, "scheduler": scheduler, "width": width,
             "height": height, "negative": negative, "first_seed": seed, "hswq": __version__, "torch": torch.__version__,
             "device": str(reference.load_device),
         }  # fmt: skip
-        proof = Proof(*names, tuple(pairs), made)
+        proof = Proof(cls._name("reference", reference), cls._name("candidate", candidate), tuple(pairs), made)
         page = _written(proof, proof_page(proof, pictures))
         verdict = {"text": proof.verdict, "warnings": [] if proof.passed and not proof.identical else [proof.verdict]}
         ui = {"text": [proof.verdict, str(page)], "hswq_verdict": [verdict]}
@@ -164,8 +163,8 @@ def _pictures(side_by_side: torch.Tensor, width: int) -> Pictures:
     """The three parts of the first picture, as JPEGs in the page."""
     image = side_by_side[0]
     gap = (image.shape[1] - 3 * width) // 2
-    parts = [image[:, start : start + width] for start in (0, width + gap, 2 * (width + gap))]
-    return Pictures(*(_data_uri(part) for part in parts))
+    parts = [_data_uri(image[:, start : start + width]) for start in (0, width + gap, 2 * (width + gap))]
+    return Pictures(reference=parts[0], candidate=parts[1], difference=parts[2])
 
 
 def _data_uri(image: torch.Tensor) -> str:

@@ -55,8 +55,8 @@ def proof_page(proof: Proof, pictures: Sequence[Pictures]) -> str:
     kind = "same" if proof.identical else "passed" if proof.passed else "failed"
     order = sorted(range(len(proof.pairs)), key=lambda i: proof.pairs[i].ssim)
     rows = "".join(
-        f"<tr><td>{_NAMES[name]}</td><td>{figure.mean:.3g}</td><td>{figure.low:.3g} to {figure.high:.3g}</td>"
-        f"<td>{figure.median:.3g}</td></tr>"
+        f"<tr><td>{_NAMES[name]}</td><td>{_said(name, figure.mean)}</td>"
+        f"<td>{_said(name, figure.low)} to {_said(name, figure.high)}</td><td>{_said(name, figure.median)}</td></tr>"
         for name, figure in proof.figures().items()
     )
     pairs = "".join(_pair(proof, number, pictures[number]) for number in order)
@@ -78,6 +78,11 @@ def proof_page(proof: Proof, pictures: Sequence[Pictures]) -> str:
 <pre>{settings}</pre>
 <script>{_SCRIPT}</script></body></html>
 """
+
+
+def _said(name: str, value: float) -> str:
+    """A likeness with four digits, an error by its power of ten."""
+    return f"{value:.4f}" if name in ("cosine", "ssim") else f"{value:.2e}"
 
 
 def _pair(proof: Proof, number: int, pictures: Pictures) -> str:
