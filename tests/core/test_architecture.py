@@ -12,9 +12,10 @@ PACKAGES = ("hswq_core", "loader", "nodes")
 # A folder or file of the core imports only from those before it.
 ORDER = (
     "version", "errors", "progress", "parallel", "options", "fingerprint",
-    "grids", "kernels", "backend", "rounding", "inference", "metrics",
+    "comfyui_server", "grids", "kernels", "backend", "rounding", "inference", "metrics",
     "files", "calibration", "sensitivity", "planning", "proof",
-    "quantize_layer", "report", "quantize_file", "convert_file", "api", "publishing", "cli", "__main__", "__init__",
+    "quantize_layer", "report", "quantize_file", "convert_file", "api", "publishing",
+    "cli_options", "cli", "__main__", "__init__",
 )  # fmt: skip
 LINES = 260
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from hswq_core import quantize
 from tests.support import workflows as w
-from tests.support.server import TINY_CHECKPOINT, ComfyServer
+from tests.support.server import REPOSITORY, TINY_CHECKPOINT, ComfyServer
 
 LAYER = "model.diffusion_model.output_blocks.2.0.in_layers.2.weight"
 
@@ -85,3 +87,25 @@ def test_a_lora_that_was_forgotten_is_found(server: ComfyServer) -> None:
     found = proof_of(server, flow)
     assert found["reference"].endswith("with patches") and not found["passed"], found["verdict"]
     assert found["figures"]["model_error"]["median"] > 1e-3
+
+
+def test_the_command_drives_a_running_server(server: ComfyServer, tmp_path: Path) -> None:
+    quantize(TINY_CHECKPOINT, server.checkpoints / "command.safetensors", mode="int8", keep_ratio=0)
+    (tmp_path / "prompts.txt").write_text("apple\n\nrose\n")
+    options = [
+        "--server",
+        f"http://127.0.0.1:{server.port}",
+        "--prompts",
+        str(tmp_path / "prompts.txt"),
+        "--seeds",
+        "2",
+    ]
+    options += ["--steps", "4", "--cfg", "2", "--width", "256", "--height", "256"]
+    command = [sys.executable, "-m", "hswq_core", "prove", w.TINY, "command.safetensors", *options]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    verdict, page = done.stdout.splitlines()
+    assert verdict.startswith("Passed") and Path(page).is_file()
+    command[5] = "missing.safetensors"
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "missing.safetensors" in done.stderr

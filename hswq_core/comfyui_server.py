@@ -1,0 +1,118 @@
+"""A running ComfyUI, driven as its page drives it: a workflow is queued, and its outputs are waited for."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import HSWQError
+
+_STARTING = 300.0
+_POLL = 0.5
+
+
+class ServerError(HSWQError):
+    """ComfyUI cannot be reached, or refuses or fails a workflow."""
+
+
+class ComfyUIServer:
+    """Args: address: as http://127.0.0.1:8188."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address.rstrip("/")
+
+    def run(self, workflow: Mapping[str, Any]) -> dict[str, Any]:
+        """Queue a workflow (in the form of the API) and wait for what its nodes show, by node.
+
+        Errors: ServerError when ComfyUI does not know a node or a value, or a node fails.
+        """
+        answer = self._ask("/prompt", {"prompt": workflow})
+        number = answer["prompt_id"]
+        while True:
+            found = self._ask(f"/history/{number}").get(number)
+            if found is not None:
+                break
+            time.sleep(_POLL)
+        status = found["status"]
+        if status["status_str"] != "success":
+            failed = [said for kind, said in status["messages"] if kind == "execution_error"]
+            why = failed[-1]["exception_message"].strip() if failed else "the workflow was interrupted"
+            raise ServerError(why.rstrip("."), where=self.address, remedy="See ComfyUI's log")
+        return found["outputs"]
+
+    def _ask(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        data = None if body is None else json.dumps(body).encode("utf-8")
+        request = urllib.request.Request(self.address + path, data, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise ServerError(_refusal(error), where=self.address, remedy="Check the names and options") from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise ServerError(
+                f"ComfyUI does not answer ({reason})", where=self.address, remedy="Start it, or give --server"
+            ) from error
+
+
+@contextlib.contextmanager
+def comfyui_server(address: str) -> Iterator[ComfyUIServer]:
+    """The server at an address; without one, that of ``COMFYUI_PATH``, started for this and stopped at the end.
+
+    Errors: ServerError when there is neither, or it does not start.
+    """
+    folder = os.environ.get("COMFYUI_PATH", "")
+    if address or not folder:
+        yield ComfyUIServer(address or "http://127.0.0.1:8188")
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    main = Path(folder) / "main.py"
+    if not main.is_file():
+        raise ServerError("this is no ComfyUI", where=folder, remedy="Let COMFYUI_PATH name its folder")
+    command = [sys.executable, str(main), "--port", str(port), "--disable-auto-launch", *_without_a_card()]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield _started(process, f"http://127.0.0.1:{port}")
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+        process.kill()
+
+
+def _started(process: subprocess.Popen[bytes], address: str) -> ComfyUIServer:
+    server, until = ComfyUIServer(address), time.monotonic() + _STARTING
+    while time.monotonic() < until and process.poll() is None:
+        with contextlib.suppress(ServerError):
+            server._ask("/system_stats")
+            return server
+        time.sleep(_POLL)
+    raise ServerError("ComfyUI did not start", where=address, remedy="Start it by hand to see why, and give --server")
+
+
+def _without_a_card() -> list[str]:
+    import torch
+
+    return [] if torch.cuda.is_available() or torch.backends.mps.is_available() else ["--cpu"]
+
+
+def _refusal(error: urllib.error.HTTPError) -> str:
+    """What ComfyUI says of a workflow that it does not take, in one line."""
+    try:
+        said = json.load(error)
+        details = [f"{e['message']}: {e['details']}" for node in said["node_errors"].values() for e in node["errors"]]
+        return "; ".join(details) or said["error"]["message"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"ComfyUI answers {error.code}"

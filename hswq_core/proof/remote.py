@@ -1,0 +1,67 @@
+"""The proof by a ComfyUI, as a workflow of three nodes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..comfyui_server import ComfyUIServer, ServerError
+from ..errors import PlanError
+
+
+@dataclass(frozen=True)
+class ProofRequest:
+    """What HSWQ Prove is to do, by the names of its inputs; the models by their names in ComfyUI's list."""
+
+    reference: str
+    candidate: str
+    prompts: str = ""
+    negative: str = ""
+    seeds: int = 4
+    seed: int = 1000
+    steps: int = 25
+    cfg: float = 7.0
+    sampler_name: str = "euler"
+    scheduler: str = "normal"
+    width: int = 1024
+    height: int = 1024
+
+
+def read_prompts(path: Path) -> str:
+    """A file of prompts, one a line. Errors: PlanError when it cannot be read or holds none."""
+    try:
+        lines = [line.strip() for line in path.read_text("utf-8", errors="replace").splitlines() if line.strip()]
+    except OSError as error:
+        raise PlanError("the prompts cannot be read", where=path, remedy="Give a text file") from error
+    if not lines:
+        raise PlanError("the file of prompts is empty", where=path, remedy="Write one prompt a line")
+    return "\n".join(lines)
+
+
+def prove(server: ComfyUIServer, request: ProofRequest) -> tuple[dict[str, Any], Path]:
+    """``proof.json`` and the page beside it. The server writes both: it is of this machine, or shares its folder.
+
+    Errors: ServerError when ComfyUI refuses or fails, or what it wrote cannot be read here.
+    """
+    inputs = {k: v for k, v in vars(request).items() if k not in ("reference", "candidate")}
+    found = server.run(
+        {
+            "reference": {"class_type": "HSWQLoader", "inputs": {"ckpt_name": request.reference}},
+            "candidate": {"class_type": "HSWQLoader", "inputs": {"ckpt_name": request.candidate}},
+            "prove": {
+                "class_type": "HSWQProve",
+                "inputs": inputs
+                | {"reference": ["reference", 0], "candidate": ["candidate", 0]}
+                | {"clip": ["reference", 1], "vae": ["reference", 2]},
+            },
+        }
+    )
+    page = Path(found["prove"]["text"][1])
+    try:
+        return json.loads(page.with_name("proof.json").read_text("utf-8")), page
+    except (OSError, ValueError) as error:
+        raise ServerError(
+            "the proof was written where it cannot be read", where=page, remedy="Open it on the server's machine"
+        ) from error
