@@ -1,6 +1,6 @@
-"""The command line: ``hswq inspect|quantize|convert|merge-stats``. No ComfyUI needed.
+"""The command line, ``hswq``. Only ``prove`` needs a ComfyUI.
 
-Exit code 0 on success; 2 with one line on stderr for anything a user can act on.
+Exit code 0 on success; 2 with one line on stderr for anything a user can act on; 1 for a candidate that does not pass.
 """
 
 from __future__ import annotations

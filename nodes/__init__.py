@@ -7,7 +7,6 @@ from comfy_api.latest import ComfyExtension, io
 from .calibrate import HSWQCalibrate
 from .calibrate_run import HSWQCalibrateRun
 from .compare import HSWQCompare
-from .compare_models import HSWQCompareModels
 from .load import HSWQDiffusionModelLoader, HSWQLoader
 from .measure import HSWQMeasureSensitivity
 from .prove import HSWQProve
@@ -24,7 +23,6 @@ class HSWQExtension(ComfyExtension):
             HSWQCalibrate,
             HSWQCalibrateRun,
             HSWQCompare,
-            HSWQCompareModels,
             HSWQDiffusionModelLoader,
             HSWQLoader,
             HSWQLoadStatistics,

@@ -7,7 +7,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from hswq_core.errors import HSWQError
-from hswq_core.metrics import compare_images, compare_trajectories, psnr, ssim
+from hswq_core.metrics import compare_images, psnr, ssim
 
 
 def images(noise: float, size: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,13 +43,3 @@ def test_images_that_cannot_be_compared() -> None:
     small, other = images(0.1, size=8)
     with pytest.raises(HSWQError, match="11 x 11"):
         compare_images(small, other)
-
-
-def test_trajectories_are_compared_step_by_step_and_by_their_ends() -> None:
-    a = [[torch.full((2, 3, 4, 4), 10.0), torch.ones(2, 3, 4, 4)]]
-    b = [[torch.full((2, 3, 4, 4), 11.0), torch.ones(2, 3, 4, 4) * torch.tensor([1.0, 1.5]).view(2, 1, 1, 1)]]
-    found = compare_trajectories(a, b)
-    assert found.by_step == pytest.approx([0.01, 0.125]) and found.worst_by_step == pytest.approx([0.01, 0.25])
-    assert found.each == pytest.approx([0.0, 0.25])
-    with pytest.raises(HSWQError, match="differ in number or shape"):
-        compare_trajectories(a, [[a[0][0]]])
