@@ -84,7 +84,7 @@ def _card(args: argparse.Namespace) -> str:
     about = About(**{field.name: getattr(args, field.name) for field in fields(About)})
     folder = args.out or args.file.with_name(f"{args.file.stem}_publish")
     with _progress(args) as progress:
-        written = publish(args.file, folder, about, overwrite=args.overwrite, progress=progress)
+        written = publish(args.file, folder, about, proof=args.proof, overwrite=args.overwrite, progress=progress)
     return f"{written}: {', '.join(sorted(path.name for path in written.iterdir()))}"
 
 

@@ -85,6 +85,7 @@ def command_line(runs: Mapping[str, Callable[[argparse.Namespace], str]]) -> arg
     )
     card.add_argument("file", type=Path, help="the quantized file")
     card.add_argument("--out", type=Path, help="the folder to write; default: the file's name with _publish")
+    card.add_argument("--proof", type=Path, help="the proof.html of HSWQ Prove or 'hswq prove'")
     card.add_argument("--title", default="", help="default: the file's own")
     card.add_argument("--author", default="", help="who made the original")
     card.add_argument("--licence", default="", help="of Hugging Face's list, as openrail++")

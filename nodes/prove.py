@@ -20,6 +20,7 @@ from ..hswq_core.files.names import next_free, usable_name
 from ..hswq_core.metrics import compare_images
 from ..hswq_core.proof import Pair, Proof, compare_latents, proof_page
 from ..hswq_core.proof.page import Pictures
+from ..hswq_core.publishing.shown_proof import PICTURE
 from ..hswq_core.version import __version__
 from ..loader.latents import empty_latent
 from ..loader.prove import SamplerSettings, forced_errors, sample_run
@@ -28,6 +29,8 @@ from ..loader.sample import encode
 from .common import CATEGORY
 from .prompts import choose_prompts
 from .sources import list_of
+
+_PAIRS_IN_A_PICTURE = 4
 
 
 class HSWQProve(io.ComfyNode):
@@ -140,7 +143,7 @@ class HSWQProve(io.ComfyNode):
             "device": str(reference.load_device),
         }  # fmt: skip
         proof = Proof(cls._name("reference", reference), cls._name("candidate", candidate), tuple(pairs), made)
-        page = _written(proof, proof_page(proof, pictures))
+        page = _written(proof, proof_page(proof, pictures), torch.cat(rows))
         verdict = {"text": proof.verdict, "warnings": [] if proof.passed and not proof.identical else [proof.verdict]}
         ui = {"text": [proof.verdict, str(page)], "hswq_verdict": [verdict]}
         return io.NodeOutput(torch.cat(rows), proof.verdict, str(page), ui=ui)
@@ -168,16 +171,22 @@ def _pictures(side_by_side: torch.Tensor, width: int) -> Pictures:
 
 
 def _data_uri(image: torch.Tensor) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(_jpeg(image)).decode('ascii')}"
+
+
+def _jpeg(image: torch.Tensor) -> bytes:
+    """A picture [H, W, 3] in [0, 1]."""
     data = bytes_io.BytesIO()
     Image.fromarray((image * 255).round().clamp(0, 255).byte().cpu().numpy()).save(data, "JPEG", quality=90)
-    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode('ascii')}"
+    return data.getvalue()
 
 
-def _written(proof: Proof, page: str) -> Path:
-    """The page, with the proof beside it, in a new folder."""
+def _written(proof: Proof, page: str, pairs: torch.Tensor) -> Path:
+    """The page, with the proof and a picture of some pairs beside it, in a new folder."""
     folder = Path(folder_paths.get_output_directory()) / "hswq_proof" / usable_name(Path(proof.candidate).stem)
     folder = next_free(folder)
     folder.mkdir(parents=True)
     (folder / "proof.json").write_text(json.dumps(proof.as_dict(), indent=1, ensure_ascii=False), "utf-8")
     (folder / "proof.html").write_text(page, "utf-8")
+    (folder / PICTURE).write_bytes(_jpeg(pairs[:_PAIRS_IN_A_PICTURE].flatten(0, 1)))
     return folder / "proof.html"

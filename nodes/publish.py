@@ -26,6 +26,12 @@ class HSWQPublish(io.ComfyNode):
             ),
             inputs=[
                 io.String.Input("path", force_input=True, tooltip="Connect the path output of HSWQ Quantize."),
+                io.String.Input(
+                    "proof",
+                    optional=True,
+                    force_input=True,
+                    tooltip="Connect the path output of HSWQ Prove: its verdict and pictures go into the folder.",
+                ),
                 io.String.Input("title", default="", tooltip="Empty: the file's own."),
                 io.String.Input("author", default="", tooltip="Who made the original model."),
                 io.String.Input(
@@ -41,8 +47,8 @@ class HSWQPublish(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, path: str, **about: Any) -> io.NodeOutput:
+    def execute(cls, path: str, proof: str = "", **about: Any) -> io.NodeOutput:
         file = known_path(path)
         folder = next_free(Path(f"{file.with_suffix('')}_publish"))
-        publish(file, folder, About(**about), progress=progress_bar())
+        publish(file, folder, About(**about), proof=known_path(proof) if proof else None, progress=progress_bar())
         return io.NodeOutput(str(folder), ui={"text": [(folder / "README.md").read_text("utf-8")]})

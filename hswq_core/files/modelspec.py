@@ -39,7 +39,7 @@ def true_metadata(source: TensorSource, prefix: str, mode: str) -> dict[str, str
     """
     said = dict(source.metadata)
     found = {f"source.{key}" if key in _OF_ITS_BYTES else key: value for key, value in said.items()}
-    title = _ENDING.sub("", said.get("modelspec.title", "")) or source.path.stem
+    title = original_title(said) or source.path.stem
     architecture = said.get("modelspec.architecture") or architecture_of(source.tensors, prefix)
     own = {
         "modelspec.sai_model_spec": said.get("modelspec.sai_model_spec", "1.0.0"),
@@ -55,6 +55,11 @@ def true_metadata(source: TensorSource, prefix: str, mode: str) -> dict[str, str
     if mode in _HINTS:
         hint = f"{hint} {_HINTS[mode]}".strip()
     return found | own | ({"modelspec.usage_hint": hint} if hint else {})
+
+
+def original_title(metadata: Mapping[str, str]) -> str:
+    """The title of what a file was made from: its own, without the mode."""
+    return _ENDING.sub("", metadata.get("modelspec.title", ""))
 
 
 def architecture_of(tensors: Mapping[str, TensorInfo], prefix: str) -> str:

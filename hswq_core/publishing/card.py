@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .facts import HOW_TO_LOAD, Facts
+from .shown_proof import PICTURE, ShownProof
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,14 @@ class About:
     trigger: str = ""
 
 
-def model_card(facts: Facts, about: About, hashes: Mapping[str, str]) -> str:
+def model_card(facts: Facts, about: About, hashes: Mapping[str, str], proof: ShownProof | None = None) -> str:
     """README.md with its header of YAML."""
     title = about.title or facts.title
     parts = [
         _front_matter(facts, about, title),
         f"# {title}",
-        f"{_sentence(facts, about)}",
+        _sentence(facts, about),
+        *(_proof(proof) if proof else ()),
         f"## How to load it\n\n{HOW_TO_LOAD[facts.mode]}",
         f"Trigger words: `{about.trigger}`" if about.trigger else "",
         f"## How it was made\n\n{_table(facts.lines)}",
@@ -43,7 +45,7 @@ def model_card(facts: Facts, about: About, hashes: Mapping[str, str]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def civitai_description(facts: Facts, about: About) -> str:
+def civitai_description(facts: Facts, about: About, proof: ShownProof | None = None) -> str:
     """Simple HTML, as Civitai's editor takes it."""
 
     def paragraph(text: str) -> str:
@@ -52,9 +54,18 @@ def civitai_description(facts: Facts, about: About) -> str:
     lines = [f"<h2>{html.escape(about.title or facts.title)}</h2>", paragraph(_sentence(facts, about))]
     lines += [paragraph(HOW_TO_LOAD[facts.mode])]
     lines += [paragraph(f"Trigger words: {about.trigger}")] if about.trigger else []
-    rows = (f"<li>{html.escape(name)}: {html.escape(value)}</li>" for name, value in facts.lines)
+    shown = [*(proof.rows if proof else ()), *facts.lines]
+    lines += [paragraph(proof.verdict)] if proof else []
+    rows = (f"<li>{html.escape(name)}: {html.escape(value)}</li>" for name, value in shown)
     lines += ["<ul>", *rows, "</ul>"]
     return "\n".join(lines) + "\n"
+
+
+def _proof(proof: ShownProof) -> list[str]:
+    """The verdict, pairs of pictures, and figures."""
+    page = "[proof.html](proof.html) has all pairs and how they were made." if "proof.html" in proof.files else ""
+    picture = f"![original, quantized, and their amplified difference]({PICTURE})" if PICTURE in proof.files else ""
+    return ["## Is it as good?", proof.verdict, picture, _table(proof.rows), page]
 
 
 def _sentence(facts: Facts, about: About) -> str:

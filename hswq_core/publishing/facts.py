@@ -12,6 +12,7 @@ from ..files.checkpoint import CheckpointReader
 from ..files.dtypes import BITS
 from ..files.inspection import inspect_checkpoint
 from ..files.layers import find_prefix
+from ..files.modelspec import original_title
 
 HOW_TO_LOAD = {
     "v1": "Any loader of FP8 models opens it: *Load Checkpoint* in ComfyUI, Forge and others. *HSWQ Loader* keeps the "
@@ -85,5 +86,5 @@ def facts_of(path: Path) -> Facts:
         quantized=len(found.quantized),
         kept=len(found.unquantized),
         lines=tuple((name, value) for name, value in lines if value),
-        base=said.get("modelspec.base_model", "") or said.get("source.modelspec.title", ""),
+        base=said.get("modelspec.base_model", "") or original_title(said),
     )

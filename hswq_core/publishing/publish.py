@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ..progress import Progress, no_progress
 from .card import About, civitai_description, model_card
 from .facts import facts_of
 from .hashes import hashes_of
+from .shown_proof import read_proof
 
 __all__ = ["About", "publish"]
 
@@ -20,6 +22,7 @@ def publish(
     folder: Path,
     about: About | None = None,
     *,
+    proof: Path | None = None,
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> Path:
@@ -27,14 +30,16 @@ def publish(
     words give the same folder. The file itself is neither moved nor copied.
 
     Args:
+        proof: the page of HSWQ Prove; it, its figures and its pictures go into the folder.
         overwrite: whether a folder that is there may be replaced.
         progress: called with bytes read and bytes in all.
 
-    Errors: CheckpointError for a file that HSWQ did not quantize, TargetError for a folder that
+    Errors: CheckpointError for a file that HSWQ did not quantize or a proof that is none, TargetError for a folder that
     is there or cannot be written. Nothing is left then.
     """
     about = about or About()
     facts = facts_of(file)
+    shown = read_proof(proof) if proof else None
     if folder.exists() and (not overwrite or not folder.is_dir() or not (folder / "hashes.txt").exists()):
         raise TargetError(
             "this is there already",
@@ -43,8 +48,8 @@ def publish(
         )
     hashes = hashes_of(file, progress)
     texts = {
-        "README.md": model_card(facts, about, hashes),
-        "civitai.html": civitai_description(facts, about),
+        "README.md": model_card(facts, about, hashes, shown),
+        "civitai.html": civitai_description(facts, about, shown),
         "hashes.txt": "".join(f"{name}: {value}\n" for name, value in hashes.items()),
     }
     try:
@@ -54,6 +59,8 @@ def publish(
             made.mkdir()
             for name, text in texts.items():
                 (made / name).write_text(text, "utf-8", newline="\n")
+            for name, source in (shown.files if shown else {}).items():
+                shutil.copyfile(source, made / name)
             if folder.exists():
                 os.replace(folder, Path(temporary) / "before")
             os.replace(made, folder)

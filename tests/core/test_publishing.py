@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from huggingface_hub import ModelCard
 
 from hswq_core import quantize
 from hswq_core.errors import CheckpointError, TargetError
+from hswq_core.proof import Pair, Proof
 from hswq_core.publishing import About, publish
 from tests.core.conftest import Example
 
@@ -80,3 +82,22 @@ def test_the_command(quantized: Path) -> None:
     assert 'license: "mit"' in (folder / "README.md").read_text("utf-8")
     again = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert again.returncode == 2 and again.stderr.count("\n") == 1
+
+
+def test_a_proof_goes_into_the_folder_and_the_card(quantized: Path, tmp_path: Path) -> None:
+    place = tmp_path / "proof"
+    place.mkdir()
+    pair = Pair("a cat", 1, (0.999, 0.998), (1e-5, 2e-4), (1e-4,), 0.97, 31.0)
+    proof = Proof("original", "copy", (pair, pair))
+    (place / "proof.json").write_text(json.dumps(proof.as_dict()), "utf-8")
+    (place / "proof.html").write_text("<p>all pairs</p>", "utf-8")
+    (place / "pairs.jpg").write_bytes(b"jpeg")
+    folder = publish(quantized, tmp_path / "upload", ABOUT, proof=place / "proof.html")
+    names = {"README.md", "civitai.html", "hashes.txt", "pairs.jpg", "proof.html", "proof.json"}
+    assert {path.name for path in folder.iterdir()} == names
+    card = ModelCard.load(folder / "README.md")
+    assert proof.verdict in card.text and "](pairs.jpg)" in card.text and "median 0.97" in card.text
+    assert "2; 0 part ways" in (folder / "civitai.html").read_text("utf-8")
+    with pytest.raises(CheckpointError, match="this is no proof"):
+        publish(quantized, tmp_path / "other", proof=quantized)
+    assert not (tmp_path / "other").exists()

@@ -1,0 +1,49 @@
+"""What a card shows of a proof: its verdict, its figures, and what goes into the folder with it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import CheckpointError
+
+PICTURE = "pairs.jpg"
+_NAMES = {
+    "cosine": "cosine of the latents, mean over the steps",
+    "latent_error": "relative squared error of the final latents",
+    "model_error": "relative squared error of the model's output",
+    "ssim": "SSIM of the pictures",
+}
+
+
+@dataclass(frozen=True)
+class ShownProof:
+    """Attributes: rows: figures with their intervals; files: by the name that they have in the folder."""
+
+    verdict: str
+    rows: tuple[tuple[str, str], ...]
+    files: dict[str, Path]
+
+
+def read_proof(page: Path) -> ShownProof:
+    """Args: page: ``proof.html`` or ``proof.json``; what belongs to it lies beside it.
+
+    Errors: CheckpointError for a file that is no proof.
+    """
+    path = page.with_suffix(".json")
+    try:
+        said = json.loads(path.read_text("utf-8"))
+        if said["hswq.kind"] != "proof" or not isinstance(said["verdict"], str):
+            raise ValueError("another kind")
+        rows = [
+            (text, "{mean:.4g} (95 %: {low:.4g} to {high:.4g}), median {median:.4g}".format(**said["figures"][name]))
+            for name, text in _NAMES.items()
+            if name in said["figures"]
+        ]
+        pairs = f"{len(said['pairs'])}; {said['bifurcated']} part ways"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError("this is no proof", where=page, remedy="Give the proof.html of HSWQ Prove") from error
+    files = {name: path.with_name(name) for name in (path.name, "proof.html", PICTURE)}
+    found = {name: file for name, file in files.items() if file.is_file()}
+    return ShownProof(said["verdict"], (*rows, ("pairs", pairs)), found)
