@@ -24,8 +24,8 @@ from tests.core.conftest import PREFIX, Example
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCHES = 10
-CASES = int(os.environ.get("HSWQ_FUZZ_CASES", "2000"))
-"""For checkpoints and statistics each, and half as many command lines; 'nox -s fuzz' has four times as many."""
+CASES = int(os.environ.get("HSWQ_FUZZ_CASES", "1000"))
+"""For checkpoints and statistics each, and half as many command lines; 'nox -s fuzz' has eight times as many."""
 Header = dict[str, object]
 
 
