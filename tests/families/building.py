@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,7 @@ def known(family: Family) -> bool:
 
 def write(family: Family, path: Path) -> None:
     """The file with random weights."""
-    config = getattr(comfy.supported_models, family.kind)(dict(family.settings))
-    config.custom_operations = comfy.ops.manual_cast
-    config.set_inference_dtype(torch.float32, None)
-    model = config.get_model({}, "").diffusion_model
+    model = _model(family, dict(family.settings))
     generator = torch.Generator().manual_seed(0)
     weights = {}
     for name, parameter in model.state_dict().items():
@@ -42,6 +40,20 @@ def write(family: Family, path: Path) -> None:
         weights[name] = values.to(family.dtype)
     named = family.rename(weights) if not family.layout else _in_layout(family, weights)
     save_file({family.prefix + k: v.clone(memory_format=torch.contiguous_format) for k, v in named.items()}, path)
+
+
+def _model(family: Family, settings: dict[str, Any]) -> torch.nn.Module:
+    """The diffusion model; older versions of ComfyUI do not know all settings of today's."""
+    config = getattr(comfy.supported_models, family.kind)(dict(settings))
+    config.custom_operations = comfy.ops.manual_cast
+    config.set_inference_dtype(torch.float32, None)
+    try:
+        return config.get_model({}, "").diffusion_model
+    except TypeError as error:
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown is None or unknown[1] not in settings:
+            raise
+        return _model(family, {name: value for name, value in settings.items() if name != unknown[1]})
 
 
 def _in_layout(family: Family, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -70,10 +70,13 @@ _SVD = UNET | {
 }  # fmt: skip
 
 _VIDEO = (16, 3, 8, 8)
+_TWO_HEADS = {"num_heads": 2}
+"""Older versions of ComfyUI take 24 for granted."""
 
 MOVING: dict[str, Family] = {
     "HunyuanVideo in Tencent's layout": Family(
-        "HunyuanVideo", HUNYUAN_VIDEO, (20, 96), _VIDEO, 768, constant(guidance=6.0), layout="tencent", cfg=1.0
+        "HunyuanVideo", HUNYUAN_VIDEO, (20, 96), _VIDEO, 768, constant(guidance=6.0), post=_TWO_HEADS,
+        layout="tencent", cfg=1.0
     ),
     "Wan 2.1, text to video": Family("WAN21_T2V", _WAN, (20, 96), _VIDEO, post=_WAN_TEXT),
     "Wan 2.1, image to video": Family(
@@ -85,10 +88,11 @@ MOVING: dict[str, Family] = {
     ),
     "Wan 2.2 5B": Family("WAN22_T2V", _WAN | {"in_dim": 48, "out_dim": 48}, (20, 96), (48, 3, 8, 8), post=_WAN_TEXT),
     "HunyuanVideo": Family(
-        "HunyuanVideo", HUNYUAN_VIDEO, (20, 96), _VIDEO, 768, constant(guidance=6.0), cfg=1.0
+        "HunyuanVideo", HUNYUAN_VIDEO, (20, 96), _VIDEO, 768, constant(guidance=6.0), post=_TWO_HEADS, cfg=1.0
     ),
     "HunyuanVideo as ComfyUI saves it": Family(
-        "HunyuanVideo", HUNYUAN_VIDEO, (20, 96), _VIDEO, 768, constant(guidance=6.0), prefix="model.model.", cfg=1.0
+        "HunyuanVideo", HUNYUAN_VIDEO, (20, 96), _VIDEO, 768, constant(guidance=6.0), post=_TWO_HEADS,
+        prefix="model.model.", cfg=1.0
     ),
     "LTX-Video": Family(
         "LTXV", _LTX, (20, 96), (128, 3, 4, 4), 0,
