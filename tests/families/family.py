@@ -104,3 +104,5 @@ HUNYUAN_VIDEO = {
     "num_heads": 2, "depth": 1, "depth_single_blocks": 2, "theta": 256, "qkv_bias": True, "byt5": False,
     "guidance_embed": True, "use_cond_type_embedding": False, "vision_in_dim": None, "meanflow_sum": False,
 }  # fmt: skip
+TWO_HEADS = {"num_heads": 2}
+"""Older versions of ComfyUI take 24 for granted."""

@@ -7,6 +7,7 @@ import torch
 from tests.families.family import (
     HUNYUAN_VIDEO,
     IN_CHECKPOINTS,
+    TWO_HEADS,
     UNET,
     Family,
     constant,
@@ -130,16 +131,17 @@ IMAGES: dict[str, Family] = {
     "SD 3.5": Family(
         "SD3", _SD3, (77, 96), _IMAGE16, 64, prefix=IN_CHECKPOINTS, dtype=torch.float16,
     ),
-    "Flux": Family("Flux", _FLUX, (32, 64), _IMAGE16, 32, _GUIDED, rename=norms_by_scale, cfg=1.0),
+    "Flux": Family("Flux", _FLUX, (32, 64), _IMAGE16, 32, _GUIDED, rename=norms_by_scale, post=TWO_HEADS, cfg=1.0),
     "Flux Kontext": Family(
         "Flux", _FLUX, (32, 64), _IMAGE16, 32, lambda g: {"guidance": 3.5, **reference(1, 16, 16, 16)(g)},
-        rename=norms_by_scale, cfg=1.0, reference="ref_latents",
+        rename=norms_by_scale, post=TWO_HEADS, cfg=1.0, reference="ref_latents",
     ),
     "Flux in a checkpoint": Family(
-        "Flux", _FLUX, (32, 64), _IMAGE16, 32, _GUIDED, rename=norms_by_scale, prefix=IN_CHECKPOINTS, cfg=1.0
+        "Flux", _FLUX, (32, 64), _IMAGE16, 32, _GUIDED, rename=norms_by_scale, prefix=IN_CHECKPOINTS,
+        post=TWO_HEADS, cfg=1.0
     ),
     "Flux in diffusers' layout": Family(
-        "Flux", _FLUX, (32, 64), _IMAGE16, 32, _GUIDED, layout="diffusers", cfg=1.0
+        "Flux", _FLUX, (32, 64), _IMAGE16, 32, _GUIDED, layout="diffusers", post=TWO_HEADS, cfg=1.0
     ),
     "SD 3.5 in diffusers' layout": Family(
         "SD3", _SD3, (77, 96), _IMAGE16, 64, dtype=torch.float16, layout="diffusers"

@@ -7,6 +7,7 @@ import torch
 from tests.families.family import (
     HUNYUAN_VIDEO,
     IN_CHECKPOINTS,
+    TWO_HEADS,
     UNET,
     Family,
     constant,
@@ -70,12 +71,10 @@ _SVD = UNET | {
 }  # fmt: skip
 
 _VIDEO = (16, 3, 8, 8)
-_TWO_HEADS = {"num_heads": 2}
-"""Older versions of ComfyUI take 24 for granted."""
 
 MOVING: dict[str, Family] = {
     "HunyuanVideo in Tencent's layout": Family(
-        "HunyuanVideo", HUNYUAN_VIDEO, (20, 96), _VIDEO, 768, constant(guidance=6.0), post=_TWO_HEADS,
+        "HunyuanVideo", HUNYUAN_VIDEO, (20, 96), _VIDEO, 768, constant(guidance=6.0), post=TWO_HEADS,
         layout="tencent", cfg=1.0
     ),
     "Wan 2.1, text to video": Family("WAN21_T2V", _WAN, (20, 96), _VIDEO, post=_WAN_TEXT),
@@ -88,10 +87,10 @@ MOVING: dict[str, Family] = {
     ),
     "Wan 2.2 5B": Family("WAN22_T2V", _WAN | {"in_dim": 48, "out_dim": 48}, (20, 96), (48, 3, 8, 8), post=_WAN_TEXT),
     "HunyuanVideo": Family(
-        "HunyuanVideo", HUNYUAN_VIDEO, (20, 96), _VIDEO, 768, constant(guidance=6.0), post=_TWO_HEADS, cfg=1.0
+        "HunyuanVideo", HUNYUAN_VIDEO, (20, 96), _VIDEO, 768, constant(guidance=6.0), post=TWO_HEADS, cfg=1.0
     ),
     "HunyuanVideo as ComfyUI saves it": Family(
-        "HunyuanVideo", HUNYUAN_VIDEO, (20, 96), _VIDEO, 768, constant(guidance=6.0), post=_TWO_HEADS,
+        "HunyuanVideo", HUNYUAN_VIDEO, (20, 96), _VIDEO, 768, constant(guidance=6.0), post=TWO_HEADS,
         prefix="model.model.", cfg=1.0
     ),
     "LTX-Video": Family(
