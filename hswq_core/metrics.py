@@ -65,15 +65,15 @@ def ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class ImageComparison:
-    """Means over a batch of image pairs, and the images of ``width`` W side by side [B, H, 3 W + 2 gaps, C]."""
+    """Means over a batch of image pairs, their amplified ``difference`` [B, H, W, C], and all side by side."""
 
     ssim: float
     worst_ssim: float
     psnr: float
     mse: float
     images: int
+    difference: torch.Tensor
     side_by_side: torch.Tensor
-    width: int
 
     def figures(self) -> dict[str, object]:
         """All but the images, for JSON, which has no infinity."""
@@ -98,6 +98,6 @@ def compare_images(reference: torch.Tensor, candidate: torch.Tensor) -> ImageCom
         psnr=psnr(reference, candidate),
         mse=mse(reference, candidate),
         images=reference.shape[0],
-        width=reference.shape[2],
+        difference=difference,
         side_by_side=torch.cat([reference, gap, candidate, gap, difference], dim=2),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from ..hswq_core.calibration.arguments import Argument, map_tensors
 from ..hswq_core.calibration.model_inputs import OPTIONS, TOO_LARGE, not_recorded, recorded_call
 from ..hswq_core.proof.pair import relative_error
-from ..hswq_core.sensitivity.model_calls import call, on_device
+from ..hswq_core.sensitivity.model_calls import call, in_one, on_device
 from .compat import uncompiled
 from .impact import own_options
 from .sample import sample
@@ -56,7 +56,7 @@ def sample_run(
         latents.append(noisy.detach().float().cpu())
         on_step()
 
-    with _recorded(model, calls) if keep_calls else _nothing():
+    with _recorded(model, calls) if keep_calls else nullcontext():
         final = sample(
             model, positive, negative, latent, steps=settings.steps, cfg=settings.cfg, sampler=settings.sampler,
             scheduler=settings.scheduler, seed=seed, callback=step,
@@ -85,13 +85,10 @@ def _recorded(model: Any, calls: list[tuple[dict[str, Argument], torch.Tensor]])
     entries: list[dict[str, Argument]] = []
 
     def before(_root: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        named = {**{str(i): value for i, value in enumerate(args)}, **kwargs}
-        entries.append(map_tensors(recorded_call(named), lambda tensor: tensor.to("cpu", copy=True)))
+        entries.append(map_tensors(recorded_call(args, kwargs), lambda tensor: tensor.to("cpu", copy=True)))
 
     def after(_root: Any, _args: Any, output: Any) -> None:
-        parts = [output] if isinstance(output, torch.Tensor) else list(output)
-        joined = parts[0] if len(parts) == 1 else torch.cat([part.flatten(1) for part in parts], 1)
-        calls.append((entries.pop(), joined.detach().float().cpu()))
+        calls.append((entries.pop(), in_one(output).detach().float().cpu()))
 
     handles = [root.register_forward_pre_hook(before, with_kwargs=True), root.register_forward_hook(after)]
     try:
@@ -100,8 +97,3 @@ def _recorded(model: Any, calls: list[tuple[dict[str, Argument], torch.Tensor]])
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

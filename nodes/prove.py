@@ -131,22 +131,24 @@ class HSWQProve(io.ComfyNode):
         pairs, rows, pictures = [], [], []
         for (text, at), one, other in zip(plan, ours, theirs, strict=True):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            images = compare_images(_decoded(vae, one.latents[-1]), _decoded(vae, other.latents[-1]))
+            drawn = [_decoded(vae, each.latents[-1]) for each in (one, other)]
+            images = compare_images(*drawn)
             cosine, error = compare_latents(one.latents, other.latents)
             forced = forced_errors(candidate, one)
             pairs.append(Pair(text, at, cosine, error, forced, images.ssim, images.psnr))
             rows.append(images.side_by_side)
-            pictures.append(_pictures(images.side_by_side, images.width))
+            pictures.append(Pictures(_data_uri(drawn[0][0]), _data_uri(drawn[1][0]), _data_uri(images.difference[0])))
         made = {
             "steps": steps, "cfg": cfg, "sampler": sampler_name, "scheduler": scheduler, "width": width,
             "height": height, "negative": negative, "first_seed": seed, "hswq": __version__, "torch": torch.__version__,
             "device": str(reference.load_device),
         }  # fmt: skip
         proof = Proof(cls._name("reference", reference), cls._name("candidate", candidate), tuple(pairs), made)
-        page = _written(proof, proof_page(proof, pictures), torch.cat(rows))
+        shown = torch.cat(rows)
+        page = _written(proof, proof_page(proof, pictures), shown)
         verdict = {"text": proof.verdict, "warnings": [] if proof.passed and not proof.identical else [proof.verdict]}
         ui = {"text": [proof.verdict, str(page)], "hswq_verdict": [verdict]}
-        return io.NodeOutput(torch.cat(rows), proof.verdict, str(page), ui=ui)
+        return io.NodeOutput(shown, proof.verdict, str(page), ui=ui)
 
     @classmethod
     def _name(cls, socket: str, model: Any) -> str:
@@ -160,14 +162,6 @@ def _decoded(vae: Any, latent: torch.Tensor) -> torch.Tensor:
     """Pictures [B, H, W, 3]; the frames of a video one after another."""
     images = vae.decode(latent)
     return images.flatten(0, 1) if images.dim() == 5 else images
-
-
-def _pictures(side_by_side: torch.Tensor, width: int) -> Pictures:
-    """The three parts of the first picture, as JPEGs in the page."""
-    image = side_by_side[0]
-    gap = (image.shape[1] - 3 * width) // 2
-    parts = [_data_uri(image[:, start : start + width]) for start in (0, width + gap, 2 * (width + gap))]
-    return Pictures(reference=parts[0], candidate=parts[1], difference=parts[2])
 
 
 def _data_uri(image: torch.Tensor) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -41,12 +41,17 @@ def recorded(value: object, depth: int = 0) -> Argument:
 
 def map_tensors(value: Argument, change: Callable[[torch.Tensor], torch.Tensor]) -> Argument:
     """The same with every tensor changed."""
-    if isinstance(value, torch.Tensor):
-        return change(value)
-    if isinstance(value, (list, tuple)):
-        return type(value)(map_tensors(each, change) for each in value)
-    if isinstance(value, dict):
-        return {key: map_tensors(each, change) for key, each in value.items()}
+    return change(value) if isinstance(value, torch.Tensor) else rebuilt(value, lambda each: map_tensors(each, change))
+
+
+def rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:
+    """The same list, tuple, dict or dataclass with its contents changed; anything else as it is."""
+    if type(value) in (list, tuple):
+        return type(value)(change(each) for each in value)
+    if type(value) is dict:
+        return {key: change(each) for key, each in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: change(getattr(value, field.name)) for field in fields(value)})
     return value
 
 

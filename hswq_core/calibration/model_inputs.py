@@ -38,8 +38,7 @@ class InputRecorder:
     def see(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """One call of the model."""
         if self._calls % self._every == 0:
-            named = {**{str(i): value for i, value in enumerate(args)}, **kwargs}
-            self._kept.append(_two_of_the_batch(recorded_call(named), self._calls))
+            self._kept.append(_two_of_the_batch(recorded_call(args, kwargs), self._calls))
             if len(self._kept) == 2 * PER_RUN:
                 self._kept, self._every = self._kept[::2], self._every * 2
         self._calls += 1
@@ -95,10 +94,10 @@ def share_equal(inputs: Sequence[ModelInput]) -> tuple[ModelInput, ...]:
     return tuple(map_tensors(entry, shared) for entry in inputs)
 
 
-def recorded_call(named: Mapping[str, Any]) -> dict[str, Argument]:
+def recorded_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Argument]:
     """A call of the model by argument, as plain data; tensors are not copied."""
     found: dict[str, Argument] = {}
-    for name, value in named.items():
+    for name, value in {**{str(i): value for i, value in enumerate(args)}, **kwargs}.items():
         if name == OPTIONS and isinstance(value, Mapping):
             found[name] = _plain_options(value)
         elif value is not None and name in TOO_LARGE:

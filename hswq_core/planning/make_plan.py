@@ -84,6 +84,8 @@ class _Draft:
         # The same for every cut, and read from the disk: once is enough.
         self._source_fingerprint = fingerprint_of(source, self._prefix, _not_empty(self._weights)).digest
         self._statistics_digest = statistics.digest() if statistics else ""
+        self._base_metadata = true_metadata(source, self._prefix, self._form.name)
+        self._other_bytes = self._bytes_of_no_layer()
 
     def _check(self, source: TensorSource, statistics: Statistics | None) -> None:
         """Whether this is a diffusion model, and the one that was calibrated."""
@@ -132,7 +134,7 @@ class _Draft:
             sensitivity = self._sensitivity.get(name)
             layers.append(LayerPlan(name, self._key(name), info, not reason, reason or default, sensitivity))
         for name, info in sorted(self._texts.items()):
-            reason = self._why_not_text(name, info)
+            reason = self._why_not(name, info)
             layers.append(LayerPlan(name, self._key(name), info, not reason, reason or "text encoder, by its weights"))
         return QuantizationPlan(
             options=self._options,
@@ -141,11 +143,11 @@ class _Draft:
             layers=tuple(layers),
             layout=layout_of(self._source, self._form, layers),
             source=self._source.identity,
-            base_metadata=true_metadata(self._source, self._prefix, self._form.name),
+            base_metadata=self._base_metadata,
             source_unet_bytes=sum(
                 info.nbytes for key, info in self._source.tensors.items() if key.startswith(self._prefix)
             ),
-            other_bytes=self._other_bytes(),
+            other_bytes=self._other_bytes,
             source_fingerprint=self._source_fingerprint,
             source_patches=self._source.patches,
             statistics_digest=self._statistics_digest,
@@ -155,19 +157,22 @@ class _Draft:
         """The reason why a layer cannot be quantized, or nothing."""
         if not math.prod(info.shape):
             return "empty"
-        if len(info.shape) not in self._form.dimensions:
+        if name in self._texts:
+            if self._form is COMFY and loses_its_scale(name):
+                return "loses its scale in ComfyUI's own loaders"
+        elif len(info.shape) not in self._form.dimensions:
             return f"no {self._form.name} format for convolutions"
-        if self._statistics is None and len(info.shape) == 3:
+        elif self._statistics is None and len(info.shape) == 3:
             return "may be no convolution: calibration tells"
-        if self._statistics is not None and name not in self._statistics.layers:
+        elif self._statistics is not None and name not in self._statistics.layers:
             return "never ran during calibration" if self._is_a_layer(name) else "no Linear layer or convolution"
-        if stray := stray_tensor(self._source.tensors, self._prefix + name):
+        if stray := stray_tensor(self._source.tensors, self._key(name).removesuffix(WEIGHT)):
             return f"has a tensor {stray} that would be taken for its scale"
         if name in self._clipped:
             return f"holds weights beyond {self._form.grid.largest:g}"
         return ""
 
-    def _other_bytes(self) -> int:
+    def _bytes_of_no_layer(self) -> int:
         """The bytes of the diffusion model's matrices that belong to no layer."""
         layers = {self._key(name) for name in self._weights}
         matrices = {key: info for key, info in self._source.tensors.items() if len(info.shape) > 1} if layers else {}
@@ -178,18 +183,6 @@ class _Draft:
         assert self._statistics is not None
         model = self._statistics.fingerprint
         return model is None or model.legacy or name in model.layers
-
-    def _why_not_text(self, name: str, info: TensorInfo) -> str:
-        """The reason why a layer of a text encoder cannot be quantized, or nothing."""
-        if not math.prod(info.shape):
-            return "empty"
-        if self._form is COMFY and loses_its_scale(name):
-            return "loses its scale in ComfyUI's own loaders"
-        if stray := stray_tensor(self._source.tensors, name):
-            return f"has a tensor {stray} that would be taken for its scale"
-        if name in self._clipped:
-            return f"holds weights beyond {self._form.grid.largest:g}"
-        return ""
 
     def _key(self, layer: str) -> str:
         return layer + WEIGHT if layer in self._texts else f"{self._prefix}{layer}{WEIGHT}"

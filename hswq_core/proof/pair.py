@@ -84,13 +84,9 @@ def compare_latents(
     cosines, errors = [], []
     for one, other in zip(reference, candidate, strict=True):
         a, b = one.double().flatten(), other.double().flatten()
-        if torch.equal(a, b):
-            cosines.append(1.0)
-            errors.append(0.0)
-            continue
-        energy = float(a @ a)
-        cosines.append(float(a @ b) / max(math.sqrt(energy * float(b @ b)), 1e-300))
-        errors.append(float((b - a).square().sum()) / max(energy, 1e-300))
+        sizes = math.sqrt(float(a @ a) * float(b @ b))
+        cosines.append(1.0 if torch.equal(a, b) else float(a @ b) / max(sizes, 1e-300))
+        errors.append(relative_error(a, b))
     return tuple(cosines), tuple(errors)
 
 

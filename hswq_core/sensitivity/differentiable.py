@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch.autograd.graph import allow_mutation_on_saved_tensors
 from torch.utils.checkpoint import checkpoint
+
+from ..calibration.arguments import rebuilt
 
 _BLOCK = (2, 16)
 """A block that is computed twice holds this many layers: a transformer or residual block of every known family."""
@@ -124,24 +126,13 @@ def _without_tensors(value: Any, tensors: list[torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
         tensors.append(value)
         return _Place(len(tensors) - 1)
-    return _rebuilt(value, lambda each: _without_tensors(each, tensors))
+    return rebuilt(value, lambda each: _without_tensors(each, tensors))
 
 
 def _with_tensors(value: Any, tensors: Sequence[torch.Tensor]) -> Any:
     if isinstance(value, _Place):
         return tensors[value.number]
-    return _rebuilt(value, lambda each: _with_tensors(each, tensors))
-
-
-def _rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:
-    """The same container with its contents changed."""
-    if type(value) in (list, tuple):
-        return type(value)(change(each) for each in value)
-    if type(value) is dict:
-        return {key: change(each) for key, each in value.items()}
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{field.name: change(getattr(value, field.name)) for field in fields(value)})
-    return value
+    return rebuilt(value, lambda each: _with_tensors(each, tensors))
 
 
 def _replace_forward(module: torch.nn.Module, forward: Callable[..., Any], undo: contextlib.ExitStack) -> None:

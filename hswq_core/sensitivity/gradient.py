@@ -85,14 +85,15 @@ class GradientMeter:
         Errors: NotDifferentiableError when the model has no backward pass, not enough memory for one, or one that
         contradicts what is measured directly on a few layers.
         """
-        taps = {
-            name: _LayerTap(module, changes[name], self._weight_of, len(self._batches))
-            for name, module in layers.items()
-        }
+        taps: dict[str, _LayerTap] = {}
         recompute = max(latent_size(batch) for batch in self._batches) > _KEEP
-        by_module = {module: taps[name] for name, module in layers.items()}
         seed = self._random.get_state()
         for in_place in (False, True):
+            taps = {
+                name: _LayerTap(module, changes[name], self._weight_of, len(self._batches))
+                for name, module in layers.items()
+            }
+            by_module = {module: taps[name] for name, module in layers.items()}
             try:
                 with differentiable(self._root, by_module, recompute=recompute, in_place=in_place):
                     self._run(list(taps.values()), progress)
@@ -102,8 +103,6 @@ class GradientMeter:
                     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                     raise NotDifferentiableError(reason) from error
             self._random.set_state(seed)
-            for tap in taps.values():
-                tap.restart()
         self._check(list(taps.values()))
         return {name: sum(tap.effects()) / self._images for name, tap in taps.items()}
 
@@ -186,12 +185,6 @@ class _LayerTap:
     def effects(self) -> list[float]:
         """|J dW x|^2 / |y|^2 by batch of inputs, summed over its images: the mean over the passes so far."""
         return [total / max(1, passes) for total, passes in zip(self._sums, self._passes, strict=True)]
-
-    def restart(self) -> None:
-        """Forget all passes."""
-        self._inner = None
-        self._total = torch.zeros((), dtype=torch.float64)
-        self._sums, self._passes = [0.0] * len(self._sums), [0] * len(self._sums)
 
     def begin(self, samples: int) -> None:
         self._inner, self._samples = None, samples

@@ -29,10 +29,14 @@ def call(root: torch.nn.Module, entry: ModelInput, options: Mapping[str, Any]) -
     positional = [kept.pop(str(i)) for i in range(sum(name.isdigit() for name in kept))]
     if isinstance(kept.get(OPTIONS), dict) and OPTIONS in options:
         options = {**options, OPTIONS: {**kept[OPTIONS], **options[OPTIONS]}}
-    output = root(*positional, **{**kept, **options})
+    return in_one(root(*positional, **{**kept, **options}))
+
+
+def in_one(output: Any) -> torch.Tensor:
+    """What a model gives as one tensor [B, ...]: some give video and sound."""
     if isinstance(output, torch.Tensor):
         return output
-    return torch.cat([part.flatten(1) for part in tensors_of(output)], 1)  # of video and sound
+    return torch.cat([part.flatten(1) for part in tensors_of(output)], 1)
 
 
 def latent_size(entry: ModelInput) -> int:
