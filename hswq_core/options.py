@@ -40,6 +40,7 @@ class QuantizeOptions:
         rounding: to the nearest value, or calibrated so that errors cancel in the layer's output.
         scales: whether a ``tensor`` has one scale, or every output ``channel`` its own (v2 only).
         part: what is quantized: the diffusion model, the text encoders (by their weights alone), or both.
+        thumbnail: a small picture for the file's header, as a data URI; empty for none.
         force_keep, force_quantize: patterns of layer names (``*`` and ``?``) that are decided beforehand.
 
     Errors: PlanError for a value that is not among the choices, or not a ratio.
@@ -54,6 +55,7 @@ class QuantizeOptions:
     part: Part = "unet"
     force_keep: tuple[str, ...] = ()
     force_quantize: tuple[str, ...] = ()
+    thumbnail: str = ""
 
     @property
     def impact_purpose(self) -> str:
@@ -74,6 +76,10 @@ class QuantizeOptions:
             raise PlanError(
                 f"text encoders are not quantized to {self.mode}",
                 remedy=f"Choose one of: {', '.join(_OF_TEXT_ENCODERS)}",
+            )
+        if self.thumbnail and not self.thumbnail.startswith("data:image/"):
+            raise PlanError(
+                "the thumbnail is no data URI of a picture", remedy="Use thumbnail_of to make one of a file"
             )
         # One pattern or any sequence of them is welcome; as tuples they make the value hashable.
         for name in ("force_keep", "force_quantize"):

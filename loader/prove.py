@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
 import torch
 
 from ..hswq_core.calibration.arguments import Argument, map_tensors
-from ..hswq_core.calibration.model_inputs import OPTIONS, TOO_LARGE, not_recorded, recorded_call
+from ..hswq_core.calibration.model_inputs import OPTIONS, TOO_LARGE, ModelInput, not_recorded, recorded_call
 from ..hswq_core.proof.pair import relative_error
+from ..hswq_core.proof.runs import Run, UnfinishedRuns
 from ..hswq_core.sensitivity.model_calls import call, in_one, on_device
 from .compat import uncompiled
 from .impact import own_options
@@ -20,46 +21,64 @@ from .sample import sample
 
 
 @dataclass(frozen=True)
-class SamplerSettings:
-    """As KSampler has them."""
+class Sampling:
+    """How both models are sampled: as KSampler has it.
 
+    Attributes:
+        positive: the conditioning of each prompt.
+        plan: prompt and seed of each pair.
+        on_steps: called with the steps of a run that were made.
+    """
+
+    positive: Mapping[str, list[Any]]
+    negative: list[Any]
+    latent: torch.Tensor
+    plan: Sequence[tuple[str, int]]
     steps: int
     cfg: float
     sampler: str
     scheduler: str
+    on_steps: Callable[[int], None]
 
 
-@dataclass(frozen=True)
-class Run:
-    """A sampling run: latents after each step, the last one clean, and calls of the model with what it gave."""
+def paired_runs(reference: Any, candidate: Any, sampling: Sampling, runs: UnfinishedRuns) -> Iterator[tuple[Run, Run]]:
+    """The runs of two MODELs, pair by pair; those that are there already are not made again.
 
-    latents: list[torch.Tensor]
-    calls: list[tuple[dict[str, Argument], torch.Tensor]]
+    One model is sampled after the other, as a card may not hold both, and one pair is in memory at a time.
+    """
+
+    def ours(number: int) -> Run:
+        return runs.run(f"reference_{number}", lambda: _sampled(reference, sampling, number, keep_calls=True))
+
+    def theirs(number: int) -> Run:
+        def make() -> Run:
+            run = _sampled(candidate, sampling, number, keep_calls=False)
+            return replace(run, forced_error=forced_errors(candidate, ours(number)))
+
+        return runs.run(f"candidate_{number}", make)
+
+    numbers = range(len(sampling.plan))
+    for side in (ours, theirs):
+        for number in numbers:
+            side(number)
+            sampling.on_steps(sampling.steps * (number + 1 + (side is theirs) * len(numbers)))
+    for number in numbers:
+        yield ours(number), theirs(number)
 
 
-def sample_run(
-    model: Any,
-    positive: list[Any],
-    negative: list[Any],
-    latent: torch.Tensor,
-    settings: SamplerSettings,
-    seed: int,
-    *,
-    keep_calls: bool,
-    on_step: Callable[[], None],
-) -> Run:
+def _sampled(model: Any, sampling: Sampling, number: int, *, keep_calls: bool) -> Run:
     """Sample with a MODEL and keep its latents, and its calls if they are asked for."""
     latents: list[torch.Tensor] = []
-    calls: list[tuple[dict[str, Argument], torch.Tensor]] = []
+    calls: list[tuple[ModelInput, torch.Tensor]] = []
+    prompt, seed = sampling.plan[number]
 
     def step(_number: int, _denoised: Any, noisy: torch.Tensor, *_: Any) -> None:
         latents.append(noisy.detach().float().cpu())
-        on_step()
 
     with _recorded(model, calls) if keep_calls else nullcontext():
         final = sample(
-            model, positive, negative, latent, steps=settings.steps, cfg=settings.cfg, sampler=settings.sampler,
-            scheduler=settings.scheduler, seed=seed, callback=step,
+            model, sampling.positive[prompt], sampling.negative, sampling.latent, steps=sampling.steps,
+            cfg=sampling.cfg, sampler=sampling.sampler, scheduler=sampling.scheduler, seed=seed, callback=step,
         )  # fmt: skip
     # Before the first step both models have the same noise.
     return Run([*latents[1:], final.float().cpu()], calls)
@@ -74,13 +93,13 @@ def forced_errors(model: Any, run: Run) -> tuple[float, ...]:
     found = []
     with torch.inference_mode(), uncompiled():
         for entry, expected in run.calls:
-            output = call(model.model.diffusion_model, on_device(model.load_device, entry), options)
+            output = call(model.model.diffusion_model, on_device(model.load_device, dict(entry)), options)
             found.append(relative_error(expected, output.float().cpu().view_as(expected)))
     return tuple(found)
 
 
 @contextmanager
-def _recorded(model: Any, calls: list[tuple[dict[str, Argument], torch.Tensor]]) -> Iterator[None]:
+def _recorded(model: Any, calls: list[tuple[ModelInput, torch.Tensor]]) -> Iterator[None]:
     root = model.model.diffusion_model
     entries: list[dict[str, Argument]] = []
 

@@ -55,6 +55,18 @@ def _texts(node: Mapping[str, Any]) -> list[str]:
     return [value for value in node.get("inputs", {}).values() if isinstance(value, str)]
 
 
+def upstream_of(prompt: Prompt | None, node: str | None) -> dict[str, Mapping[str, Any]]:
+    """A node and all that it depends on, by id."""
+    found: dict[str, Mapping[str, Any]] = {}
+    waiting = [str(node)]
+    while prompt and waiting:
+        each = waiting.pop()
+        if each in prompt and each not in found:
+            found[each] = prompt[each]
+            waiting += [str(link[0]) for link in _links(prompt, each, "")]
+    return found
+
+
 def patches_of(model: Any) -> str:
     """A digest of what was put on top of the diffusion model's weights (LoRA, merges); empty for nothing."""
     patches = {k: v for k, v in model.patches.items() if k.startswith("diffusion_model.") and v}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import comfy.model_management
 import torch
 
 from ..hswq_core.calibration import quantizable_layers
+from .compat import is_quantized
 
 
 @contextlib.contextmanager
@@ -43,6 +45,17 @@ def patched_tensor(patcher: Any, name: str, original: torch.Tensor) -> torch.Ten
     weight = comfy.model_management.cast_to_device(original, device, compute_dtype, copy=True)
     weight = comfy.lora.calculate_weight(patcher.patches[name], weight, name)
     return weight.to(original.dtype).cpu()
+
+
+def weights_digest(model: Any) -> int:
+    """A checksum of all parameters of the diffusion model as they were loaded, without patches."""
+    found = 0
+    with without_injections(model):
+        for name, parameter in model.model.diffusion_model.named_parameters():
+            tensor = original_tensor(model, f"diffusion_model.{name}", parameter).detach()
+            plain = tensor.dequantize() if is_quantized(tensor) else tensor
+            found = zlib.crc32(plain.cpu().contiguous().flatten().view(torch.uint8).numpy(), found)
+    return found
 
 
 def unpatched_weights(model: Any) -> Callable[[str], torch.Tensor]:

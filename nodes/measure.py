@@ -16,6 +16,7 @@ from ..loader.calibrate import model_fingerprint
 from ..loader.impact import measure_impacts
 from ..loader.provenance import patches_of
 from .common import CATEGORY, HSWQStats, progress_bar, statistics_of
+from .web_api import work_events
 
 logger = logging.getLogger(__name__)
 _SAVE_EVERY = 32
@@ -78,6 +79,7 @@ class HSWQMeasureSensitivity(io.ComfyNode):
                     display_name="stats", tooltip="The statistics with the measured impact of every layer."
                 )
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -92,22 +94,23 @@ class HSWQMeasureSensitivity(io.ComfyNode):
         after: Any = None,
     ) -> io.NodeOutput:
         purpose = QuantizeOptions(mode=check_choice("mode", mode, MODES), rounding=rounding).impact_purpose
-        return io.NodeOutput(with_impacts(model, stats, purpose, probes, method))
+        return io.NodeOutput(with_impacts(model, stats, purpose, probes, method, cls.hidden.unique_id))
 
 
-def measured_stats(model: Any, stats: Any, purpose: str) -> Any:
+def measured_stats(model: Any, stats: Any, purpose: str, node: str | None) -> Any:
     """The same with impacts, which are measured if there are none for any purpose."""
     if statistics_of(stats).complete_impacts(purpose) is not None:
         return stats
-    return with_impacts(model, stats, purpose, _PROBES, "gradient")
+    return with_impacts(model, stats, purpose, _PROBES, "gradient", node)
 
 
-def with_impacts(model: Any, stats: Any, purpose: str, probes: int, method: Method) -> Any:
+def with_impacts(model: Any, stats: Any, purpose: str, probes: int, method: Method, node: str | None) -> Any:
     """The statistics with impacts for a format and a rounding, those that are there already and the missing ones.
 
     Args:
         stats: a session, which keeps them, or statistics.
         purpose: the format and the rounding, as in "v2 calibrated".
+        node: on which the page shows how far it is.
 
     Errors: StatisticsError for statistics of another model, of other patches, or without inputs to measure on.
     """
@@ -136,7 +139,7 @@ def with_impacts(model: Any, stats: Any, purpose: str, probes: int, method: Meth
         rounding=check_choice("rounding", rounding, ROUNDINGS),
         probes=probes,
         method=method,
-        progress=progress_bar(),
+        progress=work_events(node, progress_bar()),
     )
     try:
         for name, impact in measuring:

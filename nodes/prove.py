@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io as bytes_io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +11,24 @@ import comfy.utils
 import folder_paths
 import torch
 from comfy_api.latest import io
-from PIL import Image
 
-from ..hswq_core.files.names import next_free, usable_name
-from ..hswq_core.metrics import compare_images
-from ..hswq_core.proof import Pair, Proof, compare_latents, proof_page
+from ..hswq_core.metrics import compare_images, mse
+from ..hswq_core.proof import Pair, Proof, compare_latents
 from ..hswq_core.proof.page import Pictures
-from ..hswq_core.publishing.shown_proof import PICTURE
+from ..hswq_core.proof.picture_metrics import picture_metrics
+from ..hswq_core.proof.runs import UnfinishedRuns
 from ..hswq_core.version import __version__
+from ..loader.clip_metrics import ClipMetrics
 from ..loader.latents import empty_latent
-from ..loader.prove import SamplerSettings, forced_errors, sample_run
-from ..loader.provenance import patches_of, sources_of
+from ..loader.prove import Sampling, paired_runs
+from ..loader.provenance import patches_of, sources_of, upstream_of
 from ..loader.sample import encode
+from ..loader.weights import weights_digest
 from .common import CATEGORY
+from .pictures import data_uri
 from .prompts import choose_prompts
+from .proof_files import write_proof
 from .sources import list_of
-
-_PAIRS_IN_A_PICTURE = 4
 
 
 class HSWQProve(io.ComfyNode):
@@ -79,6 +77,17 @@ class HSWQProve(io.ComfyNode):
                 ),
                 io.Int.Input("width", default=1024, min=64, max=8192, step=8, tooltip="Width in pixels."),
                 io.Int.Input("height", default=1024, min=64, max=8192, step=8, tooltip="Height in pixels."),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="A CLIP vision model: pictures are compared by it, too, and how they fit their prompts.",
+                ),
+                io.Boolean.Input(
+                    "save_pictures",
+                    default=False,
+                    optional=True,
+                    tooltip="Write all pictures as PNG beside the page, for other tools.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -109,43 +118,49 @@ class HSWQProve(io.ComfyNode):
         scheduler: str,
         width: int,
         height: int,
+        clip_vision: Any = None,
+        save_pictures: bool = False,
     ) -> io.NodeOutput:
         texts = choose_prompts(prompts)
-        settings = SamplerSettings(steps, cfg, sampler_name, scheduler)
-        wanted = {text: encode(clip, [text]) for text in texts[:seeds]}
-        unwanted = encode(clip, [negative])
-        latent = empty_latent(reference, 1, width, height)
-        bar = comfy.utils.ProgressBar(2 * seeds * steps)
         plan = [(texts[number % len(texts)], seed + number) for number in range(seeds)]
-
-        def run(model: Any, number: int, *, keep_calls: bool) -> Any:
-            text, at = plan[number]
-            return sample_run(
-                model, wanted[text], unwanted, latent, settings, at, keep_calls=keep_calls,
-                on_step=lambda: bar.update(1),
-            )  # fmt: skip
-
-        # Model by model, as a card may not hold both.
-        ours = [run(reference, number, keep_calls=True) for number in range(seeds)]
-        theirs = [run(candidate, number, keep_calls=False) for number in range(seeds)]
-        pairs, rows, pictures = [], [], []
-        for (text, at), one, other in zip(plan, ours, theirs, strict=True):
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            drawn = [_decoded(vae, each.latents[-1]) for each in (one, other)]
-            images = compare_images(*drawn)
-            cosine, error = compare_latents(one.latents, other.latents)
-            forced = forced_errors(candidate, one)
-            pairs.append(Pair(text, at, cosine, error, forced, images.ssim, images.psnr))
-            rows.append(images.side_by_side)
-            pictures.append(Pictures(_data_uri(drawn[0][0]), _data_uri(drawn[1][0]), _data_uri(images.difference[0])))
+        bar = comfy.utils.ProgressBar(2 * seeds * steps)
+        sampling = Sampling(
+            positive={text: encode(clip, [text]) for text in texts[:seeds]},
+            negative=encode(clip, [negative]),
+            latent=empty_latent(reference, 1, width, height),
+            plan=plan,
+            steps=steps,
+            cfg=cfg,
+            sampler=sampler_name,
+            scheduler=scheduler,
+            on_steps=bar.update_absolute,
+        )
         made = {
             "steps": steps, "cfg": cfg, "sampler": sampler_name, "scheduler": scheduler, "width": width,
             "height": height, "negative": negative, "first_seed": seed, "hswq": __version__, "torch": torch.__version__,
             "device": str(reference.load_device),
         }  # fmt: skip
+        folder = Path(folder_paths.get_output_directory()) / "hswq_proof"
+        nodes = upstream_of(cls.hidden.prompt, cls.hidden.unique_id)
+        models = [(weights_digest(model), patches_of(model)) for model in (reference, candidate)]
+        runs = UnfinishedRuns(folder / "unfinished", [made, plan, nodes, models])
+        judge = ClipMetrics(clip_vision, clip) if clip_vision is not None else None
+        pairs, rows, pictures, drawn = [], [], [], []
+        for (text, at), (one, other) in zip(plan, paired_runs(reference, candidate, sampling, runs), strict=True):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            decoded = [_decoded(vae, run.latents[-1]) for run in (one, other)]
+            images = compare_images(*decoded)
+            metrics = {"latent_mse": mse(one.latents[-1], other.latents[-1])} | picture_metrics(*decoded)
+            metrics |= judge.of_pair(text, *decoded) if judge else {}
+            cosine, error = compare_latents(one.latents, other.latents)
+            pairs.append(Pair(text, at, cosine, error, other.forced_error, images.ssim, images.psnr, metrics))
+            rows.append(images.side_by_side)
+            pictures.append(Pictures(*(data_uri(each[0]) for each in (*decoded, images.difference))))
+            drawn.append(decoded if save_pictures else [])
         proof = Proof(cls._name("reference", reference), cls._name("candidate", candidate), tuple(pairs), made)
         shown = torch.cat(rows)
-        page = _written(proof, proof_page(proof, pictures), shown)
+        page = write_proof(folder, proof, pictures, shown, drawn)
+        runs.remove()
         verdict = {"text": proof.verdict, "warnings": [] if proof.passed and not proof.identical else [proof.verdict]}
         ui = {"text": [proof.verdict, str(page)], "hswq_verdict": [verdict]}
         return io.NodeOutput(shown, proof.verdict, str(page), ui=ui)
@@ -162,25 +177,3 @@ def _decoded(vae: Any, latent: torch.Tensor) -> torch.Tensor:
     """Pictures [B, H, W, 3]; the frames of a video one after another."""
     images = vae.decode(latent)
     return images.flatten(0, 1) if images.dim() == 5 else images
-
-
-def _data_uri(image: torch.Tensor) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(_jpeg(image)).decode('ascii')}"
-
-
-def _jpeg(image: torch.Tensor) -> bytes:
-    """A picture [H, W, 3] in [0, 1]."""
-    data = bytes_io.BytesIO()
-    Image.fromarray((image * 255).round().clamp(0, 255).byte().cpu().numpy()).save(data, "JPEG", quality=90)
-    return data.getvalue()
-
-
-def _written(proof: Proof, page: str, pairs: torch.Tensor) -> Path:
-    """The page, with the proof and a picture of some pairs beside it, in a new folder."""
-    folder = Path(folder_paths.get_output_directory()) / "hswq_proof" / usable_name(Path(proof.candidate).stem)
-    folder = next_free(folder)
-    folder.mkdir(parents=True)
-    (folder / "proof.json").write_text(json.dumps(proof.as_dict(), indent=1, ensure_ascii=False), "utf-8")
-    (folder / "proof.html").write_text(page, "utf-8")
-    (folder / PICTURE).write_bytes(_jpeg(pairs[:_PAIRS_IN_A_PICTURE].flatten(0, 1)))
-    return folder / "proof.html"

@@ -13,10 +13,15 @@ from comfy_api.latest import io
 
 from ..hswq_core import quantize
 from ..hswq_core.files.names import default_name, next_free, safe_file_name
+from ..hswq_core.files.writer import check_target
 from ..hswq_core.options import MODES, PARTS, ROUNDINGS, SCALES, SELECTIONS
 from .common import CATEGORY, HSWQStats, progress_bar, quantize_options, statistics_of
 from .measure import measured_stats
+from .pictures import data_uri
 from .sources import Connected, source_to_quantize, sources
+
+_THUMBNAIL = 256
+"""Pixels of the longest side, as the ModelSpec wants it."""
 
 
 class HSWQQuantize(io.ComfyNode):
@@ -144,6 +149,11 @@ class HSWQQuantize(io.ComfyNode):
                         "v1, v2 and comfy only."
                     ),
                 ),
+                io.Image.Input(
+                    "thumbnail",
+                    optional=True,
+                    tooltip="A picture that sites and browsers of models show: it is put into the file, made small.",
+                ),
             ],
             outputs=[
                 io.String.Output(
@@ -169,12 +179,12 @@ class HSWQQuantize(io.ComfyNode):
         model: Any = None,
         clip: Any = None,
         vae: Any = None,
+        thumbnail: Any = None,
         **more: Any,
     ) -> io.NodeOutput:
         statistics = statistics_of(stats)
-        options = quantize_options(more | {"mode": mode, "keep_ratio": keep_ratio})
-        if options.selection == "measured" and model is not None:
-            statistics = statistics_of(measured_stats(model, stats, options.impact_purpose))
+        shown = "" if thumbnail is None else data_uri(thumbnail[0], _THUMBNAIL)
+        options = quantize_options(more | {"mode": mode, "keep_ratio": keep_ratio, "thumbnail": shown})
         connected = Connected(model, clip, vae, cls.hidden.prompt, cls.hidden.unique_id)
         with source_to_quantize(source, statistics, connected) as (folder, stem, opened):
             name = filename or default_name(f"{stem}.safetensors", statistics.samples, options)
@@ -182,11 +192,14 @@ class HSWQQuantize(io.ComfyNode):
             if not filename and not overwrite:
                 target = next_free(target)
             target.parent.mkdir(parents=True, exist_ok=True)
+            check_target(target, overwrite=overwrite)  # before minutes of measuring
+            if options.selection == "measured" and model is not None:
+                statistics = statistics_of(measured_stats(model, stats, options.impact_purpose, cls.hidden.unique_id))
             report = quantize(
                 opened, target, statistics, options, device=_device(), overwrite=overwrite, progress=progress_bar()
             )
         said = json.dumps(report.as_dict(), indent=2)
-        verdict = {"text": report.verdict, "warnings": list(report.warnings)}
+        verdict = {"text": report.verdict, "warnings": list(report.warnings), "name": target.name}
         return io.NodeOutput(str(target), said, ui={"text": [str(report)], "report": [said], "hswq_verdict": [verdict]})
 
 

@@ -15,21 +15,28 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import folder_paths
+
 from ..hswq_core.api import inspect, size_curve
 from ..hswq_core.calibration import Statistics, load_statistics
+from ..hswq_core.calibration.coverage import coverage_warnings
+from ..hswq_core.calibration.summary import summarize
 from ..hswq_core.errors import HSWQError
-from ..hswq_core.files.inspection import Inspection
+from ..hswq_core.files.inspection import Inspection, mode_of
+from ..hswq_core.files.modelspec import origin_of
 from ..hswq_core.files.names import safe_file_name
 from ..hswq_core.files.source import FileIdentity
 from ..hswq_core.options import QuantizeOptions
 from ..hswq_core.progress import Progress
+from ..hswq_core.version import __version__
 from ..loader.calibrate import StepReport
 from .common import quantize_options, session_for, statistics_folder
-from .sources import find_source, model_path
+from .sources import SOURCES, find_source, model_path
 
 _one_at_a_time = threading.Lock()
 _answers: dict[tuple[FileIdentity, FileIdentity, QuantizeOptions], dict[str, object]] = {}
 _MOST_ANSWERS = 32
+_TELL_EVERY = 0.5
 Work = Callable[[Mapping[str, str], Progress], dict[str, object]]
 
 
@@ -45,9 +52,13 @@ def announce(event: str, data: Mapping[str, Any]) -> None:
 
 
 def add_routes() -> None:
-    """GET /hswq/curve: sizes and layers by keep ratio, from a session's file; ``waiting`` while it has none.
+    """What can be asked with GET; errors are 400 with ``error``.
 
-    GET /hswq/file: what a checkpoint or diffusion model holds. Errors are 400 with ``error``.
+    - /hswq/curve: sizes and layers by keep ratio, from a session's file; ``waiting`` while it has none
+    - /hswq/file: what a checkpoint or diffusion model holds
+    - /hswq/files: those of a list that are in a format
+    - /hswq/session: what a session's file says of its runs
+    - /hswq/version: this pack's
     """
     server = _server()
     if server is None:
@@ -70,13 +81,14 @@ def add_routes() -> None:
         except (HSWQError, OSError) as error:
             return web.json_response({"error": str(error)}, status=400)
 
-    @server.routes.get("/hswq/curve")
-    async def curve(request: Any) -> Any:
-        return await answer(_curve, request)
+    def serve(path: str, work: Work) -> None:
+        @server.routes.get(path)
+        async def asked(request: Any) -> Any:
+            return await answer(work, request)
 
-    @server.routes.get("/hswq/file")
-    async def file(request: Any) -> Any:
-        return await answer(_file, request)
+    works = {"curve": _curve, "file": _file, "files": _files, "session": _session, "version": _version}
+    for name, work in works.items():
+        serve(f"/hswq/{name}", work)
 
 
 def file_summary(found: Inspection) -> dict[str, object]:
@@ -89,11 +101,36 @@ def file_summary(found: Inspection) -> dict[str, object]:
         "other_layers": len(found.unquantized),
         "dtype": found.unquantized_dtype,
         "nbytes": found.diffusion_model_bytes,
+        "origin": origin_of(found.metadata),
     }
 
 
 def _file(query: Mapping[str, str], _progress: Progress) -> dict[str, object]:
     return file_summary(inspect(model_path(query.get("list", ""), query.get("name", ""))))
+
+
+def _files(query: Mapping[str, str], _progress: Progress) -> dict[str, object]:
+    folder, kind = query.get("list", ""), query.get("kind", "")
+    if folder not in SOURCES:
+        return {"names": []}
+    paths = {name: folder_paths.get_full_path(folder, name) for name in folder_paths.get_filename_list(folder)}
+    return {"names": [name for name, path in paths.items() if path and mode_of(Path(path)) == kind]}
+
+
+def _session(query: Mapping[str, str], _progress: Progress) -> dict[str, object]:
+    stored = _session_path(query)
+    if not stored.exists():
+        return {"images": 0}
+    found = summarize(stored)
+    return {
+        "images": found.runs.samples,
+        "noise_levels": found.runs.noise_levels,
+        "warnings": coverage_warnings(found.runs),
+    }
+
+
+def _version(_query: Mapping[str, str], _progress: Progress) -> dict[str, object]:
+    return {"version": __version__}
 
 
 def _session_path(query: Mapping[str, str]) -> Path:
@@ -170,6 +207,23 @@ def calibration_events(node: str | None, session: str, whole: int = 0) -> Callab
                 "left_out": report.left_out,
             },
         )
+
+    return tell
+
+
+def work_events(node: str | None, progress: Progress) -> Progress:
+    """A progress that also tells the page how far one node is, twice a second at most."""
+    began, told = time.monotonic(), 0.0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        progress(done, total)
+        now = time.monotonic()
+        if done < total and now - told < _TELL_EVERY:
+            return
+        told = now
+        left = (now - began) * (total - done) / done if done else None
+        announce("progress", {"node": node, "share": done / max(total, 1), "seconds_left": left})
 
     return tell
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.support.graph import has_control, inputs_of, is_widget
 
+CALIBRATED = "(the calibrated model)"
 COLORS = ("#3f789e", "#88A", "#8A8", "#b58b2a")
 
 
@@ -33,7 +34,7 @@ class Canvas:
 
     def add(
         self, name: str, kind: str, place: tuple[int, int, int, int], title: str = "", *,
-        bypass: bool = False, **inputs: Any,
+        bypass: bool = False, properties: dict[str, str] | None = None, **inputs: Any,
     ) -> None:  # fmt: skip
         """A node at x, y with width and height.
 
@@ -41,7 +42,7 @@ class Canvas:
         """
         node = self._place(kind, title, *place)
         node["mode"] = 4 if bypass else 0
-        node["properties"] = {"Node name for S&R": kind}
+        node["properties"] = {"Node name for S&R": kind, **(properties or {})}
         values: list[Any] = []
         for key, spec in inputs_of(self._info[kind]):
             given, widget = inputs.get(key), is_widget(spec)
@@ -79,7 +80,7 @@ class Canvas:
         return {
             "id": identity, "revision": 0, "last_node_id": len(self._nodes), "last_link_id": len(self._links),
             "nodes": list(self._nodes.values()), "links": self._links, "groups": self._groups, "config": {},
-            "extra": {"ds": {"scale": 0.6, "offset": [100, 360]}}, "version": 0.4,
+            "extra": {"ds": {"scale": 0.6, "offset": [100, 360]}, "hswq_example": True}, "version": 0.4,
         }  # fmt: skip
 
     def _place(self, kind: str, title: str, x: int, y: int, width: int, height: int) -> dict[str, Any]:

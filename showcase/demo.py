@@ -1,8 +1,8 @@
-"""The main job on a real ComfyUI: calibrate, quantize, load, render, compare. ``nox -s demo`` sets it up and runs it.
+"""The main job on a real ComfyUI: calibrate, quantize, load, render, prove. ``nox -s demo`` sets it up and runs it.
 
-It drives the bundled example workflow (its API form) with the bundled tiny model: 32 calibration images,
-then the workflow once for each format, then eight images of prompts that were not calibrated with, from
-every model and the same seeds.
+It drives the bundled example workflow (its API form) with the bundled tiny model: 32 calibration images, then the
+workflow once for each file, then HSWQ Prove for each: eight images of prompts that were not calibrated with, from the
+same noise as the original's.
 """
 
 from __future__ import annotations
@@ -10,45 +10,41 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import math
 import shutil
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image, ImageDraw
-from safetensors.torch import load_file
+from PIL import Image
 
-from hswq_core.files.checkpoint import CheckpointReader
-from hswq_core.files.inspection import inspect_checkpoint
-from hswq_core.metrics import compare_images, mse
+from hswq_core import inspect
+from hswq_core.comfyui_server import ComfyUIServer
+from hswq_core.proof.remote import ProofRequest, prove
 from tests.support.server import REPOSITORY, TINY_CHECKPOINT, ComfyServer
-from tests.support.workflows import TINY, Workflow, node, sampling
+from tests.support.workflows import TINY, Workflow, node
+
+from .sheet import contact_sheet
 
 WORKFLOW = REPOSITORY / "example_workflows" / "api" / "hswq_sdxl.json"
-STEPS, CFG, KEEP_RATIO, BATCH = 25, 2.0, 0.25, 4
+STEPS, CFG, BATCH, SIZE = 25, 2.0, 4, 256
 CALIBRATION_PROMPTS = (
     "strawberry", "dog", "sunflower", "hamburger", "rabbit", "blue heart", "whale", "tangerine",
 )  # fmt: skip
 TEST_PROMPTS = (
     "green heart", "pizza", "panda face", "doughnut", "penguin", "green apple", "fox face", "lemon",
 )  # fmt: skip
-# The naive cast is V1 with nothing kept: every Linear and Conv2d weight cast to FP8 as it is.
+BEST: dict[str, Any] = {"selection": "measured", "rounding": "calibrated", "budget": "57%"}
+# Files of one size, but for the naive cast, which can be no larger, and comfy, whose convolutions stay FP16.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "naive": {"mode": "v1", "keep_ratio": 0.0, "selection": "variance", "filename": "naive"}
-} | {
-    # Layers are kept by the model card's rule, so that what is shown is that rule and our rounding.
-    mode: {
-        "mode": mode,
-        "keep_ratio": KEEP_RATIO,
-        "selection": "variance",
-        "rounding": "calibrated",
-        "filename": "",
-    }
-    for mode in ("v1", "v2", "comfy")
+    # Every Linear and Conv2d weight cast to FP8 as it is.
+    "naive": {"mode": "v1", "keep_ratio": 0.0, "selection": "variance", "rounding": "nearest"},
+    # The model card's method: scaled to the full range, the layers of largest output variance kept.
+    "card": {"mode": "v2", "budget": "57%", "selection": "variance", "rounding": "nearest"},
+    "v1": {"mode": "v1", **BEST},
+    "v2": {"mode": "v2", **BEST},
+    "int8": {"mode": "int8", **BEST},
+    "comfy": {"mode": "comfy", "keep_ratio": 0.0, "selection": "measured", "rounding": "calibrated"},
 }
 
 
@@ -66,14 +62,14 @@ def main() -> None:
         version = server.get("/system_stats")["system"]["comfyui_version"]
         print(f"ComfyUI {version}: calibrating with {len(CALIBRATION_PROMPTS) * BATCH} images", flush=True)
         files = {"fp16": TINY_CHECKPOINT} | quantize_all(server, args.output)
-        print(f"rendering {len(TEST_PROMPTS)} images from each of {len(files)} models", flush=True)
-        rendered = {name: render(server, name, path, args.output) for name, path in files.items()}
-    models = {name: figures(files[name], rendered[name], rendered["fp16"]) for name in files}
+        print(f"proving {len(files)} models with {len(TEST_PROMPTS)} images each", flush=True)
+        proofs = {name: prove_one(server, name, path, args.output) for name, path in files.items()}
+    models = {name: figures(files[name], proof) for name, proof in proofs.items()}
     report = {"comfyui": version, "models": models, "seconds": round(time.time() - args.started, 1)}
     (args.output / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    contact_sheet({name: images for name, (images, _) in rendered.items()}).save(args.output / "side_by_side.png")
+    contact_sheet(rows_of(models, args.output)).save(args.output / "side_by_side.png")
     print(table(models))
-    print(f"{report['seconds']:.0f} s in all; the files, the images and report.json are in {args.output}")
+    print(f"{report['seconds']:.0f} s in all; the files, proofs, images and report.json are in {args.output}")
 
 
 def workflow(prompt: str, seed: int, **quantize: Any) -> Workflow:
@@ -84,7 +80,7 @@ def workflow(prompt: str, seed: int, **quantize: Any) -> Workflow:
         "HSWQLoader": {"ckpt_name": TINY},
         "HSWQCalibrate": {"session": "demo", "rows_per_layer": 1024},
         "HSWQQuantize": {"overwrite": False, **quantize},
-        "EmptyLatentImage": {"width": 256, "height": 256, "batch_size": BATCH},
+        "EmptyLatentImage": {"width": SIZE, "height": SIZE, "batch_size": BATCH},
         "KSampler": {"seed": seed, "steps": STEPS, "cfg": CFG},
     }
     positive, negative = (flow[_first(flow, "KSampler")]["inputs"][side][0] for side in ("positive", "negative"))
@@ -103,76 +99,69 @@ def quantize_all(server: ComfyServer, output: Path) -> dict[str, Path]:
         server.run(_upstream(flow, _first(flow, "SaveImage")))
     written: dict[str, Path] = {}
     for name, options in VARIANTS.items():
-        flow = workflow(last[1], last[0], **options)
+        flow = workflow(last[1], last[0], filename=name, **options)
         flow["path"] = node("PreviewAny", source=[_first(flow, "HSWQQuantize"), 0])
         path = Path(server.run(flow)["path"]["text"][0])
         written[name] = Path(shutil.copy(path, output))
     return written
 
 
-def render(server: ComfyServer, name: str, path: Path, output: Path) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images [N, H, W, 3] in [0, 1] and final latents [N, C, H, W] of the test prompts."""
-    loader = node("CheckpointLoaderSimple" if name == "fp16" else "HSWQLoader", ckpt_name=path.name)
-    flow: Workflow = {"loader": loader}
-    for seed, prompt in enumerate(TEST_PROMPTS):
-        key = f"{name}_{seed}"
-        sockets = (["loader", 0], ["loader", 1], ["loader", 2])
-        flow |= sampling(*sockets, key, prompt=prompt, seed=1000 + seed, steps=STEPS, cfg=CFG)
-        flow[f"{key}_latent"] = node("SaveLatent", samples=[f"{key}_sampler", 0], filename_prefix=key)
-    outputs = server.run(flow)
-    images, latents = [], []
-    for seed, prompt in enumerate(TEST_PROMPTS):
-        file = server.images(outputs, f"{name}_{seed}_image")[0]
-        shutil.copy(file, output / "images" / f"{prompt.replace(' ', '_')}_{name}.png")
-        images.append(torch.from_numpy(np.array(Image.open(file).convert("RGB"))).float() / 255)
-        saved = outputs[f"{name}_{seed}_latent"]["latents"][0]
-        latents.append(load_file(server.output / saved["subfolder"] / saved["filename"])["latent_tensor"])
-    return torch.stack(images), torch.cat(latents)
+def prove_one(server: ComfyServer, name: str, path: Path, output: Path) -> dict[str, Any]:
+    """The proof of a file against the tiny model; its page, and the images of both, go to the output."""
+    request = ProofRequest(
+        reference=TINY, candidate=path.name, prompts="\n".join(TEST_PROMPTS), seeds=len(TEST_PROMPTS), steps=STEPS,
+        cfg=CFG, width=SIZE, height=SIZE, save_pictures=True,
+    )  # fmt: skip
+    proof, page = prove(ComfyUIServer(f"http://127.0.0.1:{server.port}"), request)
+    (output / "proofs").mkdir(exist_ok=True)
+    shutil.copy(page, output / "proofs" / f"{name}.html")
+    shutil.copy(page.with_name("proof.json"), output / "proofs" / f"{name}.json")
+    for prompt, image in zip(TEST_PROMPTS, sorted((page.parent / "candidate").iterdir()), strict=True):
+        shutil.copy(image, output / "images" / f"{prompt.replace(' ', '_')}_{name}.png")
+    return proof
 
 
-def figures(
-    path: Path, rendered: tuple[torch.Tensor, torch.Tensor], reference: tuple[torch.Tensor, torch.Tensor]
-) -> dict[str, Any]:
-    compared = compare_images(reference[0], rendered[0])
-    with CheckpointReader(path) as reader:
-        found = inspect_checkpoint(reader)
-        unet = sum(i.nbytes for k, i in reader.tensors.items() if k.startswith(found.diffusion_model_prefix))
+def figures(path: Path, proof: dict[str, Any]) -> dict[str, Any]:
+    """The file's size and layers, and means of the proof over the pairs."""
+    found, means = inspect(path), {name: figure["mean"] for name, figure in proof["figures"].items()}
+    decibels = [pair["psnr"] for pair in proof["pairs"] if pair["psnr"] is not None]
     return {
         "file": path.name,
         "bytes": path.stat().st_size,
-        "unet_bytes": unet,
-        "ssim": compared.ssim,
-        "psnr": None if math.isinf(compared.psnr) else compared.psnr,
-        "latent_mse": mse(reference[1], rendered[1]),
+        "unet_bytes": found.diffusion_model_bytes,
+        "ssim": means["ssim"],
+        "psnr": sum(decibels) / len(decibels) if decibels else None,
+        "latent_mse": means["latent_mse"],
+        "model_error": proof["figures"]["model_error"]["median"],
+        "verdict": proof["verdict"],
         "kept_layers": len(found.unquantized),
         "quantized_layers": len(found.quantized),
     }
 
 
 def table(models: dict[str, dict[str, Any]]) -> str:
-    lines = [f"{'model':<8}{'MB':>7}{'size':>7}{'SSIM':>9}{'PSNR':>8}{'latent MSE':>12}{'kept':>6}{'FP8':>6}"]
+    titles = (("MB", 7), ("size", 7), ("SSIM", 9), ("PSNR", 8), ("latent MSE", 12), ("model error", 13), ("kept", 6))
+    lines = [f"{'model':<8}" + "".join(f"{text:>{width}}" for text, width in (*titles, ("8 bit", 7)))]
     full = models["fp16"]["bytes"]
     for name, m in models.items():
         decibels = "same" if m["psnr"] is None else f"{m['psnr']:.2f}"
         lines.append(
             f"{name:<8}{m['bytes'] / 1e6:>7.2f}{m['bytes'] / full:>7.1%}{m['ssim']:>9.4f}{decibels:>8}"
-            f"{m['latent_mse']:>12.2e}{m['kept_layers']:>6}{m['quantized_layers']:>6}"
+            f"{m['latent_mse']:>12.2e}{m['model_error']:>13.2e}{m['kept_layers']:>6}{m['quantized_layers']:>7}"
         )
     return "\n".join(lines)
 
 
-def contact_sheet(images: dict[str, torch.Tensor], zoom: int = 4, margin: int = 60) -> Image.Image:
-    """One row a model, one column a prompt, pixels enlarged without smoothing."""
-    count, height, width, _ = next(iter(images.values())).shape
-    sheet = Image.new("RGB", (margin + count * width * zoom, len(images) * height * zoom), "white")
-    draw = ImageDraw.Draw(sheet)
-    for row, (name, batch) in enumerate(images.items()):
-        draw.text((8, row * height * zoom + height * zoom // 2 - 6), name, fill="black")
-        for column, pixels in enumerate(batch):
-            image = Image.fromarray((pixels * 255).round().byte().numpy())
-            large = image.resize((width * zoom, height * zoom), Image.Resampling.NEAREST)
-            sheet.paste(large, (margin + column * width * zoom, row * height * zoom))
-    return sheet
+def rows_of(models: dict[str, dict[str, Any]], output: Path) -> dict[str, list[Image.Image]]:
+    """The images of each model, under what its row is to say."""
+    full = models["fp16"]["bytes"]
+    return {
+        f"{name}\n{m['bytes'] / full:.1%}\nSSIM {m['ssim']:.4f}": [
+            Image.open(output / "images" / f"{prompt.replace(' ', '_')}_{name}.png").convert("RGB")
+            for prompt in TEST_PROMPTS
+        ]
+        for name, m in models.items()
+    }
 
 
 def _first(flow: Workflow, kind: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import FloatRect
 
-from tests.support.page import ComfyPage
+from tests.support.page import ComfyPage, chromium
 from tests.support.server import REPOSITORY, ComfyServer
 
 from .workflows import FOLDER, WORKFLOWS
@@ -27,9 +27,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--comfyui", type=Path, required=True, help="a ComfyUI checkout")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as base, ComfyServer(args.comfyui, Path(base)) as server:
+    with tempfile.TemporaryDirectory() as base, ComfyServer(args.comfyui, Path(base)) as server, chromium() as browser:
         for name in WORKFLOWS:
-            with ComfyPage(server, 2400, 1500) as page:
+            with ComfyPage(server, browser, 2400, 1500) as page:
                 photograph(page, name)
                 if page.errors:
                     raise RuntimeError(page.errors)
@@ -44,6 +44,7 @@ def photograph(page: ComfyPage, name: str) -> None:
     page.set("KSampler", {"steps": STEPS, "cfg": CFG})
     page.set("HSWQCalibrateRun", {**size, "samples": 8, "steps": 10, "cfg": CFG, "rows_per_layer": 256})
     page.set("HSWQMeasureSensitivity", {"probes": 2})
+    page.set("HSWQProve", {**size, "seeds": 4, "steps": STEPS, "cfg": CFG})
     page.set("CLIPTextEncode", {"text": PROMPTS.get(name, "")})
     if name == "hswq_sdxl":
         # What the comparing workflow opens.

@@ -1,7 +1,7 @@
 """The example workflows, laid out from a few words each: ``python -m showcase.workflows --comfyui DIR``.
 
 Sockets, widgets and defaults are the server's own, so that a workflow never misses an input. Also writes the form that
-scripts post to a server (``example_workflows/api``) for the quick start.
+scripts post to a server (``example_workflows/api``) for the quick start, and the subgraph blueprints.
 """
 
 from __future__ import annotations
@@ -15,12 +15,21 @@ from typing import Any
 from tests.support.graph import to_prompt
 from tests.support.server import REPOSITORY, ComfyServer
 
-from .canvas import Canvas
-from .workflow_notes import COMPARE_MODES, DAILY_USE, FULL_RECIPE, MORE_IMAGES, QUICK_START, STOCK_LOADERS
+from .blueprints import BLUEPRINTS
+from .canvas import CALIBRATED, Canvas
+from .workflow_notes import (
+    COMPARE_MODES,
+    DAILY_USE,
+    FULL_RECIPE,
+    MERGE,
+    MORE_IMAGES,
+    QUICK_START,
+    STOCK_LOADERS,
+)
 
 FOLDER = REPOSITORY / "example_workflows"
+SUBGRAPHS = REPOSITORY / "subgraphs"
 SDXL = "sd_xl_base_1.0.safetensors"
-CALIBRATED = "(the calibrated model)"
 PROMPT = "a lighthouse on a cliff above a stormy sea, a small red boat, evening light, photograph"
 NEGATIVE = "blurry, watermark, text"
 
@@ -47,8 +56,8 @@ def calibration_run(c: Canvas, session: str) -> None:
 
 
 def quick_start(c: Canvas) -> None:
-    c.note("Read me", QUICK_START, 0, -260, 740, 200)
-    c.note("For a file you publish", MORE_IMAGES, 800, -260, 800, 200)
+    c.note("Read me", QUICK_START, -20, -260, 1210, 190)
+    c.note("For a file you publish", MORE_IMAGES, 1240, -260, 1180, 190)
     c.add("original", "CheckpointLoaderSimple", (0, 40, 330, 100), "① Your checkpoint")
     c.add("calibrate", "HSWQCalibrate", (0, 200, 330, 260), model=("original", 0), session="default", rows_per_layer=0)
     text_inputs(c, ("original", 1), 380, 40)
@@ -56,47 +65,55 @@ def quick_start(c: Canvas) -> None:
     c.add("decode", "VAEDecode", (380, 540, 360, 50), samples=("sampler", 0), vae=("original", 2))
     c.add("image", "SaveImage", (380, 640, 360, 300), "Original", images=("decode", 0), filename_prefix="hswq_original")
     c.add(
-        "quantize", "HSWQQuantize", (800, 40, 390, 900), "Write FP8", source=CALIBRATED,
+        "quantize", "HSWQQuantize", (800, 40, 390, 900), "Write V2", source=CALIBRATED,
         stats=("calibrate", 1), mode="v2", keep_ratio=0.25, selection="measured", overwrite=True, after=("sampler", 0),
         model=("calibrate", 0), clip=("original", 1), vae=("original", 2),
     )  # fmt: skip
     c.add("hswq", "HSWQLoader", (1240, 40, 370, 170), "HSWQ Loader: the file just written", path=("quantize", 0))
-    sampler(c, "again", ("hswq", 0), 1240, 260, "KSampler: FP8, same seed", 370)
+    sampler(c, "again", ("hswq", 0), 1240, 260, "KSampler: the copy, same seed", 370)
     c.add("decode_again", "VAEDecode", (1240, 580, 370, 50), samples=("again", 0), vae=("hswq", 2))
-    c.add("fp8", "SaveImage", (1240, 680, 370, 260), "FP8", images=("decode_again", 0), filename_prefix="hswq_fp8")
+    c.add("fp8", "SaveImage", (1240, 680, 370, 260), "Copy", images=("decode_again", 0), filename_prefix="hswq_copy")
     c.add("compare", "HSWQCompare", (1660, 40, 740, 450), reference=("decode", 0), candidate=("decode_again", 0))
     c.add(
-        "sheet", "SaveImage", (1660, 540, 740, 400), "Original, FP8, difference x 8", images=("compare", 0),
+        "sheet", "SaveImage", (1660, 540, 740, 400), "Original, copy, difference x 8", images=("compare", 0),
         filename_prefix="hswq_compare",
     )  # fmt: skip
     c.group("1  Calibrate while sampling", -20, -30, 780, 990)
-    c.group("2  Write FP8", 780, -30, 430, 990)
+    c.group("2  Write V2", 780, -30, 430, 990)
     c.group("3  Load and render", 1220, -30, 410, 990)
     c.group("4  Compare", 1640, -30, 780, 990)
 
 
 def full_recipe(c: Canvas) -> None:
-    c.note("Read me", FULL_RECIPE, 0, -280, 1180, 220)
+    c.note("Read me", FULL_RECIPE, -20, -270, 2700, 200)
     calibration_run(c, "recipe")
     c.add(
         "measure", "HSWQMeasureSensitivity", (830, 40, 330, 180), model=("original", 0), stats=("run", 0), mode="v2",
         rounding="calibrated",
     )  # fmt: skip
     c.add(
-        "quantize", "HSWQQuantize", (1210, 40, 390, 800), "Write FP8", source=CALIBRATED,
+        "quantize", "HSWQQuantize", (1210, 40, 390, 800), "Write V2", source=CALIBRATED,
         stats=("measure", 0), mode="v2", keep_ratio=0.1, selection="measured", rounding="calibrated",
         model=("original", 0), clip=("original", 1), vae=("original", 2),
     )  # fmt: skip
     c.add("report", "HSWQReport", (830, 280, 330, 130), stats=("measure", 0), keep_ratio=0.1)
-    c.add("chart", "PreviewImage", (830, 470, 330, 380), "Layers, and what is kept", images=("report", 0))
-    c.group("1  Calibrate: 32 images", -20, -30, 820, 900)
-    c.group("2  Measure", 810, -30, 370, 900)
-    c.group("3  Write FP8", 1190, -30, 430, 900)
+    c.add("chart", "PreviewImage", (830, 470, 330, 400), "Layers, and what is kept", images=("report", 0))
+    c.add("copy", "HSWQLoader", (1650, 40, 400, 170), "HSWQ Loader: the file just written", path=("quantize", 0))
+    c.add(
+        "prove", "HSWQProve", (1650, 270, 400, 620), reference=("original", 0), candidate=("copy", 0),
+        clip=("original", 1), vae=("original", 2), sampler_name="euler", scheduler="normal", seeds=8,
+    )  # fmt: skip
+    c.add("pairs", "PreviewImage", (2100, 40, 560, 480), "Original, copy, difference x 8", images=("prove", 0))
+    c.add("publish", "HSWQPublish", (2100, 580, 560, 310), path=("quantize", 0), proof=("prove", 2))
+    c.group("1  Calibrate: 32 images", -20, -30, 820, 940)
+    c.group("2  Measure", 810, -30, 370, 940)
+    c.group("3  Write V2", 1190, -30, 430, 940)
+    c.group("4  Prove and publish", 1630, -30, 1050, 940)
 
 
 def daily_use(c: Canvas) -> None:
-    c.note("Read me", DAILY_USE, 0, -240, 1100, 180)
-    c.add("hswq", "HSWQLoader", (0, 40, 340, 170), "① Your V2 file")
+    c.note("Read me", DAILY_USE, 0, -230, 1660, 190)
+    c.add("hswq", "HSWQLoader", (0, 40, 340, 170), "① Your V2 file", properties={"hswq_kind": "v2"})
     c.add(
         "lora", "LoraLoader", (0, 270, 340, 130), "② A LoRA (Ctrl+B switches it on)", bypass=True, model=("hswq", 0),
         clip=("hswq", 1), strength_model=1.0, strength_clip=1.0,
@@ -108,13 +125,14 @@ def daily_use(c: Canvas) -> None:
 
 
 def compare_modes(c: Canvas) -> None:
-    c.note("Read me", COMPARE_MODES, 0, -240, 1180, 180)
+    c.note("Read me", COMPARE_MODES, 0, -250, 1680, 180)
     c.add("fp16", "CheckpointLoaderSimple", (0, 40, 340, 100), "① The original")
     text_inputs(c, ("fp16", 1), 0, 190, 340)
     for column, (name, title) in enumerate((("fp16", "FP16"), ("v1", "V1"), ("v2", "V2"))):
         x = 390 + column * 440
         if name != "fp16":
-            c.add(name, "HSWQLoader", (x, 40, 390, 170), f"{'②③'[column - 1]} Your {title} file")
+            heading = f"{'②③'[column - 1]} Your {title} file"
+            c.add(name, "HSWQLoader", (x, 40, 390, 170), heading, properties={"hswq_kind": name})
         sampler(c, f"{name}_sampler", (name, 0), x, 260, f"KSampler: {title}", 390)
         c.add(f"{name}_decode", "VAEDecode", (x, 580, 390, 50), samples=(f"{name}_sampler", 0), vae=("fp16", 2))
     c.add("image", "PreviewImage", (390, 680, 390, 420), "FP16", images=("fp16_decode", 0))
@@ -130,7 +148,7 @@ def compare_modes(c: Canvas) -> None:
 
 
 def stock_loaders(c: Canvas) -> None:
-    c.note("Read me", STOCK_LOADERS, 0, -260, 1260, 200)
+    c.note("Read me", STOCK_LOADERS, -20, -260, 1690, 190)
     calibration_run(c, "stock")
     for column, mode in enumerate(("comfy", "v1")):
         x = 840 + column * 430
@@ -144,12 +162,41 @@ def stock_loaders(c: Canvas) -> None:
     c.group("2  Write", 820, -30, 850, 850)
 
 
+def merge(c: Canvas) -> None:
+    c.note("Read me", MERGE, -20, -260, 1640, 190)
+    c.add("first", "CheckpointLoaderSimple", (0, 40, 330, 100), "① A checkpoint")
+    c.add("second", "CheckpointLoaderSimple", (0, 200, 330, 100), "② Another one")
+    c.add(
+        "merge", "ModelMergeSimple", (0, 360, 330, 90), "Merge the diffusion models", model1=("first", 0),
+        model2=("second", 0), ratio=0.5,
+    )  # fmt: skip
+    c.add(
+        "lora", "LoraLoader", (0, 510, 330, 130), "③ A LoRA (Ctrl+B switches it on)", bypass=True, model=("merge", 0),
+        clip=("first", 1), strength_model=0.8, strength_clip=0.8,
+    )  # fmt: skip
+    c.add(
+        "run", "HSWQCalibrateRun", (380, 40, 400, 760), model=("lora", 0), clip=("lora", 1), session="merge",
+        sampler_name="euler", scheduler="normal",
+    )  # fmt: skip
+    c.add(
+        "quantize", "HSWQQuantize", (830, 40, 390, 830), "Write V2", source=CALIBRATED, stats=("run", 0), mode="v2",
+        keep_ratio=0.25, selection="measured", rounding="calibrated", model=("lora", 0), clip=("lora", 1),
+        vae=("first", 2),
+    )  # fmt: skip
+    c.add("report", "HSWQReport", (1270, 40, 330, 130), stats=("run", 0), keep_ratio=0.25, after=("quantize", 0))
+    c.add("chart", "PreviewImage", (1270, 230, 330, 400), "Layers, and what is kept", images=("report", 0))
+    c.group("1  Merge, and calibrate the result", -20, -30, 820, 940)
+    c.group("2  Write V2", 810, -30, 430, 940)
+    c.group("3  Look", 1250, -30, 370, 940)
+
+
 WORKFLOWS = {
     "hswq_sdxl": quick_start,
     "hswq_full_recipe": full_recipe,
     "hswq_daily_use_with_lora": daily_use,
     "hswq_compare_fp16_v1_v2": compare_modes,
     "hswq_files_for_stock_loaders": stock_loaders,
+    "hswq_merge_with_lora": merge,
 }
 
 
@@ -178,6 +225,10 @@ def main() -> None:
                 entry["inputs"] |= {"ckpt_name": SDXL} if "ckpt_name" in entry["inputs"] else {}
             text = json.dumps(prompt, indent=1, ensure_ascii=False)
             (FOLDER / "api" / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    SUBGRAPHS.mkdir(exist_ok=True)
+    for name, make in BLUEPRINTS.items():
+        text = json.dumps(make(info), indent=1, ensure_ascii=False)
+        (SUBGRAPHS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

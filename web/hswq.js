@@ -7,6 +7,9 @@ import { attachBadge } from "./hswq/badge.js";
 import { attachChart } from "./hswq/chart.js";
 import { attachProgress } from "./hswq/progress.js";
 import { attachSlider } from "./hswq/slider.js";
+import { attachVerdict } from "./hswq/verdict.js";
+import { setLanguage } from "./hswq/words.js";
+import { openExample } from "./hswq/example.js";
 
 const VIEWS = {
     HSWQCalibrate: attachProgress,
@@ -14,12 +17,19 @@ const VIEWS = {
     HSWQCompare: attachSlider,
     HSWQDiffusionModelLoader: attachBadge,
     HSWQLoader: attachBadge,
+    HSWQMeasureSensitivity: attachProgress,
+    HSWQProve: attachVerdict,
     HSWQQuantize: attachChart,
 };
 
 app.registerExtension({
     name: "hswq",
     nodeCreated(node) {
-        VIEWS[node.comfyClass]?.(node, api);
+        if (!VIEWS[node.comfyClass]) return;
+        setLanguage(app.extensionManager?.setting?.get("Comfy.Locale"));
+        VIEWS[node.comfyClass](node, api);
+    },
+    afterConfigureGraph() {
+        openExample(app);
     },
 });

@@ -18,6 +18,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -130,7 +131,7 @@ def _content(statistics: Statistics) -> tuple[dict[str, torch.Tensor], dict[str,
 def _parse(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> Statistics:
     shared_rows = names_by_name(metadata, "hswq.shared_rows")
     shapes = shapes_by_name(metadata, "hswq.shapes")
-    purposes = [purpose for purpose in metadata.get("hswq.impact_of", "").split(", ") if purpose]
+    purposes = purposes_in(metadata)
     layers: dict[str, LayerStatistics] = {}
     for key in tensors:
         name, _, part = key.rpartition(".")
@@ -147,8 +148,19 @@ def _parse(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> Sta
         )
     if not layers:
         raise ValueError("no layers")
+    inputs = tuple(checked_inputs(parsed(metadata, "hswq.inputs", []), tensors))
+    return replace(described(metadata), layers=layers, inputs=inputs)
+
+
+def purposes_in(metadata: Mapping[str, str]) -> list[str]:
+    """What the file has impacts for."""
+    return [purpose for purpose in metadata.get("hswq.impact_of", "").split(", ") if purpose]
+
+
+def described(metadata: Mapping[str, str]) -> Statistics:
+    """What the header says of the runs; no layers and no inputs. Errors: ValueError when it cannot be read."""
     return Statistics(
-        layers=layers,
+        layers={},
         runs=natural(metadata, "hswq.runs"),
         samples=natural(metadata, "hswq.samples"),
         steps=natural(metadata, "hswq.steps"),
@@ -158,7 +170,6 @@ def _parse(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> Sta
         ),
         samplers=frozenset(strings(metadata, "hswq.samplers")),
         noise_levels=naturals(metadata, "hswq.noise_levels", NOISE_BINS),
-        inputs=tuple(checked_inputs(parsed(metadata, "hswq.inputs", []), tensors)),
         source=metadata.get("hswq.source", ""),
         patches=metadata.get("hswq.patches", ""),
         left_out=counts_by_name(metadata, "hswq.left_out"),

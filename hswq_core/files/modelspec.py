@@ -6,14 +6,20 @@ follow one another in the file; it is known when they are written, so the header
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import Mapping
 from datetime import date, datetime, timezone
+from pathlib import Path
 
+from ..errors import PlanError
 from .source import TensorInfo, TensorSource
 
 HASH = "modelspec.hash_sha256"
+THUMBNAIL = "modelspec.thumbnail"
+_PICTURES = {b"\xff\xd8\xff": "jpeg", b"\x89PNG\r\n": "png", b"RIFF": "webp"}
+_LARGEST_THUMBNAIL = 256 << 10
 UNKNOWN_HASH = "0x" + "0" * 64
 _OF_ITS_BYTES = (HASH, "sshs_model_hash", "sshs_legacy_hash")
 _REQUIRED = ("modelspec.sai_model_spec", "modelspec.architecture", "modelspec.implementation", "modelspec.title")
@@ -57,9 +63,40 @@ def true_metadata(source: TensorSource, prefix: str, mode: str) -> dict[str, str
     return found | own | ({"modelspec.usage_hint": hint} if hint else {})
 
 
+def thumbnail_of(picture: Path) -> str:
+    """A picture as the specification wants it in a header: a data URI.
+
+    Errors: PlanError for what is no picture, or a large one.
+    """
+    try:
+        data = picture.read_bytes() if picture.stat().st_size <= _LARGEST_THUMBNAIL else b""
+    except OSError as error:
+        raise PlanError(f"the thumbnail cannot be read ({error.strerror})", where=picture, remedy="Check it") from error
+    kind = next((kind for mark, kind in _PICTURES.items() if data.startswith(mark)), None)
+    if kind is None:
+        raise PlanError(
+            "this is no thumbnail",
+            where=picture,
+            remedy=f"Give a JPEG, PNG or WebP of at most {_LARGEST_THUMBNAIL >> 10} KiB, as 256 x 256 pixels are",
+        )
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
 def original_title(metadata: Mapping[str, str]) -> str:
     """The title of what a file was made from: its own, without the mode."""
     return _ENDING.sub("", metadata.get("modelspec.title", ""))
+
+
+def origin_of(metadata: Mapping[str, str]) -> str:
+    """Who made a file from what, as far as it says: "HSWQ 0.1.0, from Some Model by somebody"; or nothing."""
+    version, author = metadata.get("hswq.tool_version"), metadata.get("modelspec.author")
+    title = original_title(metadata)
+    parts = [
+        f"HSWQ {version}, from" if version and title else f"HSWQ {version}" if version else "",
+        title,
+        f"by {author}" if title and author else "",
+    ]
+    return " ".join(part for part in parts if part)
 
 
 def architecture_of(tensors: Mapping[str, TensorInfo], prefix: str) -> str:

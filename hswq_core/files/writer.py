@@ -180,12 +180,13 @@ def remove_leftovers(path: Path) -> None:
     """Remove temporary files for this target whose process is gone: what a crash or a kill left behind."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         process = leftover.name.split(".")[-2]
-        if process.isdigit() and not _is_running(int(process)):
+        if process.isdigit() and not is_running(int(process)):
             with contextlib.suppress(OSError):
                 leftover.unlink()
 
 
-def _is_running(process: int) -> bool:
+def is_running(process: int) -> bool:
+    """Whether a process of this machine lives; not to be known on Windows, where the answer is no."""
     if process == os.getpid():
         return True
     if os.name == "nt":

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ..files.dtypes import nbytes_of
 from ..files.formats import Format
+from ..files.modelspec import THUMBNAIL
 from ..files.source import FileIdentity
 from ..files.writer import FileLayout
 from ..options import QuantizeOptions
@@ -85,6 +86,7 @@ class QuantizationPlan:
             "hswq.tool_version": __version__,
             **self.format.header([layer.stem for layer in self.quantized if len(layer.info.shape) == 2]),
             **({"hswq.source_patches": self.source_patches} if self.source_patches else {}),
+            **({THUMBNAIL: self.options.thumbnail} if self.options.thumbnail else {}),
         }
 
     def as_dict(self) -> dict[str, object]:

@@ -11,14 +11,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .verdict import Proof
+from .verdict import FIGURES, Proof
 
-_NAMES = {
-    "cosine": "cosine of the latents, mean over the steps",
-    "latent_error": "relative squared error of the final latents",
-    "model_error": "relative squared error of the model's output on the reference's inputs",
-    "ssim": "SSIM of the pictures",
-}
+_ERRORS = ("latent_error", "latent_mse", "model_error", "lpips", "clip_score")
 _STYLE = """
 :root{color-scheme:light dark;font:16px/1.5 system-ui,sans-serif}
 body{max-width:70rem;margin:2rem auto;padding:0 1rem}
@@ -55,7 +50,7 @@ def proof_page(proof: Proof, pictures: Sequence[Pictures]) -> str:
     kind = "same" if proof.identical else "passed" if proof.passed else "failed"
     order = sorted(range(len(proof.pairs)), key=lambda i: proof.pairs[i].ssim)
     rows = "".join(
-        f"<tr><td>{_NAMES[name]}</td><td>{_said(name, figure.mean)}</td>"
+        f"<tr><td>{FIGURES[name]}</td><td>{_said(name, figure.mean)}</td>"
         f"<td>{_said(name, figure.low)} to {_said(name, figure.high)}</td><td>{_said(name, figure.median)}</td></tr>"
         for name, figure in proof.figures().items()
     )
@@ -82,7 +77,7 @@ def proof_page(proof: Proof, pictures: Sequence[Pictures]) -> str:
 
 def _said(name: str, value: float) -> str:
     """A likeness with four digits, an error by its power of ten."""
-    return f"{value:.4f}" if name in ("cosine", "ssim") else f"{value:.2e}"
+    return f"{value:.2e}" if name in _ERRORS else f"{value:.4f}"
 
 
 def _pair(proof: Proof, number: int, pictures: Pictures) -> str:

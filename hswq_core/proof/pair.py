@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
@@ -23,6 +23,7 @@ class Pair:
         forced_error: |f_b(x) - f_a(x)|^2 / |f_a(x)|^2 of the models' outputs on the reference's own inputs, by call:
             what rounding does, free of chaos. Empty where the inputs cannot be given to a model again.
         ssim, psnr: of the pictures; ``psnr`` is infinite for equal ones.
+        metrics: further likenesses of the pictures, by name; those that could be computed.
     """
 
     prompt: str
@@ -32,6 +33,7 @@ class Pair:
     forced_error: tuple[float, ...]
     ssim: float
     psnr: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def bifurcated(self) -> int | None:
@@ -58,6 +60,16 @@ class Pair:
         """The mean of ``forced_error`` over the calls."""
         return sum(self.forced_error) / len(self.forced_error) if self.forced_error else None
 
+    def value(self, figure: str) -> float | None:
+        """What goes into a figure of all pairs, by its name; ``None`` where it was not measured."""
+        own = {
+            "cosine": self.mean_cosine,
+            "latent_error": self.latent_error,
+            "model_error": self.model_error,
+            "ssim": self.ssim,
+        }
+        return own[figure] if figure in own else self.metrics.get(figure)
+
     def as_dict(self) -> dict[str, object]:
         """For JSON, which has no infinity."""
         return {
@@ -69,6 +81,7 @@ class Pair:
             "bifurcated": self.bifurcated,
             "ssim": self.ssim,
             "psnr": None if math.isinf(self.psnr) else self.psnr,
+            **self.metrics,
         }
 
 

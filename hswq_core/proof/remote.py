@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from ..comfyui_server import ComfyUIServer, ServerError
-from ..errors import PlanError
+from ..comfyui_server import ServerError
+
+
+class RunsWorkflows(Protocol):
+    """A server, or whoever has one."""
+
+    def run(self, workflow: Mapping[str, Any]) -> dict[str, Any]:
+        """What the nodes show, by node."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -27,20 +35,10 @@ class ProofRequest:
     scheduler: str = "normal"
     width: int = 1024
     height: int = 1024
+    save_pictures: bool = False
 
 
-def read_prompts(path: Path) -> str:
-    """A file of prompts, one a line. Errors: PlanError when it cannot be read or holds none."""
-    try:
-        lines = [line.strip() for line in path.read_text("utf-8", errors="replace").splitlines() if line.strip()]
-    except OSError as error:
-        raise PlanError("the prompts cannot be read", where=path, remedy="Give a text file") from error
-    if not lines:
-        raise PlanError("the file of prompts is empty", where=path, remedy="Write one prompt a line")
-    return "\n".join(lines)
-
-
-def prove(server: ComfyUIServer, request: ProofRequest) -> tuple[dict[str, Any], Path]:
+def prove(server: RunsWorkflows, request: ProofRequest) -> tuple[dict[str, Any], Path]:
     """``proof.json`` and the page beside it. The server writes both: it is of this machine, or shares its folder.
 
     Errors: ServerError when ComfyUI refuses or fails, or what it wrote cannot be read here.

@@ -15,6 +15,19 @@ LEAST_COSINE = 0.98
 MOST_BIFURCATED = 0.1
 """The share of pairs whose runs may part ways."""
 _RESAMPLES = 2000
+FIGURES = {
+    "cosine": "cosine of the latents, mean over the steps",
+    "latent_error": "relative squared error of the final latents",
+    "latent_mse": "mean squared error of the final latents",
+    "model_error": "relative squared error of the model's output on the reference's inputs",
+    "ssim": "SSIM of the pictures",
+    "ms_ssim": "MS-SSIM of the pictures",
+    "haarpsi": "HaarPSI of the pictures",
+    "lpips": "LPIPS (AlexNet) of the pictures",
+    "clip_image": "CLIP's cosine of the two pictures",
+    "clip_score": "CLIP's cosine of picture and prompt, the candidate's less the reference's",
+}
+"""What a proof may measure, in its order, and how a reader is told. Errors and LPIPS are 0 for equal models."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +82,13 @@ class Proof:
         return all(pair.latent_error == 0 for pair in self.pairs)
 
     def figures(self) -> dict[str, Figure]:
-        """By name: cosine, latent_error, model_error where it was measured, ssim."""
-        found = {
-            "cosine": [pair.mean_cosine for pair in self.pairs],
-            "latent_error": [pair.latent_error for pair in self.pairs],
-            "ssim": [pair.ssim for pair in self.pairs],
-        }
-        errors = [pair.model_error for pair in self.pairs if pair.model_error is not None]
-        if errors:
-            found["model_error"] = errors
-        return {name: Figure.of(values) for name, values in found.items()}
+        """By the names of ``FIGURES``, in their order: those that were measured of every pair, or of some."""
+        found = {}
+        for name in FIGURES:
+            values = [value for pair in self.pairs if (value := pair.value(name)) is not None]
+            if values:
+                found[name] = Figure.of(values)
+        return found
 
     @property
     def verdict(self) -> str:

@@ -7,14 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError
+from ..proof.verdict import FIGURES
 
 PICTURE = "pairs.jpg"
-_NAMES = {
-    "cosine": "cosine of the latents, mean over the steps",
-    "latent_error": "relative squared error of the final latents",
-    "model_error": "relative squared error of the model's output",
-    "ssim": "SSIM of the pictures",
-}
 
 
 @dataclass(frozen=True)
@@ -38,7 +33,7 @@ def read_proof(page: Path) -> ShownProof:
             raise ValueError("another kind")
         rows = [
             (text, "{mean:.4g} (95 %: {low:.4g} to {high:.4g}), median {median:.4g}".format(**said["figures"][name]))
-            for name, text in _NAMES.items()
+            for name, text in FIGURES.items()
             if name in said["figures"]
         ]
         pairs = f"{len(said['pairs'])}; {said['bifurcated']} part ways"

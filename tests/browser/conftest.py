@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
-from tests.support.page import ComfyPage
+from tests.support.page import ComfyPage, chromium
 from tests.support.server import REPOSITORY, ComfyServer
 
 OUTPUT = REPOSITORY / "browser_output"
@@ -17,19 +18,32 @@ def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield running
 
 
-@pytest.fixture(params=["canvas", "vue"])
+@pytest.fixture(scope="session", params=["canvas", "vue"])
 def renderer(request: pytest.FixtureRequest) -> str:
     """How the page draws nodes: on its canvas, or as elements of its own."""
     return request.param
 
 
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def opened(server: ComfyServer, browser: Browser, renderer: str) -> Iterator[ComfyPage]:
+    """One page for all tests of a renderer: opening one takes longer than most of them."""
+    with ComfyPage(server, browser, settings={"Comfy.VueNodes.Enabled": renderer == "vue"}) as page:
+        yield page
+
+
 @pytest.fixture
-def page(server: ComfyServer, renderer: str, request: pytest.FixtureRequest) -> Iterator[ComfyPage]:
-    """A fresh page; at the end a screenshot is taken, and no console error may name this pack."""
-    with ComfyPage(server, settings={"Comfy.VueNodes.Enabled": renderer == "vue"}) as opened:
-        yield opened
-        opened.screenshot(OUTPUT / f"{request.node.name}.png")
-        assert not opened.errors
+def page(opened: ComfyPage, request: pytest.FixtureRequest) -> Iterator[ComfyPage]:
+    """An empty canvas; at the end a screenshot is taken, and no console error may name this pack."""
+    opened.clear()
+    yield opened
+    opened.screenshot(OUTPUT / f"{request.node.name}.png")
+    assert not opened.errors
 
 
 @pytest.fixture

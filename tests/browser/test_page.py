@@ -9,6 +9,7 @@ import pytest
 from tests.support.graph import to_prompt
 from tests.support.page import ComfyPage
 from tests.support.server import REPOSITORY, ComfyServer
+from tests.support.workflows import TINY
 
 EXAMPLES = sorted((REPOSITORY / "example_workflows").glob("*.json"))
 QUICK_START = REPOSITORY / "example_workflows" / "hswq_sdxl.json"
@@ -34,19 +35,28 @@ def test_every_example_opens(page: ComfyPage, server: ComfyServer, path: Path) -
     # What the page would queue: every value arrived in its own field, and the views are in no one's values.
     queued = page.page.evaluate("async () => (await window.app.graphToPrompt()).output")
     expected = to_prompt(graph, server.get("/object_info"))
+    for number in (str(node["id"]) for node in graph["nodes"] if "hswq_kind" in node["properties"]):
+        expected[number]["inputs"].pop("ckpt_name", None)  # the page takes a file of that kind
     for node, entry in expected.items():
         given = {key: value for key, value in queued[node]["inputs"].items() if key in entry["inputs"]}
         assert given == entry["inputs"], entry["class_type"]
 
 
-def test_quick_start_from_drop_to_compared_images(page: ComfyPage, server: ComfyServer, renderer: str) -> None:
+def test_quick_start_from_drop_to_the_verdict(page: ComfyPage, server: ComfyServer, renderer: str) -> None:
+    """Drop, choose, run, read; and after a refresh everything is told again."""
     page.drop(QUICK_START)
+    page.page.wait_for_timeout(1200)
     session_name(page, f"quick-{renderer}")
     small(page)
+    page.set("CheckpointLoaderSimple", {"ckpt_name": TINY})
+    page.set("HSWQQuantize", {"filename": f"quick_{renderer}"})
     assert page.run() == "success"
-    badge = page.page.locator(".hswq-badge:visible")
-    assert "V2" in badge.inner_text() and "layers in FP8" in badge.inner_text()
-    assert "done" in page.page.locator(".hswq-progress:visible").inner_text()
+    assert "done" in page.texts("hswq-progress")
+    _check_what_is_told(page, f"quick_{renderer}.safetensors")
+    assert page.page.evaluate(
+        "() => window.app.graph._nodes.find((n) => n.type === 'HSWQLoader')"
+        ".widgets.find((w) => w.name === 'ckpt_name').disabled"
+    ), "a path is connected: the file that the field shows is not the one that is opened"
 
     # The predicted size is the size of the file.
     page.page.wait_for_selector(".hswq-size[data-bytes]", timeout=10_000)
@@ -64,6 +74,21 @@ def test_quick_start_from_drop_to_compared_images(page: ComfyPage, server: Comfy
     page.page.mouse.move(box["x"] + box["width"] * 0.25, box["y"] + box["height"] / 2)
     assert float(stage.get_attribute("data-place") or 0) == pytest.approx(0.25, abs=0.02)
     assert stage.locator("img").first.evaluate("image => image.naturalWidth") == 32
+
+    page.page.wait_for_timeout(1500)
+    page.open()
+    page.page.wait_for_function("() => window.app.graph._nodes.length > 10", timeout=30_000)
+    assert page.run() == "success"
+    _check_what_is_told(page, f"quick_{renderer}.safetensors")
+    assert "the session holds 1 images" in page.texts("hswq-progress")
+
+
+def _check_what_is_told(page: ComfyPage, file: str) -> None:
+    verdict, badge = page.texts("hswq-verdict"), page.texts("hswq-badge")
+    assert file in verdict and "of the original" in verdict and "kept" in verdict
+    assert "only 1 image" in verdict, "a warning is a part of the verdict"
+    assert f"from the connected path: {file}" in badge and "V2" in badge and "layers in FP8" in badge
+    assert "SSIM 0.9" in page.texts("hswq-figures")
 
 
 def _report(server: ComfyServer) -> str:

@@ -7,12 +7,11 @@ import io
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser
 
 from hswq_core.proof import Pair, Proof, proof_page
 from hswq_core.proof.page import Pictures
 from tests.browser.conftest import OUTPUT
-from tests.support.page import browser_path
 
 
 def picture(colour: str) -> str:
@@ -21,15 +20,14 @@ def picture(colour: str) -> str:
     return f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode('ascii')}"
 
 
-def test_the_page_works_from_the_disk(tmp_path: Path) -> None:
+def test_the_page_works_from_the_disk(browser: Browser, tmp_path: Path) -> None:
     pair = Pair("a cat", 1, (0.999, 0.998), (1e-5, 2e-4), (1e-4,), 0.97, 31.0)
     pictures = Pictures(picture("red"), picture("blue"), picture("black"))
     path = tmp_path / "proof.html"
     path.write_text(proof_page(Proof("original", "copy", (pair,)), [pictures]), "utf-8")
     said: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path(), args=["--no-sandbox"])
-        page = browser.new_context(offline=True).new_page()
+    with browser.new_context(offline=True) as context:
+        page = context.new_page()
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.goto(path.as_uri())
@@ -44,5 +42,4 @@ def test_the_page_works_from_the_disk(tmp_path: Path) -> None:
         handle.press("End")
         assert "100%" in candidate.evaluate(clipped)
         page.screenshot(path=OUTPUT / "proof.png")
-        browser.close()
     assert not said

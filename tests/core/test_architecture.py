@@ -12,7 +12,7 @@ PACKAGES = ("hswq_core", "loader", "nodes")
 # A folder or file of the core imports only from those before it.
 ORDER = (
     "version", "errors", "progress", "parallel", "options", "fingerprint",
-    "comfyui_server", "grids", "kernels", "backend", "rounding", "inference", "metrics",
+    "comfyui_process", "comfyui_server", "prompts", "grids", "kernels", "backend", "rounding", "inference", "metrics",
     "files", "calibration", "sensitivity", "planning", "proof",
     "quantize_layer", "report", "quantize_file", "convert_file", "api", "publishing",
     "cli_options", "cli", "__main__", "__init__",

@@ -35,6 +35,9 @@ def test_quantize_and_inspect(example: Example, tmp_path: Path) -> None:
     assert found["format"] == "v2" and found["bytes"] == target.stat().st_size
     assert len(found["quantized"]) == 9 and len(found["unquantized"]) == 2
     assert "v2" in hswq("inspect", target).stdout
+    summary = json.loads(hswq("inspect", example.statistics_path, "--json").stdout)
+    assert (summary["runs"], summary["samples"], summary["layers"]) == (3, 12, 11) and summary["rows"] > 0
+    assert "12 images in 3 runs" in hswq("inspect", example.statistics_path).stdout
     assert json.loads(hswq("inspect", example.path, "--json").stdout)["format"] == "not quantized"
 
 

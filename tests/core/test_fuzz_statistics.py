@@ -83,11 +83,10 @@ def test_damaged_statistics(example: Example, tmp_path: Path, batch: int) -> Non
     assert min(outcomes.values()) > CASES // BATCHES // 40, outcomes
 
 
-@pytest.mark.parametrize("batch", range(BATCHES))
 def test_strange_command_lines(
-    tmp_path: Path, batch: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rng = random.Random(200 + batch)
+    rng = random.Random(200)
     monkeypatch.chdir(tmp_path)
     example = make_example(tmp_path, seed=0)
     (tmp_path / "empty").write_bytes(b"")
@@ -106,7 +105,7 @@ def test_strange_command_lines(
     ]  # fmt: skip
     kept = {path: path.read_bytes() for path in (example.path, example.statistics_path, fp8)}
     codes = {0: 0, 2: 0}
-    for _ in range(CASES // BATCHES // 2):
+    for _ in range(CASES // 2):
         command = rng.choice(["inspect", "quantize", "convert", "merge-stats", "quantize"])
         line = [command, *(str(rng.choice(files)) for _ in range(rng.randint(1, 3)))]
         if command == "quantize" and rng.random() < 0.5:
@@ -127,4 +126,4 @@ def test_strange_command_lines(
             if path.read_bytes() != data:
                 assert "--overwrite" in line, line
                 path.write_bytes(data)
-    assert min(codes.values()) > 0, codes
+    assert min(codes.values()) > CASES // 100, codes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from pathlib import Path
@@ -11,7 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from hswq_core import convert, quantize
-from hswq_core.files.modelspec import architecture_of, problems_of
+from hswq_core.errors import PlanError
+from hswq_core.files.modelspec import architecture_of, origin_of, problems_of, thumbnail_of
 from hswq_core.files.source import TensorInfo
 from tests.core.conftest import Example
 
@@ -95,3 +97,28 @@ def test_architectures_are_told_by_their_tensors(architecture: str, shapes: dict
 def test_the_validator_says_what_is_wrong() -> None:
     said = {"modelspec.title": "x", "modelspec.hash_sha256": "abc", "modelspec.date": "yesterday"}
     assert len(problems_of(said)) == 5, json.dumps(problems_of(said))
+
+
+def test_a_thumbnail_is_put_into_the_header(example: Example, tmp_path: Path) -> None:
+    picture, target = tmp_path / "small.jpg", tmp_path / "out.safetensors"
+    data = b"\xff\xd8\xff\xe0" + bytes(range(256))
+    picture.write_bytes(data)
+    report = quantize(example.path, target, example.statistics, mode="v2", thumbnail=thumbnail_of(picture))
+    kind, _, content = metadata_of(target)["modelspec.thumbnail"].partition(",")
+    assert kind == "data:image/jpeg;base64" and base64.b64decode(content) == data
+    assert report.plan.nbytes == target.stat().st_size
+    for name, wrong in (("text.jpg", b"hello"), ("large.jpg", data * 2000)):
+        (tmp_path / name).write_bytes(wrong)
+        with pytest.raises(PlanError, match="no thumbnail"):
+            thumbnail_of(tmp_path / name)
+    with pytest.raises(PlanError, match="cannot be read"):
+        thumbnail_of(tmp_path / "missing.jpg")
+
+
+def test_the_origin_is_told_as_far_as_it_is_known() -> None:
+    title, author = {"modelspec.title": "A (HSWQ V2)"}, {"modelspec.author": "me"}
+    made = {"hswq.tool_version": "0.1.0"}
+    assert origin_of(title | author | made) == "HSWQ 0.1.0, from A by me"
+    assert origin_of(title | made) == "HSWQ 0.1.0, from A"
+    assert origin_of(title | author) == "A by me"
+    assert origin_of(made) == "HSWQ 0.1.0" and origin_of(author) == ""

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torchvision.models import alexnet
 
 from hswq_core.errors import HSWQError
 from hswq_core.proof import Pair, Proof, compare_latents, proof_page
+from hswq_core.proof import picture_metrics as picture_module
 from hswq_core.proof.page import Pictures
+from hswq_core.proof.picture_metrics import picture_metrics
+from hswq_core.proof.runs import Run, UnfinishedRuns
 from hswq_core.proof.verdict import Figure
+from loader.clip_metrics import ClipMetrics
 
 
 def latents(noise: float, steps: int = 5) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -64,6 +73,117 @@ def test_the_interval_covers_the_mean_about_as_often_as_it_says() -> None:
         figure = Figure.of(torch.randn(30, generator=generator).tolist())
         hits += figure.low <= 0 <= figure.high
     assert 176 <= hits <= 198, hits
+
+
+def noisy(size: int, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    smooth = torch.nn.functional.interpolate(torch.rand(2, 3, 8, 8, generator=generator), (size, size), mode="bicubic")
+    picture = smooth.movedim(1, -1).clamp(0, 1)
+    return picture, (picture + noise * torch.randn(picture.shape, generator=generator)).clamp(0, 1)
+
+
+def test_further_metrics_of_pictures_where_their_packages_are() -> None:
+    same, near, far = (picture_metrics(*noisy(192, noise)) for noise in (0.0, 0.02, 0.2))
+    assert same == pytest.approx({"ms_ssim": 1.0, "haarpsi": 1.0}, abs=1e-4), "LPIPS has no weights here"
+    for name in ("ms_ssim", "haarpsi"):
+        assert 1 > near[name] > far[name] > 0
+    assert picture_metrics(*noisy(100, 0.1)).keys() == {"haarpsi"}, "too small for five scales"
+    assert picture_metrics(*noisy(8, 0.1)) == {}
+
+
+def test_lpips_uses_weights_that_are_at_hand_and_downloads_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("a download was tried")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", forbidden)
+    hub = Path(torch.hub.get_dir())
+    torch.hub.set_dir(tmp_path)
+    picture_module._lpips.cache_clear()
+    try:
+        assert "lpips" not in picture_metrics(*noisy(64, 0.1))
+        (tmp_path / "checkpoints").mkdir()
+        torch.manual_seed(0)
+        torch.save(alexnet().state_dict(), tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth")
+        picture_module._lpips.cache_clear()
+        assert picture_metrics(*noisy(64, 0.0))["lpips"] == 0
+        assert picture_metrics(*noisy(64, 0.2))["lpips"] > picture_metrics(*noisy(64, 0.02))["lpips"] > 0
+    finally:
+        torch.hub.set_dir(hub)
+        picture_module._lpips.cache_clear()
+
+
+class FakeVision:
+    def encode_image(self, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"image_embeds": pictures.mean((1, 2))}
+
+
+class FakeClip:
+    def __init__(self, parts: list[str], pooled: torch.Tensor | None) -> None:
+        self.cond_stage_model = SimpleNamespace(**dict.fromkeys(parts))
+        self.pooled = pooled
+
+    def tokenize(self, text: str) -> str:
+        return text
+
+    def encode_from_tokens(self, _tokens: str, return_pooled: bool) -> tuple[None, torch.Tensor | None]:
+        return None, self.pooled
+
+
+def test_clip_scores_need_a_text_encoder_of_the_same_space() -> None:
+    red, green = (torch.tensor(colour).expand(1, 8, 8, 3) for colour in ((1.0, 0.0, 0.0), (0.6, 0.8, 0.0)))
+    text = torch.tensor([[2.0, 0.0, 0.0]])
+    found = ClipMetrics(FakeVision(), FakeClip(["clip_l", "clip_g"], text)).of_pair("red", red, green)
+    assert found == pytest.approx({"clip_image": 0.6, "clip_score": -0.4})
+    for clip in (FakeClip(["clip_l"], text), FakeClip(["clip_g"], None), FakeClip(["clip_g"], torch.ones(1, 4))):
+        assert ClipMetrics(FakeVision(), clip).of_pair("red", red, green).keys() == {"clip_image"}
+
+
+def test_what_was_measured_is_a_figure() -> None:
+    measured = replace(pair(0.01), metrics={"ms_ssim": 0.9, "lpips": 0.1})
+    found = Proof("a", "b", (measured, replace(measured, metrics={"ms_ssim": 0.7}))).figures()
+    assert list(found) == ["cosine", "latent_error", "model_error", "ssim", "ms_ssim", "lpips"]
+    assert found["ms_ssim"].mean == pytest.approx(0.8) and found["lpips"].mean == pytest.approx(0.1)
+    assert measured.as_dict()["lpips"] == 0.1
+
+
+def run(seed: int) -> Run:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(2, 4, 8, 8, generator=generator)
+    entry = {"0": x, "1": torch.tensor([7.0, 7.0]), "context": torch.ones(2, 3), "y": None, "extra": [1, "a"]}
+    return Run([x, x + 1], [(entry, x * 2), (entry | {"1": torch.tensor([3.0, 3.0])}, x * 3)], (1e-3, 2e-3))
+
+
+def test_runs_of_an_unfinished_proof_are_found_again_and_no_others(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make(seed: int) -> Callable[[], Run]:
+        def new() -> Run:
+            made.append(seed)
+            return run(seed)
+
+        return new
+
+    first = UnfinishedRuns(tmp_path, ["model", 4])
+    first.run("reference_0", make(0))
+    found = UnfinishedRuns(tmp_path, ["model", 4]).run("reference_0", make(0))
+    assert made == [0]
+    for one, other in zip(found.latents, run(0).latents, strict=True):
+        assert torch.equal(one, other)
+    for (entry, output), (expected, given) in zip(found.calls, run(0).calls, strict=True):
+        assert torch.equal(output, given) and entry.keys() == expected.keys() and entry["extra"] == [1, "a"]
+        assert all(torch.equal(entry[key], expected[key]) for key in ("0", "1", "context")) and entry["y"] is None
+    assert found.forced_error == (1e-3, 2e-3)
+    (file,) = tmp_path.rglob("*.safetensors")
+    file.write_bytes(file.read_bytes()[:-100])
+    UnfinishedRuns(tmp_path, ["model", 4]).run("reference_0", make(0))
+    assert made == [0, 0], "a damaged file is made again"
+    other = UnfinishedRuns(tmp_path, ["another model", 4])
+    assert not list(tmp_path.iterdir()), "what another proof left is of no use"
+    other.run("reference_0", make(1))
+    other.remove()
+    assert made == [0, 0, 1] and not list(tmp_path.iterdir())
 
 
 class _Reader(HTMLParser):

@@ -11,6 +11,7 @@ import comfy.model_management
 import comfy.ops
 import folder_paths
 import torch
+from comfy.clip_vision import ClipVisionModel
 from comfy.patcher_extension import PatcherInjection
 from comfy_api.latest import ComfyExtension, io
 from comfy_api.torch_helpers import set_torch_compile_wrapper
@@ -212,11 +213,35 @@ class ProbeInjected(io.ComfyNode):
         return io.NodeOutput(clone)
 
 
+class ProbeClipVision(io.ComfyNode):
+    """A CLIP vision model of two small random layers, whose pictures and texts are vectors of a given width."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="ProbeClipVision", inputs=[io.Int.Input("width")], outputs=[io.ClipVision.Output()])
+
+    @classmethod
+    def execute(cls, width: int) -> io.NodeOutput:
+        config = {
+            "hidden_act": "gelu", "hidden_size": 32, "image_size": 64, "intermediate_size": 64,
+            "num_attention_heads": 2, "num_channels": 3, "num_hidden_layers": 2, "patch_size": 16,
+            "projection_dim": width, "layer_norm_eps": 1e-5, "model_type": "clip_vision_model",
+        }  # fmt: skip
+        path = Path(folder_paths.get_temp_directory()) / f"clip_vision_{width}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(config))
+        found = ClipVisionModel(str(path))
+        generator = torch.Generator().manual_seed(0)
+        for parameter in found.model.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator).to(parameter.dtype) * 0.2
+        return io.NodeOutput(found)
+
+
 class ProbeExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             ProbeWeights, ProbeHooks, ProbeFailingSampler, ProbeControlNets, ProbeCompiled, ProbeFamily, ProbeReference,
-            ProbeLowVram, ProbeInjected,
+            ProbeLowVram, ProbeInjected, ProbeClipVision,
         ]  # fmt: skip
 
 

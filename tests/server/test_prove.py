@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from hswq_core import quantize
 from tests.support import workflows as w
-from tests.support.server import REPOSITORY, TINY_CHECKPOINT, ComfyServer
+from tests.support.server import REPOSITORY, TINY_CHECKPOINT, ComfyServer, ExecutionError
 
 LAYER = "model.diffusion_model.output_blocks.2.0.in_layers.2.weight"
 
@@ -55,6 +56,42 @@ def test_a_good_file_passes_and_a_broken_one_fails(server: ComfyServer) -> None:
     broken = proof_of(server, proving("broken.safetensors"))
     assert not broken["passed"], broken["verdict"]
     assert broken["figures"]["model_error"]["median"] > 100 * good["figures"]["model_error"]["median"]
+
+
+def test_a_cancelled_proof_goes_on_where_it_was(server: ComfyServer) -> None:
+    flow = proving("good.safetensors", seeds=3)
+    flow["prove"]["inputs"]["seed"] = 77
+    whole = proof_of(server, flow)
+    flow["prove"]["inputs"]["negative"] = " "  # the same to the text encoder, but not the workflow that was run
+    unfinished = server.output / "hswq_proof" / "unfinished"
+    with pytest.raises(ExecutionError, match="interrupted"):
+        server.run(flow, interrupt_at_step=12 * 4)
+    names = {path.stem: path for path in unfinished.rglob("*.safetensors")}
+    assert names.keys() >= {"reference_0", "reference_1", "reference_2", "candidate_0"}, "two thirds were done"
+    with safe_open(names["candidate_0"], "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(names["candidate_0"])
+    save_file(tensors | {"latents.0": -tensors["latents.0"]}, names["candidate_0"], metadata)
+    again = proof_of(server, flow)
+    assert not list(unfinished.rglob("*.safetensors"))
+    assert (
+        again["pairs"][1:] == whole["pairs"][1:] and again["pairs"][0]["cosine"][1:] == whole["pairs"][0]["cosine"][1:]
+    )
+    assert again["pairs"][0]["cosine"][0] == -whole["pairs"][0]["cosine"][0], "what was kept is what was used"
+
+
+def test_pictures_and_clip_on_request(probing_once: ComfyServer) -> None:
+    server = probing_once
+    quantize(TINY_CHECKPOINT, server.checkpoints / "good.safetensors", mode="int8", keep_ratio=0)
+    flow = proving("good.safetensors", seeds=2)
+    flow["vision"] = w.node("ProbeClipVision", width=48)
+    flow["prove"]["inputs"] |= {"clip_vision": ["vision", 0], "save_pictures": True}
+    found = proof_of(server, flow)
+    assert 0.5 < found["figures"]["clip_image"]["mean"] < 1
+    assert "clip_score" not in found["figures"], "the tiny model's text encoder has no space of pictures"
+    folder = max((server.output / "hswq_proof").glob("good*"), key=lambda path: path.stat().st_mtime)
+    for side in ("reference", "candidate"):
+        assert sorted(path.name for path in (folder / side).iterdir()) == ["0000_000.png", "0001_000.png"]
 
 
 def test_the_same_model_is_told_from_a_perfect_one(server: ComfyServer) -> None:

@@ -9,11 +9,13 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from playwright.sync_api import FloatRect, sync_playwright
+from playwright.sync_api import Browser, FloatRect, sync_playwright
 
 from tests.support.server import ComfyServer
 
@@ -33,6 +35,18 @@ def browser_path() -> str | None:
     return os.environ.get("CHROMIUM") or shutil.which("chromium")
 
 
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """The system's browser. There can be one at a time."""
+    executable = browser_path()
+    if executable is None:
+        raise RuntimeError("there is no Chromium; install it, or name it in CHROMIUM")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=list(_QUIET))
+        yield browser
+        browser.close()
+
+
 class ComfyPage:
     """The page of a running server, as a context manager. ``errors`` are the console's that name this pack.
 
@@ -41,34 +55,49 @@ class ComfyPage:
     """
 
     def __init__(
-        self, server: ComfyServer, width: int = 1960, height: int = 1120, settings: dict[str, Any] | None = None
+        self,
+        server: ComfyServer,
+        browser: Browser,
+        width: int = 1960,
+        height: int = 1120,
+        settings: dict[str, Any] | None = None,
     ) -> None:
-        self._server, self._size, self._settings = server, (width, height), _SETTINGS | (settings or {})
+        self._server, self._browser, self._size = server, browser, (width, height)
+        self._settings = _SETTINGS | (settings or {})
         self.errors: list[str] = []
 
     def __enter__(self) -> ComfyPage:
-        executable = browser_path()
-        if executable is None:
-            raise RuntimeError("there is no Chromium; install it, or name it in CHROMIUM")
         self._server.post("/settings", self._settings)
-        self._playwright = sync_playwright().start()
-        self._browser = self._playwright.chromium.launch(executable_path=executable, args=list(_QUIET))
         width, height = self._size
         self.page = self._browser.new_page(viewport={"width": width, "height": height})
         self.page.on("console", lambda message: self._note(message.text) if message.type == "error" else None)
         self.page.on("pageerror", lambda error: self._note(f"{error} {error.stack or ''}"))
-        self.page.goto(f"http://127.0.0.1:{self._server.port}/")
-        self.page.wait_for_function("() => window.app?.graph && window.app.canvas", timeout=60_000)
-        self.page.wait_for_timeout(3000)  # dialogs that greet newcomers come late
-        for _ in range(2):
-            self.page.keyboard.press("Escape")
+        self.open()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._browser.close()
-        self._playwright.stop()
+        self.page.close()
+
+    def open(self) -> None:
+        """Open the page, or refresh it."""
+        self.page.goto(f"http://127.0.0.1:{self._server.port}/")
+        self.page.wait_for_function("() => window.app?.graph && window.app.canvas", timeout=60_000)
+        self.page.wait_for_timeout(3000)  # dialogs that greet newcomers come late
+        for _ in range(2):
+            self.page.keyboard.press("Escape")
+
+    def language(self, code: str) -> None:
+        """Choose the page's language, and open it anew."""
+        self._server.post("/settings", {"Comfy.Locale": code})
+        self.open()
+        self.clear()
+
+    def clear(self) -> None:
+        """An empty canvas, and no errors noted."""
+        self.page.evaluate("() => window.app.graph.clear()")
+        self.errors.clear()
 
     def drop(self, workflow: Path | dict[str, Any]) -> None:
         """A workflow's file dragged from the desktop onto the canvas."""
@@ -100,6 +129,10 @@ class ComfyPage:
             ".widgets.find((w) => w.name === name).value",
             [kind, widget],
         )
+
+    def texts(self, view: str) -> str:
+        """What all views of a class say, as far as they are shown."""
+        return " | ".join(self.page.locator(f".{view}:visible").all_inner_texts())
 
     def set(self, kind: str, values: dict[str, Any]) -> None:
         """Values typed into the fields of every node of a kind."""

@@ -6,6 +6,9 @@ import { test } from "node:test";
 import { describe } from "../../web/hswq/badge.js";
 import { fileBehind, heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt } from "../../web/hswq/curve.js";
 import { duration, megabytes, percent } from "../../web/hswq/format.js";
+import { around, spread, TITLE, view } from "../../web/hswq/layout.js";
+import { describeProgress } from "../../web/hswq/progress.js";
+import { languages, say, setLanguage } from "../../web/hswq/words.js";
 
 const curve = { layers: ["a", "b", "c", "d"], sensitivity: [1, 1e-1, 1e-3, 0], sizes: [100, 110, 130, 131, 140] };
 
@@ -76,4 +79,50 @@ test("numbers read well", () => {
     assert.deepEqual([5, 65, 7260].map(duration), ["5 s", "1 min 5 s", "2 h 1 min"]);
     const loaded = { format: "v2", quantized_layers: 157, grid: "FP8", other_layers: 18, dtype: "F16", nbytes: 7e6 };
     assert.deepEqual(describe(loaded), ["V2  ·  7 MB of weights", "157 layers in FP8, 18 in F16"]);
+    assert.deepEqual(describe({ ...loaded, origin: "HSWQ 0.1.0, from A" })[2], "HSWQ 0.1.0, from A");
+});
+
+test("nodes of a column are moved down until none overlaps, others stay", () => {
+    const nodes = [
+        { x: 0, y: 100, width: 100, height: 50 },
+        { x: 10, y: 0, width: 100, height: 90 },
+        { x: 400, y: 20, width: 100, height: 500 },
+    ];
+    spread(nodes);
+    assert.equal(nodes[1].y, 0);
+    assert.ok(nodes[0].y >= 90 + TITLE);
+    assert.equal(nodes[2].y, 20);
+});
+
+test("the view shows all of a box", () => {
+    const box = around([{ x: -20, y: 0, width: 100, height: 900, title: 30 }, { x: 0, y: -30, width: 2400, height: 90 }]);
+    assert.deepEqual(box, { x: -20, y: -30, width: 2420, height: 930 });
+    for (const [width, height] of [[1366, 768], [1920, 1080], [4000, 3000]]) {
+        const { scale, offset } = view(box, width, height);
+        const left = (box.x + offset[0]) * scale;
+        const top = (box.y + offset[1]) * scale;
+        assert.ok(left >= 79 && top >= 109 && scale <= 1);
+        assert.ok(left + box.width * scale <= width - 39 && top + box.height * scale <= height - 89);
+    }
+});
+
+test("every language has every sentence, with the same places to fill in", () => {
+    const [first, ...others] = Object.values(languages);
+    const places = (sentence) => [...new Set(sentence.match(/\{\d\}/g) ?? [])].sort();
+    for (const words of [first, ...others]) {
+        assert.deepEqual(Object.keys(words).sort(), Object.keys(first).sort());
+        for (const [english, sentence] of Object.entries(words)) assert.deepEqual(places(sentence), places(english));
+    }
+});
+
+test("a sentence is in the page's language, or else in English", () => {
+    const event = { image: 2, images: 4, step: 3, steps: 25, share: 0.5, seconds_left: 5 };
+    assert.equal(describeProgress(event), "image 2 of 4, step 3 of 25, 5 s left");
+    assert.equal(describeProgress({ share: 1, seconds_left: 0 }), "measuring the sensitivity of the layers, done");
+    setLanguage("ja");
+    assert.equal(describeProgress(event), "画像 2/4、ステップ 3/25, 残り 5 s");
+    assert.equal(say("no such sentence {0}", 1), "no such sentence 1");
+    setLanguage("fr-FR");
+    assert.equal(describeProgress(event), "image 2 of 4, step 3 of 25, 5 s left");
+    setLanguage("en");
 });

@@ -1,39 +1,81 @@
-// The loaders: format, layers in FP8 and kept, memory of the file that was opened.
+// The loaders: format, layers in 8 bits and kept, memory of the file that was opened, and who made it from what.
+// A workflow may say which kind of file a loader is for (property "hswq_kind"): the list's first such file is chosen.
 
 import { megabytes } from "./format.js";
-import { addView, FP8, make, onChange, onExecuted, widgetNamed } from "./widget.js";
+import { originOf } from "./curve.js";
+import {
+    addView, FP8, isConnected, make, onChange, onConnections, onExecuted, onServerEvent, widgetNamed,
+} from "./widget.js";
+import { say } from "./words.js";
 
 export function describe(loaded) {
-    const kept = `${loaded.other_layers} in ${loaded.dtype}`;
-    const layers = loaded.quantized_layers ? `${loaded.quantized_layers} layers in ${loaded.grid}, ${kept}` : `${kept}, none quantized`;
-    return [`${loaded.format.toUpperCase()}  ·  ${megabytes(loaded.nbytes)} of weights`, layers];
+    const kept = say("{0} in {1}", loaded.other_layers, loaded.dtype);
+    const layers = loaded.quantized_layers
+        ? say("{0} layers in {1}, {2}", loaded.quantized_layers, loaded.grid, kept)
+        : say("{0}, none quantized", kept);
+    const first = `${loaded.format.toUpperCase()}  ·  ${say("{0} of weights", megabytes(loaded.nbytes))}`;
+    return loaded.origin ? [first, layers, loaded.origin] : [first, layers];
 }
 
 export function attachBadge(node, api) {
     const element = make("div", "hswq-badge");
     Object.assign(element.style, { padding: "2px 8px", borderLeft: `3px solid ${FP8}` });
-    const view = addView(node, api, "hswq_badge", element, 38);
+    const view = addView(node, api, "hswq_badge", element, 70);
     const list = node.comfyClass === "HSWQLoader" ? "checkpoints" : "diffusion_models";
     const chosen = widgetNamed(node, list === "checkpoints" ? "ckpt_name" : "unet_name");
+    const byPath = () => isConnected(node, "path");
 
     function tell(loaded) {
         // A file that is not quantized, where one of ours was meant, shows no difference to the original.
         const className = loaded.quantized_layers ? "" : "warn";
-        element.replaceChildren(...describe(loaded).map((line) => make("div", className, line)));
+        const lines = byPath() ? [say("from the connected path: {0}", loaded.name)] : [];
+        element.replaceChildren(...[...lines, ...describe(loaded)].map((line) => make("div", className, line)));
         element.title = loaded.name;
         view.show();
     }
 
-    // The header of the chosen file says it all, without loading it; a connected path is known once it was run.
-    async function ask() {
-        const given = node.inputs?.find((input) => input.name === "path");
-        if (given?.link != null || !chosen?.value) return;
-        const response = await api.fetchApi(`/hswq/file?${new URLSearchParams({ list, name: chosen.value })}`);
+    /** Take a file of the kind that the workflow asks for; whether there is one. */
+    async function chooseByKind() {
+        const kind = node.properties?.hswq_kind;
+        if (!kind) return true;
+        const response = await api.fetchApi(`/hswq/files?${new URLSearchParams({ list, kind })}`);
+        const { names } = await response.json();
+        if (names.length && !names.includes(chosen.value)) chosen.value = names[0];
+        if (names.length) return true;
+        const missing = say("there is no {0} file yet: write one with HSWQ Quantize", kind.toUpperCase());
+        element.replaceChildren(make("div", "warn", missing));
+        view.show();
+        return false;
+    }
+
+    async function show(name) {
+        const response = await api.fetchApi(`/hswq/file?${new URLSearchParams({ list, name })}`);
         if (response.ok) tell(await response.json());
     }
 
-    const soon = () => setTimeout(() => ask().catch(() => {}), 50);
-    onChange(chosen, soon);
-    onExecuted(node, (output) => (output.hswq_loaded?.[0] ? tell(output.hswq_loaded[0]) : soon()));
+    // The header of the chosen file says it all, without loading it; a connected path is known once it was run.
+    async function ask() {
+        if (!chosen) return;
+        chosen.disabled = byPath();
+        if (byPath() || !(await chooseByKind())) return;
+        if (chosen.value) await show(chosen.value);
+    }
+
+    const soon = () => setTimeout(() => ask().catch(() => {}), 100); // a workflow's values are set after its nodes
+    onChange(chosen, () => {
+        if (node.properties) delete node.properties.hswq_kind; // the user has chosen
+        soon();
+    });
+    onConnections(node, soon);
+    onExecuted(node, (output) => {
+        const loaded = output.hswq_loaded?.[0];
+        if (loaded) tell(loaded);
+        else soon();
+    });
+    // A loader that is taken from the cache says nothing, but whoever wrote its file does.
+    onServerEvent(node, api, "executed", ({ node: origin, output }) => {
+        const written = output?.hswq_verdict?.[0]?.name;
+        if (written && byPath() && String(originOf(node, "path")?.id) === String(origin)) show(written).catch(() => {});
+    });
     soon();
 }

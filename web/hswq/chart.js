@@ -2,12 +2,17 @@
 
 import { fileBehind, heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt } from "./curve.js";
 import { megabytes, percent } from "./format.js";
-import { addView, FP8, KEPT, make, onChange, onExecuted, onServerEvent, place, widgetNamed } from "./widget.js";
+import {
+    addView, FP8, isConnected, KEPT, make, onChange, onConnections, onExecuted, onServerEvent, place, swatch, widgetNamed,
+} from "./widget.js";
+import { describeProgress } from "./progress.js";
+import { say } from "./words.js";
 
 const ASKED = ["source", "mode", "selection", "budget", "force_keep", "force_quantize", "scales"];
 const HEIGHT = 96;
 const WAITING = "Once the model is calibrated, layers and sizes are shown here.";
 const UNMEASURED = "Layers and sizes are shown here once their sensitivity is measured: ";
+const AXIS = "layers, the most sensitive on the left; height: sensitivity, logarithmic";
 
 export function attachChart(node, api) {
     const verdict = make("div", "hswq-verdict");
@@ -15,10 +20,12 @@ export function attachChart(node, api) {
     const said = make("div", "hswq-size");
     const canvas = make("canvas", "hswq-chart");
     const about = make("div", "hswq-about");
-    const element = make("div", "", verdict, said, canvas, about);
-    Object.assign(canvas, { tabIndex: 0, title: "Drag: the share of layers that are kept" });
+    const legend = make("div", "hswq-legend", swatch(KEPT, say("kept in 16 bits")), swatch(FP8, say("in 8 bits")));
+    const axis = make("div", "hswq-axis", say(AXIS));
+    const element = make("div", "", verdict, said, canvas, axis, legend, about);
+    Object.assign(canvas, { tabIndex: 0, title: say("Drag: the share of layers that are kept") });
     canvas.style.height = `${HEIGHT}px`;
-    const view = addView(node, api, "hswq_chart", element, HEIGHT + 132);
+    const view = addView(node, api, "hswq_chart", element, HEIGHT + 168);
     const ratio = widgetNamed(node, "keep_ratio");
     let curve = null;
 
@@ -26,10 +33,10 @@ export function attachChart(node, api) {
         if (!curve) return;
         const kept = keptLayers(curve, ratio.value);
         const size = curve.budgeted ? curve.planned_bytes : sizeAt(curve, ratio.value);
-        const always = curve.always_kept ? ` + ${curve.always_kept} always` : "";
-        said.textContent =
-            `${megabytes(size)}, ${percent(size, curve.source_bytes)} of the original; ` +
-            `${kept.size} of ${curve.layers.length} layers kept${always}`;
+        const figures = [megabytes(size), percent(size, curve.source_bytes), kept.size, curve.layers.length];
+        said.textContent = curve.always_kept
+            ? say("{0}, {1} of the original; {2} of {3} layers kept + {4} always", ...figures, curve.always_kept)
+            : say("{0}, {1} of the original; {2} of {3} layers kept", ...figures);
         said.dataset.bytes = size;
         paint(canvas, curve, kept, curve.budgeted ? null : ratio.value);
     }
@@ -42,7 +49,7 @@ export function attachChart(node, api) {
         const response = await api.fetchApi(`/hswq/curve?${query}`);
         const answer = await response.json();
         curve = answer.layers?.length ? answer : null;
-        canvas.hidden = !curve;
+        for (const part of [canvas, axis, legend]) part.hidden = !curve;
         said.textContent = answer.waiting ? waitingFor(node, answer) : (answer.error ?? "");
         said.classList.toggle("warn", !response.ok);
         about.textContent = "";
@@ -86,26 +93,26 @@ export function attachChart(node, api) {
 
     onChange(ratio, draw);
     for (const name of ASKED) onChange(widgetNamed(node, name), soon);
-    const connected = node.onConnectionsChange;
-    node.onConnectionsChange = function (...change) {
-        connected?.apply(this, change);
-        soon();
-    };
+    onConnections(node, soon);
     onServerEvent(node, api, "execution_success", soon);
+    onServerEvent(node, api, "hswq.progress", (event) => {
+        if (String(event.node) !== String(node.id)) return;
+        verdict.textContent = event.share < 1 ? describeProgress(event) : "";
+        view.show();
+    });
     onExecuted(node, (output) => {
         const found = output.hswq_verdict?.[0];
         if (!found) return;
         const warnings = found.warnings.map((warning) => make("div", "warn", warning));
-        verdict.replaceChildren(make("div", "", `written: ${found.text}`), ...warnings);
+        verdict.replaceChildren(make("div", "", say("written: {0}", found.text)), ...warnings);
         view.show();
     });
     soon();
 }
 
 function waitingFor(node, answer) {
-    if (!answer.calibrated) return WAITING;
-    const connected = node.inputs?.some((input) => input.name === "model" && input.link != null);
-    return UNMEASURED + (connected ? "when this node runs." : "connect the model, or run HSWQ Measure Sensitivity.");
+    if (!answer.calibrated) return say(WAITING);
+    return say(UNMEASURED + (isConnected(node, "model") ? "when this node runs." : "connect the model, or run HSWQ Measure Sensitivity."));
 }
 
 function paint(canvas, curve, kept, ratio) {

@@ -64,7 +64,8 @@ export function fileBehind(node, socket = "stats") {
     return null;
 }
 
-function originOf(node, socket) {
+/** The node that is connected to an input; null if there is none. */
+export function originOf(node, socket) {
     const input = node.inputs?.find((found) => found.name === socket);
     if (input?.link == null) return null;
     const links = node.graph.links;

@@ -1,9 +1,21 @@
 // HSWQ Calibrate and Calibrate Run: image, step, time left, and which noise levels have been measured.
+// HSWQ Measure Sensitivity: how far it is.
 
 import { duration } from "./format.js";
-import { addView, FP8, KEPT, make, onServerEvent } from "./widget.js";
+import { addView, FP8, KEPT, make, onChange, onServerEvent, widgetNamed } from "./widget.js";
+import { fileBehind } from "./curve.js";
+import { say } from "./words.js";
 
 const LEVELS = 34;
+
+/** What is told of an event: where the work is, and how long it will take. */
+export function describeProgress(event) {
+    const where = event.image
+        ? say("image {0} of {1}, step {2} of {3}", event.image, event.images, event.step, event.steps)
+        : say("measuring the sensitivity of the layers");
+    const left = event.seconds_left === null ? "" : `, ${say("{0} left", duration(event.seconds_left))}`;
+    return where + (event.share < 1 ? left : `, ${say("done")}`);
+}
 
 export function attachProgress(node, api) {
     const text = make("div", "hswq-progress");
@@ -12,31 +24,58 @@ export function attachProgress(node, api) {
     bar.style.width = "100%";
     const levels = make("div", "hswq-levels");
     Object.assign(levels.style, { display: "flex", alignItems: "flex-end", gap: "2px", height: `${LEVELS}px` });
-    levels.title = "Measured steps by noise level, from clean (left) to pure noise (right)";
-    const view = addView(node, api, "hswq_progress", make("div", "", text, warning, bar, levels), LEVELS + 66);
+    const axis = make("div", "hswq-axis", say("measured steps by noise level: clean"), " → ", say("pure noise"));
+    const parts = make("div", "", text, warning, bar, levels, axis);
+    const view = addView(node, api, "hswq_progress", parts, LEVELS + 84);
+    const session = widgetNamed(node, "session");
+    let working = false;
+
+    function drawLevels(counts) {
+        levels.hidden = axis.hidden = !counts;
+        if (counts) levels.replaceChildren(...bars(counts));
+    }
 
     onServerEvent(node, api, "hswq.progress", (event) => {
         if (String(event.node) !== String(node.id)) return;
-        const left = event.seconds_left === null ? "" : `, ${duration(event.seconds_left)} left`;
-        text.textContent =
-            `image ${event.image} of ${event.images}, step ${event.step} of ${event.steps}` +
-            (event.share < 1 ? left : ", done");
-        warning.textContent = event.left_out && `not added to the session: ${event.left_out}`;
+        working = event.share < 1;
+        text.textContent = describeProgress(event);
+        warning.textContent = event.left_out ? say("not added to the session: {0}", event.left_out) : "";
+        bar.hidden = false;
         bar.value = event.share;
-        drawLevels(levels, event.noise_levels);
+        drawLevels(event.noise_levels);
         view.show();
     });
+    onServerEvent(node, api, "execution_interrupted", () => {
+        if (!working) return;
+        working = false;
+        text.textContent = say("cancelled; the finished runs are kept");
+    });
+
+    // After a refresh, or when nothing had to run: what the session on disk holds.
+    async function ask() {
+        const query = new URLSearchParams({ session: session.value, file: fileBehind(node, "model") ?? "" });
+        const response = await api.fetchApi(`/hswq/session?${query}`);
+        const found = response.ok ? await response.json() : null;
+        if (working || !found?.images) return;
+        text.textContent = say("the session holds {0} images", found.images);
+        warning.textContent = found.warnings.join("; ");
+        bar.hidden = true;
+        drawLevels(found.noise_levels);
+        view.show();
+    }
+    if (!session) return;
+    const soon = () => setTimeout(() => ask().catch(() => {}), 50);
+    onChange(session, soon);
+    soon();
 }
 
-function drawLevels(element, counts) {
+function bars(counts) {
     const most = Math.max(...counts, 1);
-    element.replaceChildren(
-        ...counts.map((count) => {
-            const bar = make("div", "");
-            const height = `${count ? Math.max(12, (100 * count) / most) : 4}%`;
-            Object.assign(bar.style, { flex: "1", height, background: count ? FP8 : KEPT });
-            bar.title = `${count} steps`;
-            return bar;
-        }),
-    );
+    return counts.map((count) => {
+        const bar = make("div", "");
+        const height = `${count ? Math.max(12, (100 * count) / most) : 4}%`;
+        Object.assign(bar.style, { flex: "1", height, background: count ? FP8 : KEPT });
+        bar.title = say("{0} steps", count);
+        return bar;
+    });
 }

@@ -1,6 +1,7 @@
 // HSWQ Compare: reference and candidate on top of each other, with a line between them that follows the pointer.
 
 import { addView, make, onExecuted, place } from "./widget.js";
+import { say } from "./words.js";
 
 const HEIGHT = 300;
 
@@ -34,9 +35,10 @@ export function attachSlider(node, api) {
         const pair = pairs[shown];
         below.src = address(api, pair.reference);
         above.src = address(api, pair.candidate);
-        const number = pairs.length > 1 ? `image ${shown + 1} of ${pairs.length} (click for the next), ` : "";
+        const number = pairs.length > 1 ? say("image {0} of {1} (click for the next), ", shown + 1, pairs.length) : "";
         warning.textContent = pair.warning;
-        text.textContent = `left: reference, right: candidate; ${number}mean SSIM ${pair.ssim}, PSNR ${pair.psnr}`;
+        const figures = [number, pair.ssim, pair.psnr];
+        text.textContent = say("left: reference, right: candidate; {0}mean SSIM {1}, PSNR {2}", ...figures);
     }
 
     stage.addEventListener("pointermove", (event) => divide(place(stage, event)));

@@ -11,6 +11,10 @@ const STYLE = `
 .hswq[hidden], .hswq [hidden] { display: none; }
 .hswq canvas { display: block; width: 100%; touch-action: none; }
 .hswq .warn { color: #e8a33d; }
+.hswq-legend { display: flex; gap: 12px; }
+.hswq-badge div { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+.hswq-axis, .hswq-legend { opacity: 0.8; }
+.hswq .swatch { display: inline-block; width: 9px; height: 9px; margin-right: 4px; }
 `;
 
 /**
@@ -99,6 +103,27 @@ export function make(tag, className, ...children) {
     element.className = className;
     element.append(...children);
     return element;
+}
+
+/** A colour and what it stands for. */
+export function swatch(colour, text) {
+    const sample = make("span", "swatch");
+    sample.style.background = colour;
+    return make("span", "", sample, text);
+}
+
+/** Whether something is connected to an input. */
+export function isConnected(node, name) {
+    return node.inputs?.some((input) => input.name === name && input.link != null) ?? false;
+}
+
+/** Calls ``handle`` whenever a connection of the node is made or cut. */
+export function onConnections(node, handle) {
+    const before = node.onConnectionsChange;
+    node.onConnectionsChange = function (...change) {
+        before?.apply(this, change);
+        handle();
+    };
 }
 
 function addStyle() {

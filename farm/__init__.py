@@ -1,0 +1,1 @@
+"""The farm: many checkpoints from a recipe, on one machine or on many. See docs/farm.md."""

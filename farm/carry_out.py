@@ -1,0 +1,73 @@
+"""One task, tried as often as the recipe says; its log where it is set aside."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from hswq_core.errors import HSWQError
+
+from .jobs import do
+from .recipe import Recipe
+from .store import Store
+from .tasks import Task
+from .worker import Worker, comfyui_of_this_node
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Attributes:
+    error: what went wrong at the last try, in one line; empty when the task is done.
+    log: what its ComfyUI said last.
+    skipped: whether it was not tried, as what it needs was set aside.
+    """
+
+    task: str
+    label: str
+    error: str = ""
+    log: str = ""
+    skipped: bool = False
+    seconds: float = 0.0
+
+
+def worker_for(recipe: Recipe, store: Store) -> Worker:
+    """Errors: ServerError when this node names no ComfyUI."""
+    folders = sorted({path.parent for path in recipe.checkpoints})
+    return Worker(comfyui_of_this_node(), [*folders, store.folder], recipe.threads)
+
+
+def carry_out(task: Task, recipe: Recipe, store: Store, began: str, worker: Worker) -> Outcome:
+    """Do a task whose needs are done. The result is in the store, or the outcome says why not.
+
+    Args:
+        began: when the farm began (``began_on``).
+    """
+    start = time.monotonic()
+    # The date in a file's header is the farm's, so that the same recipe gives the same bytes on any day.
+    os.environ["SOURCE_DATE_EPOCH"] = began
+    needs = [store.result(need.name) for need in task.needs]
+    error = log = ""
+    for attempt in range(1, recipe.attempts + 1):
+        try:
+            with store.making(task.name) as out:
+                do(task, needs, out, worker)
+            return Outcome(task.name, task.label, seconds=time.monotonic() - start)
+        except HSWQError as problem:
+            error, log = str(problem), worker.log
+        except (OSError, MemoryError, RuntimeError, StopIteration) as problem:
+            error, log = f"{type(problem).__name__}: {problem}", worker.log
+        if attempt < recipe.attempts:
+            worker.restart()
+    return Outcome(task.name, task.label, " ".join(error.split()), log, seconds=time.monotonic() - start)
+
+
+def began_on(store: Store) -> str:
+    """When the farm began, in seconds since 1970, as text: told once, and the same ever after."""
+    path: Path = store.folder / "began"
+    if not path.exists():
+        unfinished = path.with_name(f"began-{os.getpid()}")
+        unfinished.write_text(str(int(time.time())))
+        unfinished.replace(path)
+    return path.read_text()

@@ -1,0 +1,28 @@
+"""In which line of a TOML text a key stands, for messages: the standard library's reader does not tell."""
+
+from __future__ import annotations
+
+import re
+
+_HEADER = re.compile(r"^\s*(\[\[?)\s*([A-Za-z0-9_.-]+)\s*\]\]?\s*(#.*)?$")
+_KEY = re.compile(r"""^\s*["']?([A-Za-z0-9_-]+)["']?\s*=""")
+
+
+class Lines:
+    """Keys are found where recipes have them: at the top, in tables, and in arrays of tables."""
+
+    def __init__(self, text: str) -> None:
+        self._found: dict[tuple[str, int, str], int] = {}
+        table, counts = "", dict[str, int]()
+        for number, line in enumerate(text.splitlines(), 1):
+            if header := _HEADER.match(line):
+                table = header[2]
+                counts[table] = counts.get(table, -1) + (header[1] == "[[" or table not in counts)
+                self._found.setdefault((table, counts[table], ""), number)
+            elif key := _KEY.match(line):
+                self._found.setdefault((table, counts.get(table, 0), key[1]), number)
+
+    def of(self, table: str, index: int, key: str) -> int:
+        """The line of a key, or of its table, from 1. A table may be written as a key of the top."""
+        places = ((table, index, key), (table, index, ""), ("", 0, table), ("", 0, key), (key, 0, ""))
+        return next((self._found[place] for place in places if place in self._found), 1)

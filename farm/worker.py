@@ -1,0 +1,108 @@
+"""A worker: one ComfyUI server, kept from task to task, and the tasks that need it driven as its page drives it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hswq_core.comfyui_server import ComfyUIServer, ServerError, StartedComfyUI
+from hswq_core.files.writer import is_running
+from hswq_core.version import __version__
+
+_BASE = "hswq-farm-"
+_FOLDERS = ("output", "temp", "user", "input")
+
+
+class Worker:
+    """Args:
+    comfyui: the folder of ComfyUI on this node.
+    models: folders in which it is to look for checkpoints: those of the recipe, and the store.
+    threads: of its arithmetic on a CPU.
+    """
+
+    def __init__(self, comfyui: Path, models: list[Path], threads: int) -> None:
+        self._comfyui, self._models, self._threads = comfyui, models, threads
+        self._base = Path(tempfile.mkdtemp(prefix=f"{_BASE}{os.getpid()}-"))
+        self._running: StartedComfyUI | None = None
+
+    @property
+    def output(self) -> Path:
+        """Where the server writes."""
+        return self._base / "output"
+
+    def run(self, workflow: Mapping[str, Any]) -> dict[str, Any]:
+        """What the nodes of a workflow show, by node. A server that died is started again.
+
+        Errors: ServerError when it does not start, has not this pack in this version, or a node fails.
+        """
+        return self._server().run(workflow)
+
+    def restart(self) -> None:
+        """Stop the server; the next task starts it anew, with an empty memory."""
+        if self._running is not None:
+            self._running.stop()
+            self._running = None
+
+    def close(self) -> None:
+        """Stop the server and leave nothing behind."""
+        self.restart()
+        shutil.rmtree(self._base, ignore_errors=True)
+
+    def _server(self) -> ComfyUIServer:
+        if self._running is None or not self._running.alive:
+            for name in _FOLDERS:
+                (self._base / name).mkdir(parents=True, exist_ok=True)
+            paths = self._base / "models.yaml"
+            listed = "".join(f"    {folder}\n" for folder in self._models)
+            paths.write_text(f"farm:\n  checkpoints: |\n{listed}", "utf-8")
+            arguments = ["--extra-model-paths-config", str(paths), "--disable-metadata"]
+            for name in _FOLDERS:
+                arguments += [f"--{name}-directory", str(self._base / name)]
+            threads = {name: str(self._threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+            self._running = StartedComfyUI(self._comfyui, arguments, threads, self._base / "comfyui.log")
+            self._check_pack(self._running.server)
+        return self._running.server
+
+    def _check_pack(self, server: ComfyUIServer) -> None:
+        try:
+            found = server.get("/hswq/version").get("version")
+        except ServerError as error:
+            raise ServerError(
+                "this ComfyUI has not the nodes of HSWQ",
+                where=self._comfyui,
+                remedy="Put this pack into its custom_nodes folder",
+            ) from error
+        if found != __version__:
+            raise ServerError(
+                f"its HSWQ is {found}, and the farm's is {__version__}",
+                where=self._comfyui,
+                remedy="Install one version on all nodes",
+            )
+
+    @property
+    def log(self) -> str:
+        """The last that the server said."""
+        path = self._base / "comfyui.log"
+        return path.read_text("utf-8", errors="replace")[-4000:] if path.exists() else ""
+
+
+def remove_stale_folders() -> None:
+    """Of workers of this machine that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_BASE}*-*"):
+        process = folder.name.removeprefix(_BASE).partition("-")[0]
+        if process.isdigit() and not is_running(int(process)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def comfyui_of_this_node() -> Path:
+    """Errors: ServerError when COMFYUI_PATH names no folder."""
+    folder = os.environ.get("COMFYUI_PATH", "")
+    if not folder or not Path(folder).is_dir():
+        raise ServerError(
+            "no ComfyUI is named", where=folder or "COMFYUI_PATH", remedy="Set COMFYUI_PATH to its folder"
+        )
+    return Path(folder)

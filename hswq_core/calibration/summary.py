@@ -1,0 +1,92 @@
+"""What a statistics file holds, by its header alone: a session's rows are gigabytes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from ..errors import StatisticsError
+from .coverage import coverage_warnings
+from .statistics import Statistics
+from .statistics_file import described, purposes_in
+from .statistics_schema import names_by_name
+
+
+@dataclass(frozen=True)
+class StatisticsSummary:
+    """Attributes:
+    runs: what the header says of the runs: a value without layers.
+    layers, layers_with_rows: how many were measured, and how many of them have a sample of their input.
+    rows: the largest sample of a layer.
+    impacts_of: the purposes that impacts were measured for.
+    """
+
+    file: str
+    bytes: int
+    runs: Statistics
+    layers: int
+    layers_with_rows: int
+    rows: int
+    impacts_of: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, object]:
+        runs = self.runs
+        return {
+            "file": self.file, "format": "statistics", "bytes": self.bytes, "model": runs.source,
+            "patches": runs.patches, "runs": runs.runs, "samples": runs.samples, "steps": runs.steps,
+            "partial_runs": runs.partial_runs, "samplers": sorted(runs.samplers),
+            "noise_levels": list(runs.noise_levels), "layers": self.layers, "layers_with_rows": self.layers_with_rows,
+            "rows": self.rows, "impacts_of": list(self.impacts_of), "left_out": dict(runs.left_out),
+            "warnings": coverage_warnings(runs),
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        runs = self.runs
+        sampled = f", up to {self.rows} rows of {self.layers_with_rows}" if self.rows else ", no rows"
+        lines = [
+            self.file,
+            "  format     statistics of a calibration",
+            f"  size       {self.bytes / 1e6:,.1f} MB",
+            f"  model      {runs.source or 'unknown'}{' with patches' if runs.patches else ''}",
+            f"  measured   {runs.samples} images in {runs.runs} runs, {runs.steps} steps",
+            f"  noise      {' '.join(map(str, runs.noise_levels))} steps by tenth, from clean to pure noise",
+            f"  samplers   {', '.join(sorted(runs.samplers)) or 'unknown'}",
+            f"  layers     {self.layers}{sampled}",
+            f"  impacts    {', '.join(self.impacts_of) or 'not measured'}",
+        ]
+        return "\n".join([*lines, *(f"warning: {warning}" for warning in coverage_warnings(runs))])
+
+
+def is_statistics(path: Path) -> bool:
+    """Whether a file says that it holds statistics; damaged files and others do not."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("hswq.kind") == "statistics"
+    except (OSError, SafetensorError, ValueError):
+        return False
+
+
+def summarize(path: Path) -> StatisticsSummary:
+    """Look at the header. Errors: StatisticsError when it is no statistics file, or a damaged one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            keys = list(file.keys())
+            rows = {key: file.get_slice(key).get_shape() for key in keys if key.endswith(".rows")}
+        runs, shared = described(metadata), names_by_name(metadata, "hswq.shared_rows")
+    except (OSError, SafetensorError, ValueError) as error:
+        raise StatisticsError(
+            f"the statistics file cannot be read ({error})", where=path, remedy="Calibrate again, or choose another"
+        ) from error
+    return StatisticsSummary(
+        file=str(path),
+        bytes=path.stat().st_size,
+        runs=runs,
+        layers=sum(key.endswith(".output") for key in keys),
+        layers_with_rows=len(rows.keys() | {f"{name}.rows" for name in shared}),
+        rows=max((shape[0] for shape in rows.values() if math.prod(shape)), default=0),
+        impacts_of=tuple(purposes_in(metadata)),
+    )

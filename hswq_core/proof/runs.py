@@ -1,0 +1,98 @@
+"""The sampling runs of a proof, and where they are kept until it is finished, so that a cancelled one goes on.
+
+Runs are kept under a name that is a digest of all that they depend on: with anything else they are not found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..calibration.inputs_file import checked_inputs, stored_inputs
+from ..calibration.model_inputs import ModelInput, share_equal
+from ..errors import TargetError
+
+
+@dataclass(frozen=True)
+class Run:
+    """A sampling run.
+
+    Attributes:
+        latents: after each step, the last one clean.
+        calls: of the model, with what it gave, where they were asked for.
+        forced_error: see ``Pair``; of a candidate's run.
+    """
+
+    latents: Sequence[torch.Tensor]
+    calls: Sequence[tuple[ModelInput, torch.Tensor]] = ()
+    forced_error: tuple[float, ...] = ()
+
+
+class UnfinishedRuns:
+    """Runs in files, until ``remove``. Starting another proof in the folder removes what was left of an earlier one.
+
+    Args:
+        folder: where proofs that are not finished are kept.
+        depends_on: all that decides what the runs are, as plain data.
+    """
+
+    def __init__(self, folder: Path, depends_on: object) -> None:
+        text = json.dumps(depends_on, sort_keys=True, default=str)
+        self._folder = folder / hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        for other in folder.glob("*") if folder.is_dir() else ():
+            if other != self._folder:
+                shutil.rmtree(other, ignore_errors=True)
+
+    def run(self, name: str, make: Callable[[], Run]) -> Run:
+        """The run of this name, made if it is not there yet.
+
+        Errors: TargetError when it cannot be written.
+        """
+        path = self._folder / f"{name}.safetensors"
+        try:
+            return _loaded(path)
+        except (OSError, SafetensorError, ValueError, KeyError):
+            made = make()
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            _save(made, path)
+        except (OSError, SafetensorError) as error:
+            raise TargetError(
+                f"a run of the proof could not be written ({error})", where=path, remedy="Free some space on that disk"
+            ) from error
+        return made
+
+    def remove(self) -> None:
+        """When the proof is finished."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _save(run: Run, path: Path) -> None:
+    tensors, described = stored_inputs(share_equal([entry for entry, _ in run.calls]))
+    tensors |= {f"latents.{number}": tensor.clone().contiguous() for number, tensor in enumerate(run.latents)}
+    tensors |= {f"outputs.{number}": output.clone().contiguous() for number, (_, output) in enumerate(run.calls)}
+    said = {"latents": len(run.latents), "inputs": described, "forced_error": run.forced_error}
+    unfinished = path.with_suffix(".part")
+    save_file(tensors, unfinished, {"run": json.dumps(said)})
+    unfinished.replace(path)
+
+
+def _loaded(path: Path) -> Run:
+    """Errors: OSError, SafetensorError, ValueError or KeyError for a file that is not there or no run."""
+    with safe_open(path, "pt") as file:
+        said = json.loads((file.metadata() or {})["run"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    inputs = checked_inputs(said["inputs"], tensors)
+    return Run(
+        [tensors[f"latents.{number}"] for number in range(said["latents"])],
+        [(entry, tensors[f"outputs.{number}"]) for number, entry in enumerate(inputs)],
+        tuple(said["forced_error"]),
+    )

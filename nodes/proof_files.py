@@ -1,0 +1,43 @@
+"""What HSWQ Prove writes: the page, the figures as JSON, a picture of some pairs, and all pictures on request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ..hswq_core.files.names import next_free, usable_name
+from ..hswq_core.proof import Proof, proof_page
+from ..hswq_core.proof.page import Pictures
+from ..hswq_core.publishing.shown_proof import PICTURE
+from .pictures import as_image, as_jpeg
+
+_PAIRS_IN_A_PICTURE = 4
+
+
+def write_proof(
+    folder: Path,
+    proof: Proof,
+    pictures: Sequence[Pictures],
+    side_by_side: torch.Tensor,
+    drawn: Sequence[Sequence[torch.Tensor]],
+) -> Path:
+    """The page, proof.html, with the rest beside it, in a new folder named for the candidate.
+
+    Args:
+        side_by_side: [pairs, H, W, 3].
+        drawn: the pictures [B, H, W, 3] of reference and candidate for each pair, for folders of PNG; or nothing.
+    """
+    made = next_free(folder / usable_name(Path(proof.candidate).stem))
+    made.mkdir(parents=True)
+    (made / "proof.json").write_text(json.dumps(proof.as_dict(), indent=1, ensure_ascii=False), "utf-8")
+    (made / "proof.html").write_text(proof_page(proof, pictures), "utf-8")
+    (made / PICTURE).write_bytes(as_jpeg(side_by_side[:_PAIRS_IN_A_PICTURE].flatten(0, 1)))
+    for number, pair in enumerate(drawn):
+        for side, batch in zip(("reference", "candidate"), pair, strict=False):
+            (made / side).mkdir(exist_ok=True)
+            for frame, image in enumerate(batch):
+                as_image(image).save(made / side / f"{number:04}_{frame:03}.png")
+    return made / "proof.html"

@@ -1,0 +1,54 @@
+// An example workflow that was just opened: whole in view, nothing on top of another, in the page's language.
+
+import { around, spread, TITLE, view } from "./layout.js";
+import { currentLanguage } from "./words.js";
+
+const SETTLED = 700; // milliseconds until a page has measured its nodes
+
+export async function openExample(app) {
+    const graph = app.graph;
+    if (!graph?.extra?.hswq_example) return;
+    delete graph.extra.hswq_example; // what the user makes of it is arranged by the user
+    await translate(graph);
+    setTimeout(() => arrange(app, graph), SETTLED);
+}
+
+async function translate(graph) {
+    if (currentLanguage() === "en") return;
+    const address = new URL(`./examples.${currentLanguage()}.json`, import.meta.url);
+    const response = await fetch(address);
+    if (!response.ok) return;
+    const words = await response.json();
+    for (const group of graph._groups) group.title = words[group.title] ?? group.title;
+    for (const node of graph._nodes) {
+        node.title = words[node.title] ?? node.title;
+        const text = node.type === "MarkdownNote" ? node.widgets?.[0] : null;
+        if (text) text.value = words[text.value] ?? text.value;
+    }
+}
+
+function arrange(app, graph) {
+    const nodes = graph._nodes.map((node) => ({ node, ...box(node) }));
+    const members = graph._groups.map((group) => nodes.filter((each) => inside(each, group)));
+    for (const each of spread(nodes)) {
+        if (each.y !== each.node.pos[1]) each.node.pos = [each.x, each.y];
+    }
+    const bottom = Math.max(...members.flat().map((each) => each.y + each.height), 0);
+    graph._groups.forEach((group, number) => {
+        if (members[number].length) group.size = [group.size[0], bottom + 20 - group.pos[1]];
+    });
+    const groups = graph._groups.map((group) => box(group, 0));
+    const { scale, offset } = view(around([...nodes, ...groups]), app.canvasEl.clientWidth, app.canvasEl.clientHeight);
+    app.canvas.ds.scale = scale;
+    app.canvas.ds.offset = offset;
+    app.canvas.setDirty(true, true);
+}
+
+function box(item, title = TITLE) {
+    return { x: item.pos[0], y: item.pos[1], width: item.size[0], height: item.size[1], title };
+}
+
+function inside(each, group) {
+    const [x, y] = group.pos;
+    return each.x >= x && each.y >= y && each.x < x + group.size[0] && each.y < y + group.size[1];
+}
