@@ -35,7 +35,7 @@ class Outcome:
 def worker_for(recipe: Recipe, store: Store) -> Worker:
     """Errors: ServerError when this node names no ComfyUI."""
     folders = sorted({path.parent for path in recipe.checkpoints})
-    return Worker(comfyui_of_this_node(), [*folders, store.folder], recipe.threads)
+    return Worker(comfyui_of_this_node(), [*folders, store.folder], recipe.threads, recipe.comfyui_arguments)
 
 
 def carry_out(task: Task, recipe: Recipe, store: Store, began: str, worker: Worker) -> Outcome:
@@ -68,6 +68,6 @@ def began_on(store: Store) -> str:
     path: Path = store.folder / "began"
     if not path.exists():
         unfinished = path.with_name(f"began-{os.getpid()}")
-        unfinished.write_text(str(int(time.time())))
+        unfinished.write_text(os.environ.get("SOURCE_DATE_EPOCH") or str(int(time.time())))
         unfinished.replace(path)
     return path.read_text()

@@ -78,6 +78,7 @@ class Recipe:
     folder: where all that is made goes.
     checkpoints: the files, in the order of their names.
     outputs: what is made of each; ``proof`` and ``card`` beside each of them, where they are asked for.
+    comfyui_arguments: more of the command line of each worker's ComfyUI, as --lowvram.
     shared: whether ``folder`` is the same for all nodes; otherwise results travel through Ray.
     attempts: how often a task is tried before it is set aside.
     threads: of each worker's ComfyUI on a CPU; fixed, since sums differ in their last bits with their number.
@@ -91,6 +92,7 @@ class Recipe:
     outputs: tuple[QuantizeOptions, ...]
     proof: Proof | None
     card: About | None
+    comfyui_arguments: tuple[str, ...]
     shared: bool
     attempts: int
     threads: int
@@ -135,12 +137,15 @@ class _Reading:
         self.mistakes: list[tuple[int, str]] = []
 
     def recipe(self, data: dict[str, Any]) -> Recipe | None:
-        known = {"checkpoints", "outputs", *_TABLES, *(f.name for f in fields(_Top))}
+        known = {"checkpoints", "outputs", "comfyui_arguments", *_TABLES, *(f.name for f in fields(_Top))}
         for key in data.keys() - known:
             self._unknown("", 0, key, known)
         top = self._table(_Top, "", 0, {k: v for k, v in data.items() if k in {f.name for f in fields(_Top)}})
         checkpoints = self._checkpoints(data.get("checkpoints"))
         outputs = self._outputs(data.get("outputs"))
+        arguments = data.get("comfyui_arguments", [])
+        if not isinstance(arguments, list) or not all(isinstance(each, str) for each in arguments):
+            self._wrong("", 0, "comfyui_arguments", "comfyui_arguments is to be a list of texts, as ['--lowvram']")
         parts = {name: self._table(kind, name, 0, data.get(name, {})) for name, kind in _TABLES.items()}
         for name in ("calibration", "proof"):
             part = parts[name]
@@ -157,6 +162,7 @@ class _Reading:
             sensitivity=parts["sensitivity"],
             proof=parts["proof"] if "proof" in data else None,
             card=parts["card"] if "card" in data else None,
+            comfyui_arguments=tuple(arguments),
             shared=top.shared,
             attempts=top.attempts,
             threads=top.threads,

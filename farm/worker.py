@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ class Worker:
     comfyui: the folder of ComfyUI on this node.
     models: folders in which it is to look for checkpoints: those of the recipe, and the store.
     threads: of its arithmetic on a CPU.
+    arguments: more of its command line.
     """
 
-    def __init__(self, comfyui: Path, models: list[Path], threads: int) -> None:
-        self._comfyui, self._models, self._threads = comfyui, models, threads
+    def __init__(self, comfyui: Path, models: list[Path], threads: int, arguments: Sequence[str] = ()) -> None:
+        self._comfyui, self._models, self._threads, self._arguments = comfyui, models, threads, arguments
         self._base = Path(tempfile.mkdtemp(prefix=f"{_BASE}{os.getpid()}-"))
         self._running: StartedComfyUI | None = None
 
@@ -59,7 +60,7 @@ class Worker:
             paths = self._base / "models.yaml"
             listed = "".join(f"    {folder}\n" for folder in self._models)
             paths.write_text(f"farm:\n  checkpoints: |\n{listed}", "utf-8")
-            arguments = ["--extra-model-paths-config", str(paths), "--disable-metadata"]
+            arguments = [*self._arguments, "--extra-model-paths-config", str(paths), "--disable-metadata"]
             for name in _FOLDERS:
                 arguments += [f"--{name}-directory", str(self._base / name)]
             threads = {name: str(self._threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
