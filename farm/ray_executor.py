@@ -5,7 +5,6 @@ Results go to the store's folder where all nodes share it, otherwise back to the
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from .carry_out import Outcome, carry_out, worker_for
 from .recipe import Recipe
 from .store import Store
 from .tasks import Task
-from .worker import Worker
+from .worker import Worker, remove_stale_folders
 
 Files = dict[str, bytes]
 _worker: Worker | None = None
@@ -101,18 +100,19 @@ def _carry_out_here(task: Task, recipe: Recipe, folder: str, began: str, *needs:
     global _worker
     if broken := next((parcel.outcome for parcel in needs if parcel.outcome.error), None):
         return Parcel(Outcome(task.name, task.label, f"not tried: {broken.label} failed", skipped=True))
-    store = Store(Path(folder)) if recipe.shared else Store(Path(tempfile.gettempdir()) / "hswq-farm-store")
-    for parcel in needs:
-        if parcel.files is not None and not store.has(parcel.outcome.task):
-            with store.making(parcel.outcome.task) as given:
-                unpack(parcel.files, given)
-    if store.has(task.name):
-        outcome = Outcome(task.name, task.label)
-    else:
-        try:
-            _worker = _worker or worker_for(recipe, store)
-        except HSWQError as error:
-            return Parcel(Outcome(task.name, task.label, str(error)))
+    try:
+        if _worker is None:
+            remove_stale_folders()
+            _worker = worker_for(recipe, Store(Path(folder)))
+        store = Store(Path(folder) if recipe.shared else _worker.own_store)
+        for parcel in needs:
+            if parcel.files is not None and not store.has(parcel.outcome.task):
+                with store.making(parcel.outcome.task) as given:
+                    unpack(parcel.files, given)
+    except HSWQError as error:
+        return Parcel(Outcome(task.name, task.label, str(error)))
+    outcome = Outcome(task.name, task.label)
+    if not store.has(task.name):
         outcome = carry_out(task, recipe, store, began, _worker)
     done = not recipe.shared and not outcome.error
     return Parcel(outcome, files_in(store.result(task.name)) if done else None)

@@ -31,6 +31,11 @@ class Worker:
         self._running: StartedComfyUI | None = None
 
     @property
+    def own_store(self) -> Path:
+        """A folder for results where none is shared; it ends with the worker."""
+        return self._base / "store"
+
+    @property
     def output(self) -> Path:
         """Where the server writes."""
         return self._base / "output"
@@ -58,7 +63,7 @@ class Worker:
             for name in _FOLDERS:
                 (self._base / name).mkdir(parents=True, exist_ok=True)
             paths = self._base / "models.yaml"
-            listed = "".join(f"    {folder}\n" for folder in self._models)
+            listed = "".join(f"    {folder}\n" for folder in (*self._models, self.own_store))
             paths.write_text(f"farm:\n  checkpoints: |\n{listed}", "utf-8")
             arguments = [*self._arguments, "--extra-model-paths-config", str(paths), "--disable-metadata"]
             for name in _FOLDERS:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from hswq_core import inspect
+from tests.farm.processes import kill, servers_of, wait_for
 from tests.farm.small_farm import SmallFarm, make_base
 
 
@@ -64,11 +61,9 @@ def test_ray_makes_the_same_bytes_though_a_server_is_killed(
 ) -> None:
     farm = SmallFarm(tmp_path, comfyui, base, checkpoints=2, models=local.folder / "models")
     running = farm.start("--ray", "--workers", "2", str(farm.recipe))
-    assert kill_when(
-        running,
-        lambda: len(servers_of(tmp_path)) > 0 and (farm.folder / "out/tasks/journal.jsonl").exists(),
-        lambda: servers_of(tmp_path)[0],
-    )
+    journal = farm.folder / "out" / "tasks" / "journal.jsonl"
+    assert wait_for(lambda: journal.exists() and servers_of(tmp_path))
+    kill(servers_of(tmp_path)[0])
     assert running.wait(600) == 0
     assert farm.digests() == local.digests()
     finished = farm.finished()
@@ -98,28 +93,3 @@ def test_a_comfyui_without_this_pack_is_told(comfyui: Path, tmp_path: Path) -> N
     farm = SmallFarm(tmp_path / "farm", comfyui, base, checkpoints=1, proof=False, attempts=1)
     done = farm.run(str(farm.recipe), code=1)
     assert "this ComfyUI has not the nodes of HSWQ" in done.stdout and not farm.leftovers()
-
-
-def servers_of(folder: Path) -> list[int]:
-    """The ComfyUI servers that belong to a farm in a folder: they were told of its models."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        config = next((Path(os.fsdecode(word)) for word in command if word.endswith(b"models.yaml")), None)
-        if config is not None and config.exists() and str(folder) in config.read_text("utf-8"):
-            found.append(int(process.name))
-    return found
-
-
-def kill_when(running: subprocess.Popen[bytes], ready: object, which: object) -> bool:
-    """Kill a process of the farm once it is ready for it; whether it came to that."""
-    until = time.monotonic() + 300
-    while time.monotonic() < until and running.poll() is None:
-        if ready():  # type: ignore[operator]
-            os.kill(which(), signal.SIGKILL)  # type: ignore[operator]
-            return True
-        time.sleep(0.05)
-    return False
