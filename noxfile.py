@@ -113,10 +113,10 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session(**session_options)
 def screenshots(session: nox.Session) -> None:
-    """Lay out the example workflows anew, and make their images and the README's from the running product."""
+    """Lay out the example workflows anew, make their images and the README's, and a gallery of the page to look at."""
     comfyui = provide_comfyui(session)
     install(session, *BROWSING)
-    for module in ("showcase.workflows", "showcase.screenshots"):
+    for module in ("showcase.workflows", "showcase.screenshots", "showcase.gallery"):
         session.run(
             "python", "-m", module, "--comfyui", str(comfyui), env={"PYTHONPATH": str(ROOT)}, external=bool(own_comfyui)
         )

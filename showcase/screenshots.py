@@ -39,13 +39,7 @@ def main() -> None:
 def photograph(page: ComfyPage, name: str) -> None:
     """Run an example as far as the tiny model goes, and keep what the page shows."""
     page.drop(FOLDER / f"{name}.json")
-    size = {"width": 256, "height": 256}
-    page.set("EmptyLatentImage", size)
-    page.set("KSampler", {"steps": STEPS, "cfg": CFG})
-    page.set("HSWQCalibrateRun", {**size, "samples": 8, "steps": 10, "cfg": CFG, "rows_per_layer": 256})
-    page.set("HSWQMeasureSensitivity", {"probes": 2})
-    page.set("HSWQProve", {**size, "seeds": 4, "steps": STEPS, "cfg": CFG})
-    page.set("CLIPTextEncode", {"text": PROMPTS.get(name, "")})
+    small_and_fast(page, PROMPTS.get(name, ""))
     if name == "hswq_sdxl":
         # What the comparing workflow opens.
         for mode in ("v1", "v2"):
@@ -65,6 +59,17 @@ def photograph(page: ComfyPage, name: str) -> None:
         close_up(page, "HSWQCalibrate", "page_calibrate.jpg")
     if name == "hswq_full_recipe":
         save(page, IMAGES / "page_full_recipe.jpg", 1800, whole)
+
+
+def small_and_fast(page: ComfyPage, prompt: str) -> None:
+    """The tiny model's size and speed in place of SDXL's."""
+    size = {"width": 256, "height": 256}
+    page.set("EmptyLatentImage", size)
+    page.set("KSampler", {"steps": STEPS, "cfg": CFG})
+    page.set("HSWQCalibrateRun", {**size, "samples": 8, "steps": 10, "cfg": CFG, "rows_per_layer": 256})
+    page.set("HSWQMeasureSensitivity", {"probes": 2})
+    page.set("HSWQProve", {**size, "seeds": 4, "steps": STEPS, "cfg": CFG})
+    page.set("CLIPTextEncode", {"text": prompt})
 
 
 def _run(page: ComfyPage) -> None:

@@ -12,6 +12,7 @@ from tests.support.server import REPOSITORY, ComfyServer
 from tests.support.workflows import TINY
 
 EXAMPLES = sorted((REPOSITORY / "example_workflows").glob("*.json"))
+BLUEPRINTS = sorted((REPOSITORY / "subgraphs").glob("*.json"))
 QUICK_START = REPOSITORY / "example_workflows" / "hswq_sdxl.json"
 
 
@@ -40,6 +41,24 @@ def test_every_example_opens(page: ComfyPage, server: ComfyServer, path: Path) -
     for node, entry in expected.items():
         given = {key: value for key, value in queued[node]["inputs"].items() if key in entry["inputs"]}
         assert given == entry["inputs"], entry["class_type"]
+
+
+@pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)
+def test_every_blueprint_is_offered_and_opens(page: ComfyPage, server: ComfyServer, path: Path) -> None:
+    offered = {entry["name"] for entry in server.get("/global_subgraphs").values()}
+    assert path.stem in offered
+    page.drop(path)
+    found = page.page.evaluate(
+        "() => { const node = window.app.graph._nodes[0]; return {"
+        " inputs: node.inputs.filter((i) => !i.widget).map((i) => i.name), outputs: node.outputs.map((o) => o.name),"
+        " widgets: node.widgets.map((w) => w.name),"
+        " inside: node.subgraph._nodes.map((n) => n.type), links: node.subgraph._links.size }; }"
+    )
+    (subgraph,) = json.loads(path.read_text(encoding="utf-8"))["definitions"]["subgraphs"]
+    assert found["inputs"] == [socket["name"] for socket in subgraph["inputs"]]
+    assert found["outputs"] == [socket["name"] for socket in subgraph["outputs"]]
+    assert found["inside"] == [node["type"] for node in subgraph["nodes"]]
+    assert found["links"] == len(subgraph["links"]) and {"steps", "cfg"} <= set(found["widgets"])
 
 
 def test_quick_start_from_drop_to_the_verdict(page: ComfyPage, server: ComfyServer, renderer: str) -> None:

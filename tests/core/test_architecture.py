@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("hswq_core", "loader", "nodes")
+PACKAGES = ("hswq_core", "farm", "loader", "nodes")
 # A folder or file of the core imports only from those before it.
 ORDER = (
     "version", "errors", "progress", "parallel", "options", "fingerprint",
@@ -64,7 +64,7 @@ def test_the_core_is_a_stack_of_layers() -> None:
 
 
 def test_only_the_loader_and_the_nodes_know_comfyui() -> None:
-    for name, path in modules("hswq_core").items():
+    for name, path in {**modules("hswq_core"), **modules("farm")}.items():
         text = path.read_text(encoding="utf-8")
         for node in ast.walk(ast.parse(text)):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from showcase.blueprints import BLUEPRINTS
 from showcase.demo import WORKFLOW, workflow
 from showcase.workflows import build
 from tests.support.graph import to_prompt
@@ -22,6 +23,23 @@ def test_it_is_what_the_builder_makes_of_todays_nodes(server: ComfyServer, path:
     # Stock nodes gain inputs from version to version; ours are the same everywhere.
     assert shape_of(graph) == shape_of(build(info)[path.stem])
     assert path.with_suffix(".jpg").stat().st_size < 1_000_000
+
+
+def test_blueprints_are_what_the_builder_makes_of_todays_nodes(server: ComfyServer) -> None:
+    info = server.get("/object_info")
+    for name, make in BLUEPRINTS.items():
+        assert make(info) == json.loads((REPOSITORY / "subgraphs" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("language", ["ja", "zh"])
+def test_titles_and_notes_have_a_translation(language: str) -> None:
+    words = json.loads((REPOSITORY / "web" / "hswq" / f"examples.{language}.json").read_text(encoding="utf-8"))
+    for path in EXAMPLES:
+        graph = json.loads(path.read_text(encoding="utf-8"))
+        said = [node["title"] for node in graph["nodes"] if "title" in node]
+        said += [node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "MarkdownNote"]
+        said += [group["title"] for group in graph["groups"]]
+        assert [text for text in said if text and text not in words] == []
 
 
 def shape_of(graph: dict[str, Any]) -> dict[str, Any]:
