@@ -23,6 +23,7 @@ ROWS = (1024, 4096, 8192)
 def main() -> None:
     args = inprocess_comfy.parser(__doc__, folder=True).parse_args()
     inprocess_comfy.start(args.comfyui)
+    from hswq.hswq_core.calibration.rows import tensor_of  # type: ignore[import-not-found]
     from hswq.hswq_core.files.checkpoint import CheckpointReader  # type: ignore[import-not-found]
     from hswq.hswq_core.grids import E4M3  # type: ignore[import-not-found]
     from hswq.hswq_core.grids.channel_scales import search_channel_scales  # type: ignore[import-not-found]
@@ -50,7 +51,9 @@ def main() -> None:
     with CheckpointReader(original) as source:
         for name, layer in chosen.items():
             weight = source.tensor(f"model.diffusion_model.{name}.weight").float()
-            shuffled = layer.rows[torch.randperm(len(layer.rows), generator=torch.Generator().manual_seed(0))]
+            shuffled = tensor_of(layer.rows)[
+                torch.randperm(len(layer.rows), generator=torch.Generator().manual_seed(0))
+            ]
             unseen, rows = shuffled[:HELD_OUT].float(), shuffled[HELD_OUT:]
 
             def lost(codes: torch.Tensor, scale: torch.Tensor, weight: Any = weight, unseen: Any = unseen) -> float:

@@ -11,6 +11,7 @@ from .errors import CheckpointError, PlanError, StatisticsError
 from .files.dtypes import tensor_bytes
 from .files.source import TensorSource
 from .files.writer import CheckpointWriter, FileLayout, check_not_source
+from .heap import give_back
 from .parallel import ordered_map
 from .planning.plan import QuantizationPlan
 from .progress import Progress, no_progress
@@ -82,5 +83,6 @@ def quantize_checkpoint(
                 losses.add(result)
             done += source.tensors[key].nbytes
         source.check_unchanged()
+    give_back()
     progress(total, total)
     return Report.of(plan, statistics, target, losses)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .calibration.rows import tensor_of
 from .calibration.statistics import LayerStatistics
 from .files.formats import Format
 from .options import Rounding
@@ -28,6 +29,6 @@ def quantize_layer(
         grid=form.grid,
         scaling=form.scaling,
         importance=measured.of_columns(measured.importance, weight.shape),
-        rows=measured.rows if calibrated else None,
+        rows=tensor_of(measured.rows) if calibrated and measured.rows is not None else None,
         second_moment=measured.second_moment if calibrated else None,
     )

@@ -10,11 +10,13 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ..hswq_core.calibration import DualMonitor
+from ..hswq_core.calibration.monitor import DEVICE_MEMORY
 from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.calibration.statistics import NOISE_BINS
 from ..hswq_core.errors import StatisticsError
 from ..hswq_core.fingerprint import Fingerprint
 from .compat import is_quantized, uncompiled
+from .memory import reserved_memory
 from .provenance import patches_of
 from .weights import plain_layers, unpatched_weights
 
@@ -75,7 +77,7 @@ def calibrated_clone(
             so_far = tuple(a + b for a, b in zip(before.noise_levels, _counts(bins), strict=True))
             on_step(StepReport(before.samples, int(noise.shape[0]), number + 1, steps, so_far))
 
-        with uncompiled(), DualMonitor(
+        with uncompiled(), reserved_memory(patched, DEVICE_MEMORY), DualMonitor(
             patched.diffusion_model, rows_per_layer, seed=before.runs, expected_calls=steps,
             earlier=before if before.runs else None, only=layers,
         ) as monitor:  # fmt: skip

@@ -1,7 +1,7 @@
 """The dual monitor: forward hooks that measure every Linear layer and convolution of a torch module tree.
 
 Sums stay on the model's device and are never read inside a step, so a GPU is not made to wait. They are
-turned into statistics once, when the run is over.
+turned into statistics once, when the run is over. Sampled rows go to RAM as they come (``landing``).
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from typing import Any
 import torch
 
 from .accumulators.bank import SumBank
+from .landing import Landing
 from .model_inputs import InputRecorder
 from .positions import PositionSampler
 from .reservoir import Reservoir
 from .shared_inputs import LayerState, SharedInputs
 from .statistics import LayerStatistics, Statistics
 
+DEVICE_MEMORY = 128 << 20
+"""Bytes that measuring takes on the model's device at most, for SDXL: 64 MB of sums, and a layer's rows of one call."""
 _FULL = 0.9
 """From this share of its size on, a sample counts as full: later runs need not fill it up."""
 
@@ -72,7 +75,7 @@ class DualMonitor:
         self._rows_per_layer, self._expected_calls = rows_per_layer, max(1, expected_calls)
         self._earlier, self._only = earlier, only
         self.calls, self._begun = 0, False
-        self._positions = PositionSampler(seed)
+        self._positions, self._landing = PositionSampler(seed), Landing()
         self._inputs = InputRecorder()
         self._layers: dict[str, LayerState] = {}
         self._banks: dict[torch.device, SumBank] = {}
@@ -92,6 +95,7 @@ class DualMonitor:
             handle.remove()
         self._handles.clear()
         self._sharing.forget()
+        self._landing.wait()
 
     def statistics(self) -> Statistics:
         """What the run measured, on the CPU: the only moment at which the device is read."""
@@ -156,6 +160,8 @@ class DualMonitor:
             if layer.reservoir is not None:
                 sample = layer.reservoir.sample(x, y, y.shape[channel])
             layer.sums.add(x, channel, y, sample)
+            if layer.reservoir is not None and sample is not None:
+                layer.reservoir.taken(sample)
         else:
             layer.sums.add(None, channel, y, None)
         layer.called = True
@@ -174,7 +180,7 @@ class DualMonitor:
             share = size * expected / (expected + before.input_rows)
             # The share that the merged sample takes is binomial: four standard deviations more are always enough.
             size = min(size, math.ceil(share + 4 * math.sqrt(share)))
-        return Reservoir(size, layer.window, self._positions, expected / rows)
+        return Reservoir(size, layer.window, self._positions, self._landing, expected / rows)
 
     def _bank(self, layer: LayerState) -> SumBank:
         assert layer.device is not None
@@ -190,6 +196,7 @@ class DualMonitor:
             layer.called = False
         for bank in self._banks.values():
             bank.fold()
+        self._landing.end_call()
 
 
 def _as_image(x: torch.Tensor, spatial: int) -> torch.Tensor:

@@ -10,7 +10,8 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -19,6 +20,7 @@ from filelock import FileLock, Timeout
 from ..errors import StatisticsError
 from ..files.source import FileIdentity
 from ..fingerprint import Fingerprint
+from ..heap import give_back
 from .statistics import Statistics
 from .statistics_file import load_statistics, save_statistics
 
@@ -182,8 +184,11 @@ class CalibrationSession:
                     self._seen = FileIdentity.of(self.path, os.stat(self.path))
                     self._stored = self._sum
                     self._pending.clear()
+                    with suppress(StatisticsError):  # the rows are in the file now, and need not be in memory
+                        self._stored = self._sum = _with_rows_of(self._sum, load_statistics(self.path))
         except StatisticsError as error:
             logger.warning("HSWQ: %s It is kept in memory and written with the next run.", error)
+        give_back()
         self._written = time.monotonic()
         self._write_seconds = self._written - begin
 
@@ -202,6 +207,11 @@ class CalibrationSession:
             yield
         finally:
             lock.release()
+
+
+def _with_rows_of(exact: Statistics, stored: Statistics) -> Statistics:
+    layers = {name: replace(layer, rows=stored.layers[name].rows) for name, layer in exact.layers.items()}
+    return replace(exact, layers=layers)
 
 
 def _why_unusable(run: Statistics) -> str:

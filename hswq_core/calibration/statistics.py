@@ -13,6 +13,7 @@ import torch
 from ..errors import StatisticsError
 from ..fingerprint import Fingerprint
 from .model_inputs import ModelInput, evenly_spaced, join_inputs
+from .rows import MergedRows, Rows, tensor_of
 
 NOISE_BINS = 10
 
@@ -29,7 +30,7 @@ class LayerStatistics:
     input_rows: int
     input_sums: torch.Tensor
     output_sums: torch.Tensor
-    rows: torch.Tensor | None = None
+    rows: Rows | None = None
     impacts: Mapping[str, float] = field(default_factory=dict)
     shape: tuple[int, ...] = ()
 
@@ -97,7 +98,7 @@ class Statistics:
         if not self.layers or not other.layers:
             return replace(other if not self.layers else self, left_out=left_out)
         check_same_model(self, other)
-        merged_rows: dict[tuple[int, int], torch.Tensor] = {}
+        merged_rows: dict[tuple[int, int], Rows] = {}
         layers = {**self.layers, **other.layers}
         for name in self.layers.keys() & other.layers.keys():
             layers[name] = _add(self.layers[name], other.layers[name], merged_rows)
@@ -161,9 +162,9 @@ class Statistics:
     def not_finite(self) -> str:
         """The first layer whose sums or rows hold NaN or infinity; empty when all are finite."""
         for name, layer in self.layers.items():
-            sums = (layer.input_sums, layer.output_sums) if layer.rows is None else (
-                layer.input_sums, layer.output_sums, layer.rows
-            )  # fmt: skip
+            sums = [layer.input_sums, layer.output_sums]
+            if layer.rows is not None:
+                sums.append(tensor_of(layer.rows))
             if not all(bool(tensor.isfinite().all()) for tensor in sums):
                 return name
         return ""
@@ -207,7 +208,7 @@ def check_same_model(a: Statistics, b: Statistics) -> None:
             )
 
 
-def _add(a: LayerStatistics, b: LayerStatistics, merged_rows: dict[tuple[int, int], torch.Tensor]) -> LayerStatistics:
+def _add(a: LayerStatistics, b: LayerStatistics, merged_rows: dict[tuple[int, int], Rows]) -> LayerStatistics:
     """The exact sum; layers that shared their rows in both parts share them in the sum."""
     rows = a.rows if b.rows is None else b.rows
     if a.rows is not None and b.rows is not None:
@@ -225,18 +226,8 @@ def _add(a: LayerStatistics, b: LayerStatistics, merged_rows: dict[tuple[int, in
     )
 
 
-def _merge_rows(a: torch.Tensor, b: torch.Tensor, seen_a: int, seen_b: int) -> torch.Tensor:
-    """A uniform sample of the union: each part gives rows in proportion to the rows it stands for."""
+def _merge_rows(a: Rows, b: Rows, seen_a: int, seen_b: int) -> Rows:
+    """A uniform sample of the union, made when it is asked for."""
     if a.shape[1] != b.shape[1]:  # a session begun before patches were sampled
         return a if a.shape[1] > b.shape[1] else b
-    size = min(max(len(a), len(b)), seen_a + seen_b)
-    # Drawing without replacement from the union takes a hypergeometric number of rows from each part; for
-    # a thousand rows of millions that is binomial. Seeded by the counts: merging is deterministic.
-    generator = torch.Generator().manual_seed(seen_a * 31 + seen_b)
-    wanted = int((torch.rand(size, generator=generator) < seen_a / (seen_a + seen_b)).sum())
-    from_a = max(size - len(b), min(wanted, len(a)))
-    from_b = min(size - from_a, len(b))
-    merged = a.new_empty(from_a + from_b, a.shape[1])  # samples of all layers are gigabytes: each row is copied once
-    for part, place in ((a, merged[:from_a]), (b, merged[from_a:])):
-        torch.index_select(part, 0, torch.randperm(len(part), generator=generator)[: len(place)], out=place)
-    return merged
+    return MergedRows(a, b, seen_a, seen_b)

@@ -17,8 +17,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,6 +30,7 @@ from ..files.dtypes import dtype_name, tensor_bytes
 from ..files.writer import CheckpointWriter, FileLayout
 from ..fingerprint import Fingerprint
 from .inputs_file import checked_inputs, stored_inputs
+from .rows import Rows, StoredRows, stored_rows, tensor_of
 from .statistics import NOISE_BINS, LayerStatistics, Statistics
 from .statistics_schema import (
     checked_impacts,
@@ -44,6 +46,7 @@ from .statistics_schema import (
 )
 
 _FORMAT_VERSION = "1"
+_SAMPLES = (".rows", ".patches")
 
 
 def save_statistics(statistics: Statistics, path: Path) -> None:
@@ -52,13 +55,18 @@ def save_statistics(statistics: Statistics, path: Path) -> None:
     Errors: StatisticsError when it cannot be written.
     """
     tensors, metadata = _content(statistics)
-    layout = FileLayout({key: (dtype_name(t.dtype), tuple(t.shape)) for key, t in tensors.items()}, metadata)
+    shapes = {key: (dtype_name(t.dtype), tuple(t.shape)) for key, t in tensors.items()}
+    samples = _samples(statistics)
+    shapes |= {key: ("F16", shape) for key, (shape, _) in samples.items()}
+    layout = FileLayout(shapes, metadata)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not the safetensors library: killed while it writes, it leaves files behind that no one knows.
         with CheckpointWriter(path, layout, overwrite=True) as writer:
             for key, tensor in tensors.items():
                 writer.write(key, [tensor_bytes(tensor)])
+            for key, (_, make) in samples.items():  # one layer's in memory at a time
+                writer.write(key, [tensor_bytes(make().contiguous())])
     except (OSError, TargetError) as error:
         reason = error.what if isinstance(error, TargetError) else error.strerror
         raise StatisticsError(
@@ -67,7 +75,10 @@ def save_statistics(statistics: Statistics, path: Path) -> None:
 
 
 def load_statistics(path: Path) -> Statistics:
-    """Read a statistics file. Errors: StatisticsError when it is missing, damaged or something else."""
+    """Read a statistics file. The rows are checked, but stay in the file until they are needed.
+
+    Errors: StatisticsError when it is missing, damaged or something else.
+    """
     if not os.path.isfile(path):
         raise StatisticsError("there is no such statistics file", where=path, remedy="Calibrate first")
     remedy = "Calibrate again, or choose a file that HSWQ calibration wrote"
@@ -76,16 +87,16 @@ def load_statistics(path: Path) -> Statistics:
             metadata = file.metadata() or {}
             if metadata.get("hswq.kind") != "statistics":
                 raise StatisticsError("this is not an HSWQ statistics file", where=path, remedy=remedy)
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-        return _parse(tensors, metadata)
+            keys = [key for key in file.keys() if not key.endswith(_SAMPLES)]  # noqa: SIM118 (not a mapping)
+            # Copies: a file that is mapped cannot be replaced on Windows.
+            tensors = {key: file.get_tensor(key).clone() for key in keys}
+        return _parse(tensors, stored_rows(path), metadata)
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise StatisticsError(f"the statistics file is damaged ({error})", where=path, remedy=remedy) from error
 
 
 def _content(statistics: Statistics) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     tensors: dict[str, torch.Tensor] = {}
-    shared_rows: dict[str, str] = {}
-    owners: dict[int, str] = {}
     purposes = statistics.purposes
     for name, layer in statistics.layers.items():
         tensors[f"{name}.importance"] = layer.importance.float()
@@ -93,16 +104,6 @@ def _content(statistics: Statistics) -> tuple[dict[str, torch.Tensor], dict[str,
         tensors[f"{name}.mean"] = layer.mean.float()
         tensors[f"{name}.output"] = layer.output_sums / torch.tensor([1.0, *[layer.output_sums[0]] * 2])
         tensors[f"{name}.count"] = torch.tensor([layer.input_rows], dtype=torch.float64)
-        if layer.rows is not None:
-            owner = owners.setdefault(id(layer.rows), name)
-            if owner != name:
-                shared_rows[name] = owner
-            elif (taps := layer.rows.shape[1] // layer.channels) > 1:
-                tensors[f"{name}.patches"] = layer.rows.contiguous()
-                centre = layer.rows.view(len(layer.rows), -1, taps)[:, :, taps // 2]
-                tensors[f"{name}.rows"] = centre.contiguous()
-            else:
-                tensors[f"{name}.rows"] = layer.rows.contiguous()
         if layer.impacts:
             measured = [layer.impacts.get(purpose, math.nan) for purpose in purposes]
             tensors[f"{name}.impact"] = torch.tensor(measured, dtype=torch.float64)
@@ -124,11 +125,40 @@ def _content(statistics: Statistics) -> tuple[dict[str, torch.Tensor], dict[str,
         "hswq.shapes": json.dumps({name: layer.shape for name, layer in statistics.layers.items()}),
         "hswq.model_fingerprint": statistics.fingerprint.text if statistics.fingerprint else "",
         "hswq.model_layers": json.dumps(statistics.fingerprint.layers if statistics.fingerprint else ()),
-        "hswq.shared_rows": json.dumps(shared_rows),
+        "hswq.shared_rows": json.dumps({n: owner for n, owner in _owners(statistics).items() if n != owner}),
     }
 
 
-def _parse(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> Statistics:
+def _owners(statistics: Statistics) -> dict[str, str]:
+    """Which layer's rows each layer with rows has: its own, or those of the first that has the same."""
+    first: dict[int, str] = {}
+    with_rows = ((name, layer.rows) for name, layer in statistics.layers.items() if layer.rows is not None)
+    return {name: first.setdefault(id(rows), name) for name, rows in with_rows}
+
+
+def _samples(statistics: Statistics) -> dict[str, tuple[tuple[int, ...], Callable[[], torch.Tensor]]]:
+    """What is stored of rows: shape by key, and what makes the tensor."""
+    found: dict[str, tuple[tuple[int, ...], Callable[[], torch.Tensor]]] = {}
+    for name in dict.fromkeys(_owners(statistics).values()):
+        layer = statistics.layers[name]
+        assert layer.rows is not None
+        count, width = layer.rows.shape
+        whole = partial(tensor_of, layer.rows)
+        if (taps := width // layer.channels) > 1:
+            found[f"{name}.patches"] = (count, width), whole
+            found[f"{name}.rows"] = (count, layer.channels), partial(_centre, layer.rows, taps)
+        else:
+            found[f"{name}.rows"] = (count, width), whole
+    return found
+
+
+def _centre(rows: Rows, taps: int) -> torch.Tensor:
+    """The middle of each patch."""
+    patches = tensor_of(rows)
+    return patches.view(len(patches), -1, taps)[:, :, taps // 2]
+
+
+def _parse(tensors: dict[str, torch.Tensor], rows: Mapping[str, StoredRows], metadata: Mapping[str, str]) -> Statistics:
     shared_rows = names_by_name(metadata, "hswq.shared_rows")
     shapes = shapes_by_name(metadata, "hswq.shapes")
     purposes = purposes_in(metadata)
@@ -142,7 +172,7 @@ def _parse(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> Sta
             input_rows=input_rows,
             input_sums=means * input_rows,
             output_sums=output_sums,
-            rows=checked_rows(name, shared_rows.get(name, name), means.shape[1], tensors),
+            rows=checked_rows(name, shared_rows.get(name, name), means.shape[1], rows),
             impacts=checked_impacts(name, tensors, purposes),
             shape=shapes.get(name, ()),
         )

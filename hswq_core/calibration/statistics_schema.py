@@ -12,6 +12,8 @@ from typing import Any, cast
 
 import torch
 
+from .rows import StoredRows
+
 _MOST = 1 << 60  # more than anyone can count
 _LARGEST = 1e36
 _MEANS = ("importance", "second_moment", "mean")
@@ -102,16 +104,16 @@ def checked_layer(name: str, tensors: Mapping[str, torch.Tensor]) -> tuple[int, 
     return int(rows), means, sums
 
 
-def checked_rows(name: str, owner: str, channels: int, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+def checked_rows(name: str, owner: str, channels: int, stored: Mapping[str, StoredRows]) -> StoredRows | None:
     """The sampled inputs of a layer, which may be those of another one with the same input."""
-    found = tensors.get(f"{owner}.patches", tensors.get(f"{owner}.rows"))
+    found = stored.get(f"{owner}.patches", stored.get(f"{owner}.rows"))
     if found is None:
         if owner != name:
             raise ValueError(f"{name}: the layer {owner} has no rows to share")
         return None
-    if found.dim() != 2 or found.dtype != torch.float16 or not found.shape[1] or found.shape[1] % channels:
+    if not found.shape[1] or found.shape[1] % channels:
         raise ValueError(f"{name}: the rows have another shape")
-    if not _finite(found):
+    if owner == name and not _finite(found.tensor()):
         raise ValueError(f"{name}: NaN or infinity in the rows")
     return found
 

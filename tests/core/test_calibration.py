@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hswq_core.calibration import DualMonitor, Statistics, load_statistics, quantizable_layers, save_statistics
+from hswq_core.calibration.rows import tensor_of
 from hswq_core.calibration.statistics import merge
 from tests.core.small_nets import Recorder, check, inputs, make_net, measure
 
@@ -38,6 +39,12 @@ def test_statistics_equal_float64_over_several_runs_and_after_a_merge(tmp_path: 
     check(total, plain)
     save_statistics(total, tmp_path / "s.safetensors")
     check(load_statistics(tmp_path / "s.safetensors"), plain)
+
+
+def rows_of(statistics: Statistics, layer: str) -> torch.Tensor:
+    rows = statistics.layers[layer].rows
+    assert rows is not None
+    return tensor_of(rows)
 
 
 def test_only_layers_that_can_be_quantized_are_measured() -> None:
@@ -109,8 +116,8 @@ def test_later_runs_draw_their_share_and_the_sum_stays_uniform(calls_a_step: int
             drawn += len(rows)
             rows[:] = run
             total = total + found
-        rows = total.layers["0"].rows
-        assert rows is not None and 100 <= len(rows) <= 200
+        rows = rows_of(total, "0")
+        assert 100 <= len(rows) <= 200
         counts += torch.bincount(rows.flatten().long(), minlength=8)
     expected = counts.sum() / 8
     assert float(((counts - expected) ** 2 / expected).sum()) < 24.3  # 7 degrees of freedom, one in a thousand
@@ -172,4 +179,4 @@ def test_few_rows_are_all_kept_and_shared_inputs_are_stored_once(tmp_path: Path)
     save_statistics(statistics + statistics, path)
     loaded = load_statistics(path)
     assert loaded.layers["to_q"].rows is loaded.layers["to_k"].rows
-    assert torch.equal(loaded.layers["conv"].rows, (statistics + statistics).layers["conv"].rows)
+    assert torch.equal(rows_of(loaded, "conv"), rows_of(statistics + statistics, "conv"))

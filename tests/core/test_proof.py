@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torchvision.models import alexnet
 
 from hswq_core.errors import HSWQError
 from hswq_core.proof import Pair, Proof, compare_latents, proof_page
@@ -94,6 +93,9 @@ def test_further_metrics_of_pictures_where_their_packages_are() -> None:
 def test_lpips_uses_weights_that_are_at_hand_and_downloads_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # It imports Triton, which the tests of kernels are to import first, in a mode of its own.
+    from torchvision.models import alexnet
+
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("a download was tried")
 

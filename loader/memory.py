@@ -1,0 +1,30 @@
+"""What our work needs on a card beside the model, told to ComfyUI's memory manager before the model takes its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def reserved_memory(base_model: Any, extra: int) -> Iterator[None]:
+    """Meanwhile a run of the model asks for so many bytes more, so that ComfyUI leaves them free.
+
+    Args:
+        base_model: ComfyUI's BaseModel, which estimates what a run takes; the runs of its clones ask it.
+    """
+    before = vars(base_model).get("memory_required")
+    estimate = base_model.memory_required
+
+    def with_ours(*args: Any, **kwargs: Any) -> Any:
+        return estimate(*args, **kwargs) + extra
+
+    base_model.memory_required = with_ours
+    try:
+        yield
+    finally:
+        if before is None:
+            del base_model.memory_required  # the instance's alone: the class's own is there again
+        else:
+            base_model.memory_required = before
