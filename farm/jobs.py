@@ -64,7 +64,7 @@ def _merge(task: Task, needs: Sequence[Path], out: Path, worker: Worker) -> None
 
 def _sensitivity(task: Task, needs: Sequence[Path], out: Path, worker: Worker) -> None:
     session = _session(worker, task)
-    session.parent.mkdir(exist_ok=True)
+    session.parent.mkdir(parents=True, exist_ok=True)  # the worker's server may not have started yet
     shutil.copyfile(needs[0] / STATISTICS, session)
     mode, rounding = str(task.settings["purpose"]).split()
     inputs = {

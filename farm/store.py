@@ -40,15 +40,13 @@ class Store:
         """
         made = self.folder / f"{_UNFINISHED}{name}-{socket.gethostname()}-{os.getpid()}"
         began = time.time()
-        try:
-            shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(made, ignore_errors=True)
+        with _told(made):
             made.mkdir(parents=True)
+        try:
             yield made
-            self._put(made, name, time.time() - began)
-        except OSError as error:
-            raise TargetError(
-                f"a result could not be written ({error.strerror or error})", where=made, remedy="Free disk space"
-            ) from error
+            with _told(made):
+                self._put(made, name, time.time() - began)
         finally:
             shutil.rmtree(made, ignore_errors=True)
 
@@ -91,3 +89,15 @@ class Store:
         # One short write in append mode is whole or not at all, also from several processes.
         with (self.folder / JOURNAL).open("ab") as file:
             file.write(json.dumps(entry).encode("utf-8") + b"\n")
+
+
+@contextmanager
+def _told(made: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise TargetError(
+            f"a result could not be written ({error.strerror or error})",
+            where=made,
+            remedy="Free disk space, or check the folder",
+        ) from error
