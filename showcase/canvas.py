@@ -19,6 +19,18 @@ class Canvas:
         self._nodes: dict[str, dict[str, Any]] = {}
         self._links: list[list[Any]] = []
         self._groups: list[dict[str, Any]] = []
+        self._app: dict[str, Any] = {}
+
+    def as_app(self, inputs: list[tuple[str, str]], outputs: list[str]) -> None:
+        """What newer pages show of the workflow in app mode: fields as (node, field), and nodes whose images are shown.
+
+        Whoever opens it sees the workflow first.
+        """
+        chosen = [[self._nodes[node]["id"], field] for node, field in inputs]
+        self._app = {"linearMode": False, "linearData": {"inputs": chosen, "outputs": self._ids(outputs)}}
+
+    def _ids(self, names: list[str]) -> list[int]:
+        return [self._nodes[name]["id"] for name in names]
 
     def note(self, title: str, text: str, x: int, y: int, width: int, height: int) -> None:
         node = self._place("MarkdownNote", title, x, y, width, height)
@@ -80,7 +92,7 @@ class Canvas:
         return {
             "id": identity, "revision": 0, "last_node_id": len(self._nodes), "last_link_id": len(self._links),
             "nodes": list(self._nodes.values()), "links": self._links, "groups": self._groups, "config": {},
-            "extra": {"ds": {"scale": 0.6, "offset": [100, 360]}, "hswq_example": True}, "version": 0.4,
+            "extra": {"ds": {"scale": 0.6, "offset": [100, 360]}, "hswq_example": True, **self._app}, "version": 0.4,
         }  # fmt: skip
 
     def _place(self, kind: str, title: str, x: int, y: int, width: int, height: int) -> dict[str, Any]:

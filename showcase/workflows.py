@@ -78,6 +78,11 @@ def quick_start(c: Canvas) -> None:
         "sheet", "SaveImage", (1660, 540, 740, 400), "Original, copy, difference x 8", images=("compare", 0),
         filename_prefix="hswq_compare",
     )  # fmt: skip
+    c.as_app(
+        [("original", "ckpt_name"), ("positive", "text"), ("negative", "text"), ("quantize", "keep_ratio"),
+         ("quantize", "filename")],
+        ["image", "fp8", "sheet"],
+    )  # fmt: skip
     c.group("1  Calibrate while sampling", -20, -30, 780, 990)
     c.group("2  Write V2", 780, -30, 430, 990)
     c.group("3  Load and render", 1220, -30, 410, 990)
