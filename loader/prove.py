@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ class Sampling:
     Attributes:
         positive: the conditioning of each prompt.
         plan: prompt and seed of each pair.
-        on_steps: called with the steps of a run that were made.
+        on_steps: called with the steps that were made of both models together.
     """
 
     positive: Mapping[str, list[Any]]
@@ -47,33 +48,37 @@ def paired_runs(reference: Any, candidate: Any, sampling: Sampling, runs: Unfini
     One model is sampled after the other, as a card may not hold both, and one pair is in memory at a time.
     """
 
+    numbers = range(len(sampling.plan))
+
     def ours(number: int) -> Run:
-        return runs.run(f"reference_{number}", lambda: _sampled(reference, sampling, number, keep_calls=True))
+        def make() -> Run:
+            return _sampled(reference, sampling, number, number, keep_calls=True)
+
+        return runs.run(f"reference_{number}", make)
 
     def theirs(number: int) -> Run:
         def make() -> Run:
-            run = _sampled(candidate, sampling, number, keep_calls=False)
+            run = _sampled(candidate, sampling, number, len(numbers) + number, keep_calls=False)
             return replace(run, forced_error=forced_errors(candidate, ours(number)))
 
         return runs.run(f"candidate_{number}", make)
 
-    numbers = range(len(sampling.plan))
-    for side in (ours, theirs):
-        for number in numbers:
-            side(number)
-            sampling.on_steps(sampling.steps * (number + 1 + (side is theirs) * len(numbers)))
+    for done, (side, number) in enumerate(itertools.product((ours, theirs), numbers), 1):
+        side(number)
+        sampling.on_steps(sampling.steps * done)
     for number in numbers:
         yield ours(number), theirs(number)
 
 
-def _sampled(model: Any, sampling: Sampling, number: int, *, keep_calls: bool) -> Run:
+def _sampled(model: Any, sampling: Sampling, number: int, runs_before: int, *, keep_calls: bool) -> Run:
     """Sample with a MODEL and keep its latents, and its calls if they are asked for."""
     latents: list[torch.Tensor] = []
     calls: list[tuple[ModelInput, torch.Tensor]] = []
     prompt, seed = sampling.plan[number]
 
-    def step(_number: int, _denoised: Any, noisy: torch.Tensor, *_: Any) -> None:
+    def step(done: int, _denoised: Any, noisy: torch.Tensor, *_: Any) -> None:
         latents.append(noisy.detach().float().cpu())
+        sampling.on_steps(sampling.steps * runs_before + done + 1)
 
     with _recorded(model, calls) if keep_calls else nullcontext():
         final = sample(
