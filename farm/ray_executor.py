@@ -5,6 +5,7 @@ Results go to the store's folder where all nodes share it, otherwise back to the
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,9 +72,9 @@ def _connected(address: str, workers: int) -> Any:
         import ray
     except ImportError:
         raise PlanError("Ray is not installed", remedy="pip install 'comfyui-hswq[farm]'") from None
-    own = {} if address else {"num_cpus": workers, "include_dashboard": False}
+    own: dict[str, Any] = {} if address else {"num_cpus": workers, "include_dashboard": False}
     try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **own)
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise PlanError(f"the Ray cluster cannot be reached ({error})", where=address, remedy="Check it") from error
     return ray

@@ -12,6 +12,7 @@ import comfy.model_management
 import torch
 
 from ..hswq_core.calibration import quantizable_layers
+from ..hswq_core.files.dtypes import tensor_bytes
 from .compat import is_quantized
 
 
@@ -54,7 +55,7 @@ def weights_digest(model: Any) -> int:
         for name, parameter in model.model.diffusion_model.named_parameters():
             tensor = original_tensor(model, f"diffusion_model.{name}", parameter).detach()
             plain = tensor.dequantize() if is_quantized(tensor) else tensor
-            found = zlib.crc32(plain.cpu().contiguous().flatten().view(torch.uint8).numpy(), found)
+            found = zlib.crc32(tensor_bytes(plain.cpu()), found)
     return found
 
 

@@ -19,6 +19,7 @@ def contact_sheet(rows: Mapping[str, Sequence[Image.Image]], columns: int = 4, z
         zoom: pixels are enlarged so much, without smoothing.
     """
     original = next(iter(rows.values()))
+    amplified = [min(255, AMPLIFICATION * value) for value in range(256)] * 3
     width, height = original[0].width * zoom, original[0].height * zoom
     size = (_MARGIN + columns * 2 * (width + _GAP), _HEAD + len(rows) * (height + _GAP))
     sheet = Image.new("RGB", size, "white")
@@ -32,7 +33,7 @@ def contact_sheet(rows: Mapping[str, Sequence[Image.Image]], columns: int = 4, z
         draw.multiline_text((8, y + height // 2 - 30), said, fill="black", font=font, spacing=6)
         for column, (image, reference) in enumerate(zip(images[:columns], original, strict=False)):
             x = _MARGIN + column * 2 * (width + _GAP)
-            difference = ImageChops.difference(image, reference).point(lambda value: min(255, AMPLIFICATION * value))
+            difference = ImageChops.difference(image, reference).point(amplified)
             for number, shown in enumerate((image, difference)):
                 large = shown.resize((width, height), Image.Resampling.NEAREST)
                 sheet.paste(large, (x + number * (width + _GAP), y))
