@@ -1,5 +1,6 @@
 """A server and a browser for the tests of the page. Screenshots are kept in browser_output/."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield running
 
 
-@pytest.fixture(scope="session", params=["canvas", "vue"])
+@pytest.fixture(scope="session", params=os.environ.get("HSWQ_RENDERERS", "canvas,vue").split(","))
 def renderer(request: pytest.FixtureRequest) -> str:
     """How the page draws nodes: on its canvas, or as elements of its own."""
     return request.param

@@ -23,8 +23,8 @@ from hswq_core.quantize_file import quantize_checkpoint
 from tests.core.conftest import PREFIX, Example
 
 ROOT = Path(__file__).resolve().parents[2]
-BATCHES = 10
-CASES = int(os.environ.get("HSWQ_FUZZ_CASES", "1000"))
+BATCHES = 5
+CASES = int(os.environ.get("HSWQ_FUZZ_CASES", "500"))
 """For checkpoints and statistics each, and half as many command lines; 'nox -s fuzz' has eight times as many."""
 Header = dict[str, object]
 

@@ -70,6 +70,7 @@ def test_ray_makes_the_same_bytes_though_a_server_is_killed(
     assert len(finished) == len(set(finished)) and not farm.leftovers()
 
 
+@pytest.mark.stress
 def test_without_a_shared_folder_results_come_back_through_ray(
     local: SmallFarm, comfyui: Path, base: Path, tmp_path: Path
 ) -> None:
