@@ -77,10 +77,10 @@ def browser(session: nox.Session) -> None:
 
 @nox.session(**session_options)
 def stress(session: nox.Session) -> None:
-    """Servers killed at random moments, pages that poll: sessions must stay whole. About ten minutes."""
+    """Servers killed at random moments, pages that poll, and what else takes long on a server. A quarter of an hour."""
     comfyui = provide_comfyui(session)
     install(session, *TESTING)
-    arguments = ["-m", "stress", "-s", *(session.posargs or ["tests/stress"])]
+    arguments = ["-m", "stress", "-s", *(session.posargs or ["tests/stress", "tests/server"])]
     environment = {"COMFYUI_PATH": str(comfyui)}
     session.run("python", "-m", "pytest", *arguments, env=environment, external=bool(own_comfyui))
 

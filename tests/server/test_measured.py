@@ -150,7 +150,7 @@ def ranks(impacts: dict[str, float]) -> torch.Tensor:
     return torch.tensor([impacts[name] for name in sorted(impacts)]).argsort().argsort().double()
 
 
-@pytest.mark.parametrize("mode", ["v2", "int8"])
+@pytest.mark.parametrize("mode", ["v2", pytest.param("int8", marks=pytest.mark.stress)])
 def test_gradients_rank_layers_as_measuring_one_at_a_time_does(server: ComfyServer, measured: Path, mode: str) -> None:
     found = {}
     for method in ("gradient", "exact"):

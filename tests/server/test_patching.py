@@ -173,6 +173,7 @@ def test_a_control_net_acts_as_on_the_exact_model(probing: ComfyServer, kind: st
     assert float(outputs["plain_ssim"]["text"][0]) < 0.95  # the net does something
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("probing", ["default"], indirect=True)
 def test_a_compiled_model_computes_the_same(probing: ComfyServer, kind: str) -> None:
     flow = loaded(f"{kind}.safetensors")
