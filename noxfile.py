@@ -78,20 +78,13 @@ def browser(session: nox.Session) -> None:
 @nox.session(**session_options)
 def stress(session: nox.Session) -> None:
     """Servers killed at random moments, pages that poll, and what else takes long on a server. A quarter of an hour."""
-    comfyui = provide_comfyui(session)
-    install(session, *TESTING)
-    arguments = ["-m", "stress", "-s", *(session.posargs or ["tests/stress", "tests/server"])]
-    environment = {"COMFYUI_PATH": str(comfyui)}
-    session.run("python", "-m", "pytest", *arguments, env=environment, external=bool(own_comfyui))
+    run_stress(session, "tests/stress", "tests/server")
 
 
 @nox.session(**session_options)
 def farm(session: nox.Session) -> None:
     """Twenty checkpoints on a Ray cluster whose processes are killed at fifty random moments. Half an hour."""
-    comfyui = provide_comfyui(session)
-    install(session, *TESTING)
-    arguments = ["-m", "stress", "-s", *(session.posargs or ["tests/farm"])]
-    session.run("python", "-m", "pytest", *arguments, env={"COMFYUI_PATH": str(comfyui)}, external=bool(own_comfyui))
+    run_stress(session, "tests/farm")
 
 
 @nox.session(**session_options)
@@ -155,6 +148,14 @@ def lint(session: nox.Session) -> None:
     """ruff and basedpyright."""
     session.install(*LINTING)
     run_linters(session)
+
+
+def run_stress(session: nox.Session, *folders: str) -> None:
+    """The tests of these folders, or those that the arguments name, that are too long for CI."""
+    comfyui = provide_comfyui(session)
+    install(session, *TESTING)
+    arguments = ["-m", "stress", "-s", *(session.posargs or folders)]
+    session.run("python", "-m", "pytest", *arguments, env={"COMFYUI_PATH": str(comfyui)}, external=bool(own_comfyui))
 
 
 def find_browser() -> str | None:

@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Any
 
 from .carry_out import Outcome
-from .estimate import duration, seconds_left
+from .estimate import done_by_kind, duration, seconds_left
 from .store import Store
-from .tasks import KINDS, Task
+from .tasks import Task
 
 
 class Board:
@@ -55,9 +55,6 @@ class Board:
         left = seconds_left(self._tasks, self._store, self._workers)
         title = "" if left is None else f"about {duration(left)} left"
         table = Table("", "done", "of", "failed", title=title)
-        counts = Counter(task.kind for task in self._tasks)
-        done = Counter(task.kind for task in self._tasks if self._store.has(task.name))
-        for kind in KINDS:
-            if counts[kind]:
-                table.add_row(kind, str(done[kind]), str(counts[kind]), str(self._failed[kind] or ""))
+        for kind, done, count in done_by_kind(self._tasks, self._store):
+            table.add_row(kind, str(done), str(count), str(self._failed[kind] or ""))
         return table

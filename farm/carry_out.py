@@ -33,6 +33,11 @@ class Outcome:
     skipped: bool = False
     seconds: float = 0.0
 
+    @staticmethod
+    def not_tried(task: Task, failed: str) -> Outcome:
+        """Of a task that needs another one, which failed."""
+        return Outcome(task.name, task.label, f"not tried: {failed} failed", skipped=True)
+
 
 def worker_for(recipe: Recipe, store: Store) -> Worker:
     """Errors: ServerError when this node names no ComfyUI."""

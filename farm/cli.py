@@ -16,7 +16,7 @@ from pathlib import Path
 from hswq_core.errors import HSWQError, PlanError
 
 from .board import Board
-from .carry_out import Outcome, began_on, carry_out, worker_for
+from .carry_out import Outcome, began_on
 from .estimate import plan_text
 from .local import run_locally
 from .ray_executor import run_on_ray
@@ -101,19 +101,15 @@ def _outcomes(
 ) -> Iterator[Outcome]:
     if address:
         yield from run_on_ray(recipe, tasks, store, began, "" if address == "local" else address, workers)
-    elif one:
+        return
+    if one:
         (task,) = tasks
         missing = next((need for need in task.needs if not store.has(need.name)), None)
         if missing is not None:
             raise PlanError(f"it needs {missing.name}, which is not done", where=task.name, remedy="Do that first")
-        if not store.has(task.name):
-            worker = worker_for(recipe, store)
-            try:
-                yield carry_out(task, recipe, store, began, worker)
-            finally:
-                worker.close()
-    else:
-        yield from run_locally(recipe, tasks, store, began)
+        if store.has(task.name):
+            return
+    yield from run_locally(recipe, tasks, store, began)
 
 
 def _report(args: argparse.Namespace, recipe: Recipe, store: Store, tasks: list[Task], outcomes: list[Outcome]) -> None:

@@ -14,7 +14,7 @@ from hswq_core.files.source import TensorSource
 
 from .recipe import Recipe
 from .store import Store
-from .tasks import KINDS, Task
+from .tasks import KINDS, Kind, Task
 
 _SIZE_OF_OUTPUT = 0.65
 """Of the source, where nothing tells better: between the half of all layers in 8 bits and what is kept."""
@@ -28,6 +28,13 @@ def seconds_left(tasks: Sequence[Task], store: Store, workers: int) -> float | N
     return sum(average[kind] * count for kind, count in left.items()) / max(workers, 1)
 
 
+def done_by_kind(tasks: Sequence[Task], store: Store) -> list[tuple[Kind, int, int]]:
+    """The kinds of tasks that there are, in their order, each with how many are done and how many there are."""
+    counts = Counter(task.kind for task in tasks)
+    done = Counter(task.kind for task in tasks if store.has(task.name))
+    return [(kind, done[kind], counts[kind]) for kind in KINDS if counts[kind]]
+
+
 def bytes_on_disk(recipe: Recipe) -> int:
     """Of everything that the farm will have made."""
     return sum(_of_checkpoint(recipe, path) for path in recipe.checkpoints)
@@ -39,10 +46,9 @@ def _of_checkpoint(recipe: Recipe, path: Path) -> int:
             statistics = _statistics_bytes(reader, recipe.calibration.rows_per_layer)
     except HSWQError:
         return 0  # a task will say what is wrong with it
-    shards = min(recipe.calibration.shards, recipe.calibration.samples)
     purposes = {options.impact_purpose for options in recipe.outputs if options.selection == "measured"}
-    size = path.stat().st_size
-    return statistics * (shards + 1 + len(purposes)) + int(size * _SIZE_OF_OUTPUT) * len(recipe.outputs)
+    copies = recipe.calibration.parts + 1 + len(purposes)  # the parts, their sum, and one for each purpose
+    return statistics * copies + int(path.stat().st_size * _SIZE_OF_OUTPUT) * len(recipe.outputs)
 
 
 def _statistics_bytes(reader: TensorSource, rows: int) -> int:
@@ -53,9 +59,7 @@ def _statistics_bytes(reader: TensorSource, rows: int) -> int:
 def plan_text(recipe: Recipe, tasks: Sequence[Task], store: Store, workers: int) -> str:
     """The plan for people: every task with its name and state, then sums."""
     lines = [f"{'done' if store.has(task.name) else 'to do':<6} {task.name}  {task.label}" for task in tasks]
-    counts = Counter(task.kind for task in tasks)
-    done = Counter(task.kind for task in tasks if store.has(task.name))
-    lines += [f"{kind:<12} {done[kind]:>5} of {counts[kind]} done" for kind in KINDS if counts[kind]]
+    lines += [f"{kind:<12} {done:>5} of {count} done" for kind, done, count in done_by_kind(tasks, store)]
     left = seconds_left(tasks, store, workers)
     time = "unknown until one task of each kind is done" if left is None else f"about {duration(left)}"
     lines += [f"time left: {time} with {workers} worker{'s' if workers > 1 else ''}"]

@@ -20,7 +20,7 @@ def run_locally(recipe: Recipe, tasks: Sequence[Task], store: Store, began: str)
                 continue
             missing = next((need for need in task.needs if need.name in failed), None)
             if missing is not None:
-                outcome = Outcome(task.name, task.label, f"not tried: {missing.label} failed", skipped=True)
+                outcome = Outcome.not_tried(task, missing.label)
             else:
                 outcome = carry_out(task, recipe, store, began, worker)
             if outcome.error:

@@ -46,7 +46,7 @@ def run_on_ray(
     try:
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
         remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=recipe.attempts)(_carry_out_here)
-        sent: dict[str, Any] = {}
+        sent, waiting = dict[str, Any](), dict[Any, Task]()
         for task in tasks:
             if store.has(task.name):
                 if not recipe.shared:
@@ -54,7 +54,7 @@ def run_on_ray(
                 continue
             needs = [sent[need.name] for need in task.needs if need.name in sent]
             sent[task.name] = remote.options(name=task.label).remote(task, recipe, str(store.folder), began, *needs)
-        waiting = {sent[task.name]: task for task in tasks if not store.has(task.name)}
+            waiting[sent[task.name]] = task
         failed: set[str] = set()
         while waiting:
             (done,), _ = ray.wait(list(waiting), num_returns=1)
@@ -83,7 +83,7 @@ def _connected(address: str, workers: int) -> Any:
 def _received(ray: Any, done: Any, task: Task, store: Store, failed: set[str]) -> Outcome:
     missing = next((need for need in task.needs if need.name in failed), None)
     if missing is not None:
-        return Outcome(task.name, task.label, f"not tried: {missing.label} failed", skipped=True)
+        return Outcome.not_tried(task, missing.label)
     try:
         parcel: Parcel = ray.get(done)
         if parcel.files is not None and not parcel.outcome.error:
@@ -100,7 +100,7 @@ def _carry_out_here(task: Task, recipe: Recipe, folder: str, began: str, *needs:
     """In a worker's process, which keeps its ComfyUI for the tasks to come."""
     global _worker
     if broken := next((parcel.outcome for parcel in needs if parcel.outcome.error), None):
-        return Parcel(Outcome(task.name, task.label, f"not tried: {broken.label} failed", skipped=True))
+        return Parcel(Outcome.not_tried(task, broken.label))
     try:
         if _worker is None:
             remove_stale_folders()

@@ -14,6 +14,7 @@ import tomllib
 
 from hswq_core.errors import HSWQError, nearest_name
 from hswq_core.files.checkpoint import CheckpointReader
+from hswq_core.files.text_encoders import TEXT_ENCODERS
 from hswq_core.options import METHODS, QuantizeOptions
 from hswq_core.prompts import read_prompts
 from hswq_core.publishing import About
@@ -30,21 +31,32 @@ def _number(default: float, least: float, most: float) -> Any:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """As HSWQ Calibrate Run; the images are divided among ``shards``, which are calibrated apart and added up."""
+class Drawing:
+    """How images are made: as KSampler and the nodes that make images have it."""
 
     prompts: str = ""
     negative: str = ""
-    samples: int = _number(32, 1, 4096)
-    shards: int = _number(4, 1, 256)
     steps: int = _number(25, 1, 1000)
     cfg: float = _number(7.0, 0, 100)
     sampler: str = "euler"
     scheduler: str = "normal"
     width: int = _number(1024, 64, 8192)
     height: int = _number(1024, 64, 8192)
+
+
+@dataclass(frozen=True)
+class Calibration(Drawing):
+    """As HSWQ Calibrate Run; the images are divided among ``shards``, which are calibrated apart and added up."""
+
+    samples: int = _number(32, 1, 4096)
+    shards: int = _number(4, 1, 256)
     seed: int = _number(0, 0, 2**40)
     rows_per_layer: int = _number(1024, 0, 65536)
+
+    @property
+    def parts(self) -> int:
+        """How many shards there are: each has an image at least."""
+        return min(self.shards, self.samples)
 
 
 @dataclass(frozen=True)
@@ -56,19 +68,11 @@ class Sensitivity:
 
 
 @dataclass(frozen=True)
-class Proof:
+class Proof(Drawing):
     """As HSWQ Prove."""
 
-    prompts: str = ""
-    negative: str = ""
     seeds: int = _number(8, 1, 256)
     seed: int = _number(1000, 0, 2**40)
-    steps: int = _number(25, 1, 1000)
-    cfg: float = _number(7.0, 0, 100)
-    sampler: str = "euler"
-    scheduler: str = "normal"
-    width: int = _number(1024, 64, 8192)
-    height: int = _number(1024, 64, 8192)
 
 
 @dataclass(frozen=True)
@@ -246,5 +250,4 @@ class _Reading:
 def has_text_encoder(checkpoint: Path) -> bool:
     """Whether a checkpoint brings what prompts need: a diffusion model alone does not. Errors: CheckpointError."""
     with CheckpointReader(checkpoint) as reader:
-        starts = ("conditioner.", "cond_stage_model.", "text_encoders.")
-        return any(key.startswith(starts) for key in reader.tensors)
+        return any(key.startswith(TEXT_ENCODERS) for key in reader.tensors)

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -36,7 +37,7 @@ class Task:
     needs: tuple[Task, ...] = ()
     content: str = field(default="", repr=False)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """What its folder is called."""
         depends = {
@@ -49,18 +50,17 @@ class Task:
 
 def tasks_of(recipe: Recipe) -> list[Task]:
     """All tasks, each after those that it needs; those of one checkpoint together."""
-    found: list[Task] = []
+    parts, found = shards_of(recipe), list[Task]()
     for checkpoint in recipe.checkpoints:
-        found += _of_checkpoint(recipe, checkpoint)
+        found += _of_checkpoint(recipe, checkpoint, parts)
     return found
 
 
-def _of_checkpoint(recipe: Recipe, checkpoint: Path) -> list[Task]:
+def _of_checkpoint(recipe: Recipe, checkpoint: Path, parts: list[dict[str, object]]) -> list[Task]:
     name, content = checkpoint.stem, content_digest(checkpoint)
     shards = [
-        Task("calibrate", checkpoint, f"{name}: calibrate, part {n + 1} of {len(parts)}", settings, (), content)
-        for parts in [shards_of(recipe)]
-        for n, settings in enumerate(parts)
+        Task("calibrate", checkpoint, f"{name}: calibrate, part {number} of {len(parts)}", settings, (), content)
+        for number, settings in enumerate(parts, 1)
     ]
     merged = Task("merge", checkpoint, f"{name}: add up", {}, tuple(shards), content)
     made, measured = [*shards, merged], dict[str, Task]()
@@ -99,7 +99,7 @@ def _of_output(
 def shards_of(recipe: Recipe) -> list[dict[str, object]]:
     """The settings of each shard: its own images, by prompt and seed, whoever makes them."""
     asked: Calibration = recipe.calibration
-    prompts, count = _prompts(asked.prompts, recipe), min(asked.shards, asked.samples)
+    prompts, count = _prompts(asked.prompts, recipe), asked.parts
     shards, first = [], 0
     for number in range(count):
         images = asked.samples // count + (number < asked.samples % count)

@@ -23,19 +23,19 @@ class Blueprint(Canvas):
         """An input of the subgraph, to inputs of its nodes as (node, input)."""
         links = []
         for target, socket in targets:
-            slots = [each["name"] for each in self._nodes[target]["inputs"]]
-            number = self._add_link(_INPUT, len(self._sockets["inputs"]), target, slots.index(socket), kind)
-            self._nodes[target]["inputs"][slots.index(socket)]["link"] = number
+            node = self._nodes[target]
+            place = [each["name"] for each in node["inputs"]].index(socket)
+            number = self._connect(_INPUT, len(self._sockets["inputs"]), node["id"], place, kind)
+            node["inputs"][place]["link"] = number
             links.append(number)
         self._add_socket("inputs", name, kind, links)
 
     def gives(self, name: str, node: str, output: int) -> None:
         """An output of the subgraph, from an output of one of its nodes."""
-        kind = self._nodes[node]["outputs"][output]["type"]
-        number = len(self._links) + 1
-        self._nodes[node]["outputs"][output]["links"].append(number)
-        self._links.append([number, self._nodes[node]["id"], output, _OUTPUT, len(self._sockets["outputs"]), kind])
-        self._add_socket("outputs", name, kind, [number])
+        slot = self._nodes[node]["outputs"][output]
+        number = self._connect(self._nodes[node]["id"], output, _OUTPUT, len(self._sockets["outputs"]), slot["type"])
+        slot["links"].append(number)
+        self._add_socket("outputs", name, slot["type"], [number])
 
     def shows(self, node: str, *widgets: str) -> None:
         """Fields of a node that are fields of the subgraph."""
@@ -68,10 +68,6 @@ class Blueprint(Canvas):
             "revision": 0, "last_node_id": 1, "last_link_id": 0, "nodes": [node], "links": [], "version": 0.4,
             "definitions": {"subgraphs": [subgraph]}, "extra": {},
         }  # fmt: skip
-
-    def _add_link(self, origin: int, output: int, target: str, socket: int, kind: str) -> int:
-        self._links.append([len(self._links) + 1, origin, output, self._nodes[target]["id"], socket, kind])
-        return len(self._links)
 
     def _add_socket(self, side: str, name: str, kind: str, links: list[int]) -> None:
         identity = str(uuid.uuid5(_NAMESPACE, f"{side}/{name}"))

@@ -27,10 +27,8 @@ class Canvas:
         Whoever opens it sees the workflow first.
         """
         chosen = [[self._nodes[node]["id"], field] for node, field in inputs]
-        self._app = {"linearMode": False, "linearData": {"inputs": chosen, "outputs": self._ids(outputs)}}
-
-    def _ids(self, names: list[str]) -> list[int]:
-        return [self._nodes[name]["id"] for name in names]
+        shown = [self._nodes[node]["id"] for node in outputs]
+        self._app = {"linearMode": False, "linearData": {"inputs": chosen, "outputs": shown}}
 
     def note(self, title: str, text: str, x: int, y: int, width: int, height: int) -> None:
         node = self._place("MarkdownNote", title, x, y, width, height)
@@ -104,11 +102,16 @@ class Canvas:
         return node | ({"title": title} if title else {})
 
     def _link(self, origin: str, output: int, target: dict[str, Any], socket: int) -> None:
-        number, source = len(self._links) + 1, self._nodes[origin]
-        source["outputs"][output]["links"].append(number)
+        source = self._nodes[origin]
+        slot = source["outputs"][output]
+        number = self._connect(source["id"], output, target["id"], socket, slot["type"])
+        slot["links"].append(number)
         target["inputs"][socket]["link"] = number
-        kind = source["outputs"][output]["type"]
-        self._links.append([number, source["id"], output, target["id"], socket, kind])
+
+    def _connect(self, origin: int, output: int, target: int, socket: int, kind: str) -> int:
+        """A link between two nodes by their ids; its number."""
+        self._links.append([len(self._links) + 1, origin, output, target, socket, kind])
+        return len(self._links)
 
 
 def _value(spec: Any, given: Any) -> Any:

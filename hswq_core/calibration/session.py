@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -22,7 +21,7 @@ from ..files.source import FileIdentity
 from ..fingerprint import Fingerprint
 from ..heap import give_back
 from .statistics import Statistics
-from .statistics_file import load_statistics, save_statistics
+from .statistics_file import load_statistics, save_statistics, with_stored_rows
 
 logger = logging.getLogger(__name__)
 _SPARING = 10.0
@@ -184,8 +183,8 @@ class CalibrationSession:
                     self._seen = FileIdentity.of(self.path, os.stat(self.path))
                     self._stored = self._sum
                     self._pending.clear()
-                    with suppress(StatisticsError):  # the rows are in the file now, and need not be in memory
-                        self._stored = self._sum = _with_rows_of(self._sum, load_statistics(self.path))
+                    with suppress(OSError):  # the rows are in the file now, and need not be in memory
+                        self._stored = self._sum = with_stored_rows(self._sum, self.path)
         except StatisticsError as error:
             logger.warning("HSWQ: %s It is kept in memory and written with the next run.", error)
         give_back()
@@ -207,11 +206,6 @@ class CalibrationSession:
             yield
         finally:
             lock.release()
-
-
-def _with_rows_of(exact: Statistics, stored: Statistics) -> Statistics:
-    layers = {name: replace(layer, rows=stored.layers[name].rows) for name, layer in exact.layers.items()}
-    return replace(exact, layers=layers)
 
 
 def _why_unusable(run: Statistics) -> str:

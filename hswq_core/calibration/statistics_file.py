@@ -17,9 +17,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,7 +29,7 @@ from ..files.dtypes import dtype_name, tensor_bytes
 from ..files.writer import CheckpointWriter, FileLayout
 from ..fingerprint import Fingerprint
 from .inputs_file import checked_inputs, stored_inputs
-from .rows import Rows, StoredRows, stored_rows, tensor_of
+from .rows import StoredRows, stored_rows, tensor_of
 from .statistics import NOISE_BINS, LayerStatistics, Statistics
 from .statistics_schema import (
     checked_impacts,
@@ -41,6 +40,7 @@ from .statistics_schema import (
     natural,
     naturals,
     parsed,
+    rows_of_owner,
     shapes_by_name,
     strings,
 )
@@ -56,8 +56,9 @@ def save_statistics(statistics: Statistics, path: Path) -> None:
     """
     tensors, metadata = _content(statistics)
     shapes = {key: (dtype_name(t.dtype), tuple(t.shape)) for key, t in tensors.items()}
-    samples = _samples(statistics)
-    shapes |= {key: ("F16", shape) for key, (shape, _) in samples.items()}
+    sampled = {owner: statistics.layers[owner] for owner in _owners(statistics).values()}
+    for name, layer in sampled.items():
+        shapes |= {key: ("F16", shape) for key, shape in _sample_shapes(name, layer).items()}
     layout = FileLayout(shapes, metadata)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,8 +66,9 @@ def save_statistics(statistics: Statistics, path: Path) -> None:
         with CheckpointWriter(path, layout, overwrite=True) as writer:
             for key, tensor in tensors.items():
                 writer.write(key, [tensor_bytes(tensor)])
-            for key, (_, make) in samples.items():  # one layer's in memory at a time
-                writer.write(key, [tensor_bytes(make().contiguous())])
+            for name, layer in sampled.items():  # one layer's rows in memory at a time
+                for key, tensor in _sample_tensors(name, layer).items():
+                    writer.write(key, [tensor_bytes(tensor)])
     except (OSError, TargetError) as error:
         reason = error.what if isinstance(error, TargetError) else error.strerror
         raise StatisticsError(
@@ -93,6 +95,20 @@ def load_statistics(path: Path) -> Statistics:
         return _parse(tensors, stored_rows(path), metadata)
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise StatisticsError(f"the statistics file is damaged ({error})", where=path, remedy=remedy) from error
+
+
+def with_stored_rows(statistics: Statistics, path: Path) -> Statistics:
+    """The same statistics with their rows in the file to which they were just written.
+
+    Errors: OSError when it cannot be opened.
+    """
+    stored = stored_rows(path)
+    owners = _owners(statistics)
+    layers = {
+        name: replace(layer, rows=rows_of_owner(owners[name], stored)) if name in owners else layer
+        for name, layer in statistics.layers.items()
+    }
+    return replace(statistics, layers=layers)
 
 
 def _content(statistics: Statistics) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -136,26 +152,22 @@ def _owners(statistics: Statistics) -> dict[str, str]:
     return {name: first.setdefault(id(rows), name) for name, rows in with_rows}
 
 
-def _samples(statistics: Statistics) -> dict[str, tuple[tuple[int, ...], Callable[[], torch.Tensor]]]:
-    """What is stored of rows: shape by key, and what makes the tensor."""
-    found: dict[str, tuple[tuple[int, ...], Callable[[], torch.Tensor]]] = {}
-    for name in dict.fromkeys(_owners(statistics).values()):
-        layer = statistics.layers[name]
-        assert layer.rows is not None
-        count, width = layer.rows.shape
-        whole = partial(tensor_of, layer.rows)
-        if (taps := width // layer.channels) > 1:
-            found[f"{name}.patches"] = (count, width), whole
-            found[f"{name}.rows"] = (count, layer.channels), partial(_centre, layer.rows, taps)
-        else:
-            found[f"{name}.rows"] = (count, width), whole
-    return found
+def _sample_shapes(name: str, layer: LayerStatistics) -> dict[str, tuple[int, ...]]:
+    """What is stored of a layer's rows, by key: whole patches of a convolution, and rows of single pixels."""
+    assert layer.rows is not None
+    count, width = layer.rows.shape
+    patches = {f"{name}.patches": (count, width)} if width // layer.channels > 1 else {}
+    return {**patches, f"{name}.rows": (count, layer.channels)}
 
 
-def _centre(rows: Rows, taps: int) -> torch.Tensor:
-    """The middle of each patch."""
-    patches = tensor_of(rows)
-    return patches.view(len(patches), -1, taps)[:, :, taps // 2]
+def _sample_tensors(name: str, layer: LayerStatistics) -> dict[str, torch.Tensor]:
+    """The tensors of ``_sample_shapes``; the row of a patch is its middle."""
+    assert layer.rows is not None
+    rows = tensor_of(layer.rows)
+    taps = rows.shape[1] // layer.channels
+    if taps == 1:
+        return {f"{name}.rows": rows}
+    return {f"{name}.patches": rows, f"{name}.rows": rows.view(len(rows), -1, taps)[:, :, taps // 2]}
 
 
 def _parse(tensors: dict[str, torch.Tensor], rows: Mapping[str, StoredRows], metadata: Mapping[str, str]) -> Statistics:

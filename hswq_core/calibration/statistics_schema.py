@@ -104,9 +104,14 @@ def checked_layer(name: str, tensors: Mapping[str, torch.Tensor]) -> tuple[int, 
     return int(rows), means, sums
 
 
+def rows_of_owner(owner: str, stored: Mapping[str, StoredRows]) -> StoredRows | None:
+    """The whole patches of a layer, or the rows where it has no others."""
+    return stored.get(f"{owner}.patches", stored.get(f"{owner}.rows"))
+
+
 def checked_rows(name: str, owner: str, channels: int, stored: Mapping[str, StoredRows]) -> StoredRows | None:
     """The sampled inputs of a layer, which may be those of another one with the same input."""
-    found = stored.get(f"{owner}.patches", stored.get(f"{owner}.rows"))
+    found = rows_of_owner(owner, stored)
     if found is None:
         if owner != name:
             raise ValueError(f"{name}: the layer {owner} has no rows to share")
