@@ -96,6 +96,15 @@ def families(session: nox.Session) -> None:
 
 
 @nox.session(**session_options)
+def scale(session: nox.Session) -> None:
+    """The whole path at SDXL's true size on a server: half an hour, 24 GB of memory, 25 GB of disk (``--folder``)."""
+    comfyui = provide_comfyui(session)
+    folder = session.posargs or ["--folder", str(ROOT / "scale_output")]
+    command = ["python", "-m", "benchmarks.scale", "--comfyui", str(comfyui), *folder]
+    session.run(*command, env={"PYTHONPATH": str(ROOT)}, external=bool(own_comfyui))
+
+
+@nox.session(**session_options)
 def fuzz(session: nox.Session) -> None:
     """20,000 inputs: 8,000 damaged checkpoints, as many damaged statistics, and 4,000 command lines."""
     comfyui = provide_comfyui(session)

@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 
-def resident(kind: str) -> int:
-    """Resident bytes of this process, pages of mapped files included: now (VmRSS), or at most so far (VmHWM).
+def resident(kind: str, process: int | str = "self") -> int:
+    """Resident bytes of a process: now (VmRSS), at most so far (VmHWM), what no file backs (RssAnon), files (RssFile).
 
     Unlike ``ru_maxrss``, the most so far does not begin with that of the process that started this one.
     """
-    found = re.search(rf"{kind}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    found = re.search(rf"{kind}:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
     assert found is not None
     return int(found[1]) * 1024

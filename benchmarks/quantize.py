@@ -3,9 +3,9 @@
     python -m benchmarks.quantize files  --folder DIR     # wall time and peak memory, two file sizes
     python -m benchmarks.quantize search --layers 200     # the search against the published reference's
 
-``files`` writes a random FP16 checkpoint of SDXL's geometry with as many bytes of text encoders and VAE
-beside it (6.9 GB), and for each mode starts a process of its own. The baseline is a plain cast: the same
-reader, threads, rounding and writer, without histogram and search.
+``files`` writes a random FP16 checkpoint of SDXL's geometry, text encoders and VAE included (6.9 GB), and for each mode
+starts a process of its own. The baseline is a plain cast: the same reader, threads, rounding and writer, without
+histogram and search.
 """
 
 from __future__ import annotations
@@ -38,21 +38,23 @@ from hswq_core.quantize_file import quantize_checkpoint
 
 from .memory import resident
 from .reference import reference_amax
-from .sdxl_shapes import PASS_THROUGH, sdxl_unet
+from .sdxl_rest import sdxl_rest
+from .sdxl_shapes import sdxl_unet
 
 PREFIX = "model.diffusion_model."
 JOBS = ("cast", "v1", "v2", "comfy", "v2-error")
 
 
 def make_checkpoint(path: Path, share: float, *, pass_through: bool = True) -> None:
-    """A random checkpoint; ``share`` of the transformer blocks, and of the rest's bytes if there is to be a rest."""
+    """A random checkpoint; ``share`` of the transformer blocks, and of the rest's tensors if there is to be a rest."""
     pool = torch.randn(1 << 24, generator=torch.Generator().manual_seed(0)).half()
     unet = {
         k: s for k, s in sdxl_unet().items() if share == 1 or ".transformer_blocks." not in k or _block(k) < 10 * share
     }
     layout = {PREFIX + k: ("F16", s) for k, s in unet.items()}
     if pass_through:
-        layout |= {f"{k}.weight": ("F16", (int(n * share),)) for k, n in PASS_THROUGH.items()}
+        rest = sdxl_rest()
+        layout |= {k: ("F16", s) for k, s in list(rest.items())[: int(share * len(rest))]}
     start = 0
 
     def values(count: int, scale: float) -> Iterator[bytes]:

@@ -7,12 +7,6 @@ Shape = tuple[int, ...]
 CHANNELS, TIME, CONTEXT, ADM = 320, 1280, 2048, 2816
 MULTIPLIERS, RES_BLOCKS = (1, 2, 4), 2
 DEPTH = (0, 2, 10)
-# Bytes of the other parts of an FP16 checkpoint: two text encoders and the VAE.
-PASS_THROUGH = {
-    "conditioner.embedders.0": 123_060_480,
-    "conditioner.embedders.1": 694_659_841,
-    "first_stage_model": 83_653_863,
-}
 
 
 class _Unet:

@@ -1,4 +1,4 @@
-"""One task, tried as often as the recipe says; its log where it is set aside."""
+"""One task, tried as often as it is to be; its log where it is set aside."""
 
 from __future__ import annotations
 
@@ -45,11 +45,12 @@ def worker_for(recipe: Recipe, store: Store) -> Worker:
     return Worker(comfyui_of_this_node(), folders, recipe.threads, recipe.comfyui_arguments)
 
 
-def carry_out(task: Task, recipe: Recipe, store: Store, began: str, worker: Worker) -> Outcome:
+def carry_out(task: Task, recipe: Recipe, store: Store, began: str, worker: Worker, attempts: int) -> Outcome:
     """Do a task whose needs are done. The result is in the store, or the outcome says why not.
 
     Args:
         began: when the farm began (``began_on``).
+        attempts: how often it is tried, each time with a fresh ComfyUI.
     """
     start = time.monotonic()
     # The date in a file's header is the farm's, so that the same recipe gives the same bytes on any day.
@@ -57,7 +58,7 @@ def carry_out(task: Task, recipe: Recipe, store: Store, began: str, worker: Work
     torch.set_num_threads(recipe.threads)  # as for its ComfyUI: sums differ in their last bits otherwise
     needs = [store.result(need.name) for need in task.needs]
     error = log = ""
-    for attempt in range(1, recipe.attempts + 1):
+    for _ in range(attempts):
         try:
             with store.making(task.name) as out:
                 do(task, needs, out, worker)
@@ -66,8 +67,7 @@ def carry_out(task: Task, recipe: Recipe, store: Store, began: str, worker: Work
             error, log = str(problem), worker.log
         except (OSError, MemoryError, RuntimeError, StopIteration) as problem:
             error, log = f"{type(problem).__name__}: {problem}", worker.log
-        if attempt < recipe.attempts:
-            worker.restart()
+        worker.restart()
     return Outcome(task.name, task.label, " ".join(error.split()), log, seconds=time.monotonic() - start)
 
 

@@ -7,6 +7,7 @@ when it was interrupted.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -30,6 +31,9 @@ from .worker import remove_stale_folders
 def main(arguments: Sequence[str]) -> int:
     """Args: arguments: what stands behind ``hswq farm``."""
     words = list(arguments)
+    for at, (word, following) in enumerate(itertools.pairwise(words)):
+        if word == "--ray" and following.endswith(".toml"):
+            words[at] = "--ray=local"  # what follows is the recipe, not an address
     command = words.pop(0) if words and words[0] in ("plan", "run") else "all"
     args = _parser(command).parse_args(words)
     try:

@@ -22,7 +22,7 @@ def run_locally(recipe: Recipe, tasks: Sequence[Task], store: Store, began: str)
             if missing is not None:
                 outcome = Outcome.not_tried(task, missing.label)
             else:
-                outcome = carry_out(task, recipe, store, began, worker)
+                outcome = carry_out(task, recipe, store, began, worker, recipe.attempts)
             if outcome.error:
                 failed.add(task.name)
             yield outcome

@@ -6,8 +6,10 @@ Results go to the store's folder where all nodes share it, otherwise back to the
 from __future__ import annotations
 
 import logging
+import random
+import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +27,25 @@ _worker: Worker | None = None
 
 @dataclass(frozen=True)
 class Parcel:
-    """What a task gives to those that need it: its outcome, and its files where no folder is shared."""
+    """What a task hands on.
+
+    Attributes:
+        files: its result, where no folder is shared.
+        node: Ray's name of the node that tried it; empty when it died each time that it was tried.
+    """
 
     outcome: Outcome
     files: Files | None = None
+    node: str = ""
 
 
 def run_on_ray(
     recipe: Recipe, tasks: Sequence[Task], store: Store, began: str, address: str, workers: int
 ) -> Iterator[Outcome]:
     """What became of each task that was not done yet, as they end.
+
+    A task goes to Ray when what it needs is done. One that fails is tried again on another node, if there is one: it
+    may be the node that is broken, and a node on which everything fails at once gets more tasks than the others.
 
     Args:
         address: of a running cluster; without one, a cluster of this machine is started for this run.
@@ -46,25 +57,62 @@ def run_on_ray(
     try:
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
         remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=recipe.attempts)(_carry_out_here)
-        sent, waiting = dict[str, Any](), dict[Any, Task]()
-        for task in tasks:
-            if store.has(task.name):
-                if not recipe.shared:
-                    sent[task.name] = ray.put(Parcel(Outcome(task.name, task.label), files_in(store.result(task.name))))
-                continue
-            needs = [sent[need.name] for need in task.needs if need.name in sent]
-            sent[task.name] = remote.options(name=task.label).remote(task, recipe, str(store.folder), began, *needs)
-            waiting[sent[task.name]] = task
+        parcels, running = dict[str, Any](), dict[Any, tuple[Task, int]]()
+
+        def send(task: Task, attempt: int, **options: Any) -> None:
+            needs = []
+            for need in () if recipe.shared else task.needs:
+                if need.name not in parcels:
+                    outcome = Outcome(need.name, need.label)
+                    parcels[need.name] = ray.put(Parcel(outcome, files_in(store.result(need.name))))
+                needs.append(parcels[need.name])
+            sent = remote.options(name=task.label, **options).remote(task, recipe, str(store.folder), began, *needs)
+            running[sent] = task, attempt
+
+        waiting = [task for task in tasks if not store.has(task.name)]
+        done = {task.name for task in tasks} - {task.name for task in waiting}
         failed: set[str] = set()
-        while waiting:
-            (done,), _ = ray.wait(list(waiting), num_returns=1)
-            task = waiting.pop(done)
-            outcome = _received(ray, done, task, store, failed)
-            if outcome.error:
-                failed.add(task.name)
-            yield outcome
+        while waiting or running:
+            for task in list(waiting):
+                missing = next((need for need in task.needs if need.name in failed), None)
+                if missing is not None:
+                    failed.add(task.name)
+                    yield Outcome.not_tried(task, missing.label)
+                elif all(need.name in done for need in task.needs):
+                    send(task, 1)
+                else:
+                    continue
+                waiting.remove(task)
+            if not running:
+                continue
+            (ended,), _ = ray.wait(list(running), num_returns=1)
+            task, attempt = running.pop(ended)
+            parcel = _received(ray, ended, task, store)
+            if parcel.outcome.error and parcel.node and attempt < recipe.attempts:
+                send(task, attempt + 1, **_away_from(ray, parcel.node, gpus))
+                continue
+            (failed if parcel.outcome.error else done).add(task.name)
+            if parcel.files is not None:
+                parcels[task.name] = ended
+            yield parcel.outcome
     finally:
         ray.shutdown()
+
+
+def _away_from(ray: Any, node: str, gpus: int) -> dict[str, Any]:
+    """Options that send a task to another node than this one, if there is one."""
+
+    def fits(other: dict[str, Any]) -> bool:
+        resources = other["Resources"]
+        return other["Alive"] and resources.get("CPU", 0) >= 1 and resources.get("GPU", 0) >= gpus
+
+    others = [other["NodeID"] for other in ray.nodes() if other["NodeID"] != node and fits(other)]
+    if not others:
+        return {}
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    # Soft: were it to die before the task begins, any node would do.
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(random.choice(others), soft=True)}
 
 
 def _connected(address: str, workers: int) -> Any:
@@ -80,27 +128,27 @@ def _connected(address: str, workers: int) -> Any:
     return ray
 
 
-def _received(ray: Any, done: Any, task: Task, store: Store, failed: set[str]) -> Outcome:
-    missing = next((need for need in task.needs if need.name in failed), None)
-    if missing is not None:
-        return Outcome.not_tried(task, missing.label)
+def _received(ray: Any, ended: Any, task: Task, store: Store) -> Parcel:
     try:
-        parcel: Parcel = ray.get(done)
-        if parcel.files is not None and not parcel.outcome.error:
+        parcel: Parcel = ray.get(ended)
+        if parcel.files is not None:
             with store.making(task.name) as folder:
                 unpack(parcel.files, folder)
-        return parcel.outcome
+        return parcel
     except ray.exceptions.RayError as error:
-        return Outcome(task.name, task.label, f"its worker died every time: {' '.join(str(error).split())[:300]}")
+        said = " ".join(str(error).split())[:300]
+        return Parcel(Outcome(task.name, task.label, f"its worker died every time: {said}"))
     except HSWQError as error:
-        return Outcome(task.name, task.label, str(error))
+        return Parcel(Outcome(task.name, task.label, str(error)))
 
 
 def _carry_out_here(task: Task, recipe: Recipe, folder: str, began: str, *needs: Parcel) -> Parcel:
     """In a worker's process, which keeps its ComfyUI for the tasks to come."""
+    import ray
+
     global _worker
-    if broken := next((parcel.outcome for parcel in needs if parcel.outcome.error), None):
-        return Parcel(Outcome.not_tried(task, broken.label))
+    node = ray.get_runtime_context().get_node_id()
+    files: Files | None = None
     try:
         if _worker is None:
             remove_stale_folders()
@@ -110,13 +158,16 @@ def _carry_out_here(task: Task, recipe: Recipe, folder: str, began: str, *needs:
             if parcel.files is not None and not store.has(parcel.outcome.task):
                 with store.making(parcel.outcome.task) as given:
                     unpack(parcel.files, given)
-    except HSWQError as error:
-        return Parcel(Outcome(task.name, task.label, str(error)))
-    outcome = Outcome(task.name, task.label)
-    if not store.has(task.name):
-        outcome = carry_out(task, recipe, store, began, _worker)
-    done = not recipe.shared and not outcome.error
-    return Parcel(outcome, files_in(store.result(task.name)) if done else None)
+        outcome = Outcome(task.name, task.label)
+        if not store.has(task.name):
+            outcome = carry_out(task, recipe, store, began, _worker, attempts=1)
+        if not recipe.shared and not outcome.error:
+            files = files_in(store.result(task.name))
+    except (HSWQError, OSError) as error:
+        outcome = Outcome(task.name, task.label, str(error))
+    if outcome.error:
+        outcome = replace(outcome, error=f"{outcome.error} (on {socket.gethostname()})")
+    return Parcel(outcome, files, node)
 
 
 def files_in(folder: Path) -> Files:

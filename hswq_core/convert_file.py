@@ -11,7 +11,7 @@ import torch
 from .errors import CheckpointError
 from .files.checkpoint import CheckpointReader
 from .files.dtypes import TORCH_DTYPES, dtype_name, tensor_bytes
-from .files.formats import COMFY, COMFY_INT8, INT8_FORMAT, V2, Format
+from .files.formats import COMFY, COMFY_INT8, COMFY_INT8_ROTATED, INT8_FORMAT, V2, Format
 from .files.layers import (
     FP8_DTYPES,
     MARKERS,
@@ -20,6 +20,7 @@ from .files.layers import (
     check_scales,
     checked_scale,
     find_prefix,
+    group_of,
     kind_of_codes,
     scale_key,
 )
@@ -28,6 +29,7 @@ from .files.text_encoders import loses_its_scale
 from .files.writer import CheckpointWriter, FileLayout, check_not_source
 from .options import check_choice
 from .progress import Progress, no_progress
+from .rounding.rotation import rotated
 
 TARGETS: dict[str, Format | None] = {
     "v2": V2, "comfy": COMFY, "int8": INT8_FORMAT, "comfy-int8": COMFY_INT8, "fp16": None,
@@ -65,7 +67,7 @@ def convert_checkpoint(
     """Write the source's quantized layers in another format.
 
     Layers that the target cannot hold (convolutions in comfy, everything in fp16, a scale for each
-    channel in comfy) become FP16. All else passes through untouched.
+    channel in comfy, rotated ones in all but comfy-int8) become FP16. All else passes through untouched.
 
     Errors: PlanError for an unknown target, CheckpointError for a source without layers of the target's
     kind or with a bad scale, TargetError as for quantizing.
@@ -89,11 +91,14 @@ def convert_checkpoint(
         key = layer + WEIGHT
         info = source.tensors[key]
         dropped = form is COMFY and loses_its_scale(layer)
-        if form is None or dropped or not form.holds(info.shape, info.dtype, scale):
+        group = _group(source, layer)
+        if group > 1 and form is COMFY_INT8:
+            side |= COMFY_INT8_ROTATED.beside(layer, scale.flatten(), group)
+        elif group > 1 or form is None or dropped or not form.holds(info.shape, info.dtype, scale):
             layout[key] = (_float_type(source, key, scale), info.shape)
             expanded[key] = scale
         else:
-            side |= form.side_tensors(layer, scale.flatten())
+            side |= form.beside(layer, scale.flatten())
     keys = sorted(layout, key=lambda key: source.tensors[key].begin)
     layout |= {name: (dtype_name(tensor.dtype), tuple(tensor.shape)) for name, tensor in side.items()}
     linear = [layer for layer in scales if layer + WEIGHT not in expanded and len(layout[layer + WEIGHT][1]) == 2]
@@ -102,8 +107,11 @@ def convert_checkpoint(
         for number, key in enumerate(keys):
             progress(number, len(keys))
             if key in expanded:
-                dtype = TORCH_DTYPES[layout[key][0]]
-                writer.write(key, [tensor_bytes((source.tensor(key).float() * expanded[key]).to(dtype))])
+                weight = source.tensor(key).float() * expanded[key]
+                group = _group(source, key.removesuffix(WEIGHT))
+                if group > 1:
+                    weight = rotated(weight, group)
+                writer.write(key, [tensor_bytes(weight.to(TORCH_DTYPES[layout[key][0]]))])
             else:
                 writer.write(key, source.chunks(key))
         for name, tensor in side.items():
@@ -112,6 +120,11 @@ def convert_checkpoint(
     progress(len(keys), len(keys))
     names = tuple(key.removesuffix(WEIGHT) for key in expanded)
     return Conversion(target, output.nbytes, tuple(layer for layer in scales if layer not in names), names)
+
+
+def _group(source: CheckpointReader, layer: str) -> int:
+    key = layer + MARKERS[0]
+    return group_of(source.tensor(key)) if key in source.tensors else 1
 
 
 def _float_type(source: CheckpointReader, key: str, scale: torch.Tensor) -> str:

@@ -39,6 +39,7 @@ class QuantizeOptions:
         selection: which layers are kept: those with the largest output variance, output error, or measured impact.
         rounding: to the nearest value, or calibrated so that errors cancel in the layer's output.
         scales: whether a ``tensor`` has one scale, or every output ``channel`` its own (v2 only).
+        rotate: whether inputs are rotated where that makes ComfyUI's integer product more exact (comfy-int8 only).
         part: what is quantized: the diffusion model, the text encoders (by their weights alone), or both.
         thumbnail: a small picture for the file's header, as a data URI; empty for none.
         force_keep, force_quantize: patterns of layer names (``*`` and ``?``) that are decided beforehand.
@@ -52,6 +53,7 @@ class QuantizeOptions:
     selection: Selection = "variance"
     rounding: Rounding = "nearest"
     scales: Scales = "tensor"
+    rotate: bool = False
     part: Part = "unet"
     force_keep: tuple[str, ...] = ()
     force_quantize: tuple[str, ...] = ()
@@ -72,6 +74,8 @@ class QuantizeOptions:
         check_keep_ratio(self.keep_ratio)
         if self.scales == "channel" and self.mode != "v2":
             raise PlanError("scales by channel are a choice of v2 alone", remedy="Choose v2, or scales by tensor")
+        if self.rotate and self.mode != "comfy-int8":
+            raise PlanError("inputs are rotated in comfy-int8 alone", remedy="Choose comfy-int8, or no rotation")
         if self.part != "unet" and self.mode not in _OF_TEXT_ENCODERS:
             raise PlanError(
                 f"text encoders are not quantized to {self.mode}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from .files.dtypes import tensor_bytes
 from .files.source import TensorSource
 from .files.writer import CheckpointWriter, FileLayout, check_not_source
 from .heap import give_back
-from .parallel import ordered_map
+from .parallel import ordered_map, workers_on
 from .planning.plan import QuantizationPlan
 from .progress import Progress, no_progress
 from .quantize_layer import quantize_layer
@@ -71,14 +72,17 @@ def quantize_checkpoint(
     total = sum(info.nbytes for info in source.tensors.values())
     done, losses = 0, Losses()
     layout = FileLayout(plan.layout, plan.metadata())
+    workers = workers_on(
+        torch.device(device), max((math.prod(layer.info.shape) for layer in plan.quantized), default=0)
+    )
     with CheckpointWriter(target, layout, overwrite=overwrite) as writer:
-        for key, result in zip(keys, ordered_map(convert, keys), strict=True):
+        for key, result in zip(keys, ordered_map(convert, keys, workers), strict=True):
             progress(done, total)
             if result is None:
                 writer.write(key, source.chunks(key))
             else:
                 writer.write(key, [tensor_bytes(result.codes)])
-                for name, tensor in plan.format.side_tensors(quantized[key].stem, result.scale).items():
+                for name, tensor in plan.format.beside(quantized[key].stem, result.scale, result.group).items():
                     writer.write(name, [tensor_bytes(tensor)])
                 losses.add(result)
             done += source.tensors[key].nbytes

@@ -18,16 +18,19 @@ class Losses:
 
     Attributes:
         error, plain_error: importance-weighted squared error of the weights, and of a plain cast's.
+        rotated: how many layers' inputs are rotated.
         gains: of each layer with calibrated rounding, its squared output error over nearest rounding's.
     """
 
     error: float = 0.0
     plain_error: float = 0.0
+    rotated: int = 0
     gains: list[float] = field(default_factory=list)
 
     def add(self, result: QuantizedWeight) -> None:
         self.error += result.error
         self.plain_error += result.plain_error
+        self.rotated += result.group > 1
         if result.gain is not None:
             self.gains.append(result.gain)
 
@@ -43,6 +46,7 @@ class Report:
         weighted_error_plain_cast: that of a plain cast of the same layers.
         calibrated_layers: layers whose rounding was calibrated.
         calibrated_gain: their squared output error over that of nearest rounding, on average.
+        rotated_layers: layers whose inputs are rotated.
     """
 
     plan: QuantizationPlan
@@ -52,6 +56,7 @@ class Report:
     weighted_error_plain_cast: float
     calibrated_layers: int
     calibrated_gain: float | None
+    rotated_layers: int
     warnings: tuple[str, ...]
 
     @staticmethod
@@ -65,6 +70,7 @@ class Report:
             weighted_error_plain_cast=losses.plain_error,
             calibrated_layers=len(gains),
             calibrated_gain=sum(gains) / len(gains) if gains else None,
+            rotated_layers=losses.rotated,
             warnings=tuple(coverage_warnings(statistics)) if statistics else (),
         )
 
@@ -109,6 +115,7 @@ class Report:
             "weighted_error_plain_cast": self.weighted_error_plain_cast,
             "calibrated_layers": self.calibrated_layers,
             "calibrated_gain": self.calibrated_gain,
+            "rotated_layers": self.rotated_layers,
             "kept": {layer.layer: layer.reason for layer in plan.kept},
             "warnings": list(self.warnings),
         }
@@ -125,6 +132,8 @@ class Report:
             f"  layers   {self.quantized_layers} in {plan.format.grid.name}, {self.kept_layers} kept{kept}",
             f"  error    {self._error()}",
         ]
+        if plan.options.rotate:
+            lines.append(f"  rotated  the inputs of {self.rotated_layers} of {self.quantized_layers} layers")
         if plan.other_bytes > plan.source_unet_bytes / 100:
             lines.insert(
                 3, f"  other    {plan.other_bytes / 1e6:,.1f} MB of matrices that are no layers stay as they are"

@@ -9,7 +9,8 @@ from typing import Any
 import comfy.model_management
 import torch
 
-from ..hswq_core.calibration.model_inputs import OPTIONS, TOO_LARGE, not_recorded
+from ..hswq_core.calibration.arguments import tensors_of
+from ..hswq_core.calibration.model_inputs import LATENT, OPTIONS, TOO_LARGE, not_recorded
 from ..hswq_core.calibration.monitor import quantizable_layers
 from ..hswq_core.calibration.statistics import Statistics
 from ..hswq_core.errors import StatisticsError
@@ -19,7 +20,8 @@ from ..hswq_core.progress import Progress
 from ..hswq_core.quantize_layer import quantize_layer
 from ..hswq_core.sensitivity.differentiable import NotDifferentiableError
 from ..hswq_core.sensitivity.exact import ImpactMeter
-from ..hswq_core.sensitivity.gradient import GradientMeter
+from ..hswq_core.sensitivity.gradient import KEPT_MEMORY, GradientMeter
+from ..hswq_core.sensitivity.model_calls import batched, latent_size
 from ..hswq_core.sensitivity.rounding_change import rounding_change
 from .compat import differentiable_attention, differentiable_operations, weight_in_use
 from .weights import patched_weights
@@ -52,7 +54,7 @@ def measure_impacts(
     Errors: StatisticsError when no inputs were kept, or not all that the model was called with.
     """
     _check_inputs(statistics)
-    comfy.model_management.load_models_gpu([model])
+    comfy.model_management.load_models_gpu([model], memory_required=_memory_required(model, statistics, method))
     modules = dict(quantizable_layers(model.model.diffusion_model))
     chosen = {name: modules[name] for name in layers}
     weight_of = patched_weights(model)
@@ -99,6 +101,14 @@ def _by_gradient(
         changes[name] = change_of(name)
     with differentiable_operations():
         return meter.impacts(layers, changes, lambda done, _passes: progress(len(layers) + done, whole))
+
+
+def _memory_required(model: Any, statistics: Statistics, method: Method) -> int:
+    """What the calls take beside the model, as ComfyUI estimates it, and the activations that gradients keep, bytes."""
+    batch = max(batched(statistics.inputs), key=latent_size)
+    shapes = [list(tensor.shape) for tensor in tensors_of(batch[LATENT])]
+    calls = max(int(model.memory_required(shape)) for shape in shapes)
+    return calls + KEPT_MEMORY if method == "gradient" else calls
 
 
 def _check_inputs(statistics: Statistics) -> None:

@@ -1,10 +1,19 @@
-"""What our work needs on a card beside the model, told to ComfyUI's memory manager before the model takes its place."""
+"""What our work needs on a card beside the model, told to ComfyUI's memory manager before it begins."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import comfy.model_management
+import torch
+
+
+def make_room(device: torch.device, needed: int) -> None:
+    """Have ComfyUI free so many bytes of a card; of a CPU nothing is asked."""
+    if device.type != "cpu":
+        comfy.model_management.free_memory(needed, device)
 
 
 @contextmanager

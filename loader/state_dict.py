@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from ..hswq_core.errors import CheckpointError
-from ..hswq_core.files.layers import LAYER_DIMENSIONS, MARKERS, WEIGHT, checked_scale, scale_key
+from ..hswq_core.files.layers import LAYER_DIMENSIONS, MARKERS, WEIGHT, checked_scale, group_of, scale_key
 from ..hswq_core.files.text_encoders import TEXT_ENCODERS
+from ..hswq_core.rounding.rotation import rotated
 from .compat import quantized_tensor
 
 logger = logging.getLogger(__name__)
@@ -37,23 +38,34 @@ def join_scales(state_dict: dict[str, Any], prefix: str, path: Path) -> torch.dt
     weights = {key for key in keys if key.endswith(WEIGHT) and state_dict[key].dtype in _CODES}
     dtype = _majority_float(state_dict, keys, weights)
 
+    turned: list[str] = []
+    markers = [key for key in keys if key.endswith(MARKERS) or key == f"{prefix}scaled_fp8"]
     for key in keys:
         tensor = state_dict.get(key)
-        if tensor is None:
+        if tensor is None or key in markers:
             continue
         if key in weights:
             _check_layout(state_dict, key, path)
             scale = _pop_scale(state_dict, key.removesuffix(WEIGHT), tensor, path)
-            if tensor.dim() in LAYER_DIMENSIONS:
+            group = _group(state_dict, key)
+            turned += [key] if group > 1 else []
+            if group == 1 and tensor.dim() in LAYER_DIMENSIONS:
                 state_dict[key] = quantized_tensor(tensor, scale, dtype)
             else:
-                state_dict[key] = (tensor.float() * scale).to(dtype)
-        elif key.endswith(MARKERS) or key == f"{prefix}scaled_fp8":
-            del state_dict[key]
+                state_dict[key] = _whole(tensor, scale, group).to(dtype)
         elif tensor.dtype in _FP8:
             state_dict[key] = tensor.to(dtype)  # a naive cast of the whole file turned biases to FP8, too
         elif key.endswith(WEIGHT) and tensor.dim() in LAYER_DIMENSIONS:
             _check_float(key, tensor, path)
+    for key in markers:
+        del state_dict[key]
+    if turned:
+        logger.warning(
+            "HSWQ: %s: %d layers were rotated for the arithmetic of ComfyUI's own loaders; here they take as much "
+            "memory as in the original. Open the file with those, or quantize without rotation.",
+            path.name,
+            len(turned),
+        )
     return dtype
 
 
@@ -67,7 +79,7 @@ def dequantize_text_encoders(state_dict: dict[str, Any], path: Path) -> None:
         if tensor.dtype in _CODES and scale_key(state_dict, layer) is not None:
             _check_layout(state_dict, key, path)
             scale = _pop_scale(state_dict, layer, tensor, path)
-            state_dict[key] = (tensor.float() * scale).to(torch.float16)
+            state_dict[key] = _whole(tensor, scale, _group(state_dict, key)).to(torch.float16)
             for marker in MARKERS:
                 state_dict.pop(layer + marker, None)
 
@@ -100,14 +112,14 @@ def warn_of_lost_scales(state_dict: Mapping[str, Any], prefix: str, path: Path) 
 
 
 def _check_layout(state_dict: Mapping[str, Any], key: str, path: Path) -> None:
-    """Errors: CheckpointError for codes that are more than numbers to multiply, as rotated ones are."""
+    """Errors: CheckpointError for codes that are more than numbers to multiply, and to rotate."""
     layer = key.removesuffix(WEIGHT)
     marker = state_dict.get(layer + MARKERS[0])
     if marker is None:
         return
     try:
         said = json.loads(bytes(marker.flatten().to(torch.uint8).tolist()))
-        known = said.get("format") in _FORMATS and not said.get("convrot")
+        known = said.get("format") in _FORMATS and (not said.get("convrot") or _fits(state_dict[key], said))
     except (ValueError, AttributeError):
         known = False
     if not known:
@@ -116,6 +128,25 @@ def _check_layout(state_dict: Mapping[str, Any], key: str, path: Path) -> None:
             where=path,
             remedy="Open it with ComfyUI's own loader, or with the one that its publisher names",
         )
+
+
+def _whole(codes: torch.Tensor, scale: torch.Tensor, group: int) -> torch.Tensor:
+    """W = W8 * scale in float32, with its columns turned back."""
+    weight = codes.float() * scale
+    return weight if group == 1 else rotated(weight, group)
+
+
+def _fits(weight: torch.Tensor, said: Mapping[str, Any]) -> bool:
+    """Whether the groups in which its columns are rotated can be what they are said to be."""
+    group = said.get("convrot_groupsize", 256)
+    sizes = (4**power for power in range(1, 8))
+    return weight.dim() == 2 and group in sizes and weight.shape[1] % group == 0
+
+
+def _group(state_dict: Mapping[str, Any], key: str) -> int:
+    """How many columns of a weight are rotated together; 1 is none."""
+    marker = state_dict.get(key.removesuffix(WEIGHT) + MARKERS[0])
+    return 1 if marker is None else group_of(marker)
 
 
 def _check_float(key: str, weight: torch.Tensor, path: Path) -> None:

@@ -51,6 +51,7 @@ def quantize_options(values: Mapping[str, Any]) -> QuantizeOptions:
     for name in ("force_keep", "force_quantize"):
         parts = chosen.get(name, "").replace("\n", ",").split(",")
         chosen[name] = tuple(pattern for part in parts if (pattern := part.strip()))
+    chosen["rotate"] = str(chosen.get("rotate", False)).lower() == "true"  # the page sends words
     return QuantizeOptions(**chosen)
 
 

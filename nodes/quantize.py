@@ -15,6 +15,8 @@ from ..hswq_core import quantize
 from ..hswq_core.files.names import default_name, next_free, safe_file_name
 from ..hswq_core.files.writer import check_target
 from ..hswq_core.options import MODES, PARTS, ROUNDINGS, SCALES, SELECTIONS
+from ..hswq_core.parallel import WORKING_MEMORY
+from ..loader.memory import make_room
 from .common import CATEGORY, HSWQStats, progress_bar, quantize_options, statistics_of
 from .measure import measured_stats
 from .pictures import data_uri
@@ -149,6 +151,15 @@ class HSWQQuantize(io.ComfyNode):
                         "v1, v2 and comfy only."
                     ),
                 ),
+                io.Boolean.Input(
+                    "rotate",
+                    default=False,
+                    optional=True,
+                    tooltip=(
+                        "comfy-int8 only. Rotates a layer's inputs where that makes ComfyUI's own integer arithmetic "
+                        "closer to the original. Needs sampled rows."
+                    ),
+                ),
                 io.Image.Input(
                     "thumbnail",
                     optional=True,
@@ -195,8 +206,10 @@ class HSWQQuantize(io.ComfyNode):
             check_target(target, overwrite=overwrite)  # before minutes of measuring
             if options.selection == "measured" and model is not None:
                 statistics = statistics_of(measured_stats(model, stats, options.impact_purpose, cls.hidden.unique_id))
+            device = _device()
+            make_room(device, WORKING_MEMORY)
             report = quantize(
-                opened, target, statistics, options, device=_device(), overwrite=overwrite, progress=progress_bar()
+                opened, target, statistics, options, device=device, overwrite=overwrite, progress=progress_bar()
             )
         said = json.dumps(report.as_dict(), indent=2)
         verdict = {"text": report.verdict, "warnings": list(report.warnings), "name": target.name}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Container, Iterable
 from pathlib import Path
@@ -42,6 +43,15 @@ def scale_key(keys: Container[str], layer: str) -> tuple[str, str] | None:
     Ask only for layers whose weight is quantized: a norm's own ``.scale`` parameter is not a quantization scale.
     """
     return next(((layer + suffix, suffix) for suffix in _SCALE_SUFFIXES if layer + suffix in keys), None)
+
+
+def group_of(description: torch.Tensor) -> int:
+    """How many columns of a layer's weight are rotated together, by its ``comfy_quant``; 1 is none.
+
+    Errors: ValueError where that is not JSON.
+    """
+    said = json.loads(bytes(description.flatten().to(torch.uint8).tolist()))
+    return int(said.get("convrot_groupsize", 256)) if isinstance(said, dict) and said.get("convrot") else 1
 
 
 def stray_tensor(keys: Container[str], layer: str) -> str:

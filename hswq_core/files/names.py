@@ -65,6 +65,8 @@ def default_name(source: str, samples: int, options: QuantizeOptions) -> str:
         for name in ("selection", "rounding", "scales", "part")
         if getattr(options, name) != getattr(usual, name)
     ]
+    if options.rotate:
+        differing.append("rotated")
     if options.force_keep or options.force_quantize:
         differing.append("patterns")
     ending = "_".join(["_hswq", f"r{samples}", kept, options.mode, *differing])

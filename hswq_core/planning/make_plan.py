@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from ..calibration.statistics import Statistics
 from ..errors import CheckpointError, PlanError, StatisticsError
-from ..files.formats import COMFY, FORMATS, Format
+from ..files.formats import COMFY, COMFY_INT8_ROTATED, FORMATS, Format
 from ..files.layers import WEIGHT, find_prefix, layer_weights, stray_tensor
 from ..files.modelspec import true_metadata
 from ..files.source import TensorInfo, TensorSource
@@ -68,7 +68,9 @@ class _Draft:
         if not alone:
             self._check(source, statistics)
         if options.rounding == "calibrated":
-            _check_rows(self._weights, statistics)
+            _check_rows(self._weights, statistics, "calibrated rounding needs", "round to nearest")
+        if options.rotate:
+            _check_rows(self._weights, statistics, "choosing what to rotate needs", "leave the inputs as they are")
         check_original(source, self._weights)
         self._clipped: set[str] = set()
         if self._form.scaling == "none":
@@ -195,6 +197,8 @@ def _not_empty(weights: Mapping[str, TensorInfo]) -> list[str]:
 def format_of(options: QuantizeOptions) -> Format:
     """The format that is written, with the scales that the options ask for."""
     form = FORMATS[options.mode]
+    if options.rotate:
+        return COMFY_INT8_ROTATED
     return replace(form, scaling="channel") if options.scales == "channel" else form
 
 
@@ -211,10 +215,10 @@ def _matching(patterns: Sequence[str], names: Iterable[str]) -> set[str]:
     return found
 
 
-def _check_rows(weights: Mapping[str, TensorInfo], statistics: Statistics | None) -> None:
+def _check_rows(weights: Mapping[str, TensorInfo], statistics: Statistics | None, what: str, otherwise: str) -> None:
     layers = statistics.layers if statistics else {}
     if not any(name in layers and layers[name].has_rows_for(info.shape) for name, info in weights.items()):
         raise StatisticsError(
-            "calibrated rounding needs samples of the layers' inputs, and the statistics hold none",
-            remedy="Calibrate with rows_per_layer above 0, or round to nearest",
+            f"{what} samples of the layers' inputs, and the statistics hold none",
+            remedy=f"Calibrate with rows_per_layer above 0, or {otherwise}",
         )

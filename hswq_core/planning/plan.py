@@ -86,6 +86,7 @@ class QuantizationPlan:
             "hswq.tool_version": __version__,
             **self.format.header([layer.stem for layer in self.quantized if len(layer.info.shape) == 2]),
             **({"hswq.source_patches": self.source_patches} if self.source_patches else {}),
+            **({"hswq.rotate": "true"} if self.options.rotate else {}),
             **({THUMBNAIL: self.options.thumbnail} if self.options.thumbnail else {}),
         }
 

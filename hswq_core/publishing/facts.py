@@ -73,6 +73,7 @@ def facts_of(path: Path) -> Facts:
         ("keep ratio", said.get("hswq.keep_ratio", "")),
         ("rounding", said.get("hswq.rounding", "")),
         ("scales", said.get("hswq.scales", "")),
+        ("inputs", "rotated where it is more exact" if "hswq.rotate" in said else ""),
         ("statistics", said.get("hswq.statistics_fingerprint", "")),
         ("made with", f"HSWQ {said.get('hswq.tool_version', '')}".strip()),
     ]

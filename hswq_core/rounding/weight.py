@@ -19,6 +19,7 @@ class QuantizedWeight:
 
     ``error`` is the importance-weighted squared error of these codes, ``plain_error`` that of a plain cast to FP8.
     ``gain`` is the squared error of the layer's output over nearest rounding's, where rounding was calibrated.
+    ``group`` is how many columns are rotated together; 1 is none.
     """
 
     codes: torch.Tensor
@@ -26,6 +27,7 @@ class QuantizedWeight:
     error: float
     plain_error: float
     gain: float | None = None
+    group: int = 1
 
 
 def quantize_weight(

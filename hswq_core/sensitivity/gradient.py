@@ -32,7 +32,9 @@ _INPUT_GRADIENTS = {3: conv1d_input, 4: conv2d_input, 5: conv3d_input}
 _VECTORS = 64
 """Random vectors in all, for inputs of two images: 128 estimates of each layer, and a standard error of an eighth."""
 _KEEP = 1 << 15
-"""Above this many elements of the latent, activations are computed twice instead of kept: 2 GB of SDXL's."""
+"""Above this many elements of the latent, activations are computed twice instead of kept."""
+KEPT_MEMORY = 2 << 30
+"""What the activations of so many elements take in SDXL, bytes."""
 _CHECKED = 8
 """On how many images, about, gradients are compared with the direct measurement of a few layers."""
 _TOLERANCE = 5.0

@@ -1,6 +1,7 @@
 """From a checkpoint and statistics to an FP8 file, read back with the official library."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hswq_core.errors import CheckpointError, PlanError, StatisticsError, Target
 from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.grids import E4M3
 from hswq_core.options import QuantizeOptions
+from hswq_core.parallel import workers_on
 from hswq_core.planning import make_plan
 from hswq_core.quantize_file import Report, quantize_checkpoint
 from tests.core.conftest import PREFIX, Example, make_example
@@ -203,3 +205,15 @@ def test_statistics_without_a_run_or_of_another_model(example: Example, tmp_path
         with pytest.raises(StatisticsError, match=message):
             run(example, tmp_path / "out.safetensors", "v2")
     assert not leftovers(tmp_path)
+
+
+def test_on_a_card_no_more_layers_are_worked_on_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    card, largest = torch.device("cuda", 0), 10 << 20
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 300 << 20)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 200 << 20)
+    found = []
+    for free in (0, 600 << 20, 4 << 30):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device, free=free: (free, 8 << 30))
+        found.append(workers_on(card, largest))
+    assert found == [1, 2, 4] and workers_on(torch.device("cpu"), largest) == 4

@@ -16,7 +16,6 @@ from hswq_core.calibration.accumulators.bank import SumBank
 from hswq_core.calibration.landing import Landing
 from hswq_core.calibration.rows import MergedRows, StoredRows, tensor_of
 from hswq_core.errors import StatisticsError
-from loader.memory import reserved_memory
 from tests.core.conftest import Example, make_example
 from tests.core.small_nets import inputs, make_net
 
@@ -101,22 +100,6 @@ def test_a_merger_is_made_when_it_is_asked_for_and_always_the_same(example: Exam
     for name, layer in total.layers.items():
         if layer.rows is not None:
             assert torch.equal(tensor_of(layer.rows), tensor_of(stored.layers[name].rows))
-
-
-class FakeModel:
-    def memory_required(self, shape: list[int], cond_shapes: object = None) -> int:
-        return shape[0] * 100
-
-
-def test_a_run_asks_for_what_measuring_takes_and_no_longer_than_it_lasts() -> None:
-    model = FakeModel()
-    with pytest.raises(KeyError), reserved_memory(model, 7):
-        assert model.memory_required([2], cond_shapes={}) == 207
-        with reserved_memory(model, 1):
-            assert model.memory_required([2]) == 208
-        assert model.memory_required([2]) == 207
-        raise KeyError
-    assert model.memory_required([2]) == 200 and not vars(model)
 
 
 _SECOND_RUN = """

@@ -12,10 +12,10 @@ import subprocess
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.farm.cluster import TwoNodes
 from tests.farm.processes import kill, servers_of, starters_of
 from tests.farm.small_farm import SmallFarm, make_base
 
@@ -24,27 +24,6 @@ KILLS = int(os.environ.get("HSWQ_FARM_KILLS", "50"))
 SHARDS = 4
 
 pytestmark = pytest.mark.stress
-
-
-class TwoNodes:
-    """A Ray cluster of this machine: a head that does no work, and two nodes of one worker each."""
-
-    def __init__(self, environment: dict[str, str]) -> None:
-        from ray.cluster_utils import Cluster
-
-        os.environ.update(environment)
-        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        self.address = self._cluster.address
-        self._nodes: list[Any] = [self._cluster.add_node(num_cpus=1) for _ in range(2)]
-
-    def kill_one(self, rng: random.Random) -> None:
-        """A node dies, and another takes its place."""
-        node = self._nodes.pop(rng.randrange(len(self._nodes)))
-        self._cluster.remove_node(node, allow_graceful=False)
-        self._nodes.append(self._cluster.add_node(num_cpus=1))
-
-    def stop(self) -> None:
-        self._cluster.shutdown()
 
 
 def test_fifty_deaths_change_nothing(comfyui: Path, tmp_path: Path) -> None:

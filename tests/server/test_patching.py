@@ -1,5 +1,8 @@
 """What ComfyUI does to a model beyond loading it: LoRA, control nets, merging, saving, compiling."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests.server.test_loader import assert_as_in_file, path_of
 from tests.support import workflows as w
 from tests.support.probing import CODES, Tensors, exact, loaded, probe, unet_of
-from tests.support.server import ComfyServer
+from tests.support.server import REPOSITORY, ComfyServer
 
 LORA = "test.safetensors"
 
@@ -184,3 +187,13 @@ def test_a_compiled_model_computes_the_same(probing: ComfyServer, kind: str) -> 
     flow["compare"] = w.node("HSWQCompare", reference=["plain_decode", 0], candidate=["compiled_run_decode", 0])
     flow["ssim"] = w.node("PreviewAny", source=["compare", 1])
     assert float(probing.run(flow)["ssim"]["text"][0]) >= 0.999
+
+
+@pytest.mark.stress
+def test_compiling_cuts_a_quantized_model_no_more_often_than_the_original(comfyui: Path) -> None:
+    command = [sys.executable, "-m", "tests.server.graph_breaks", "--comfyui", str(comfyui)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    breaks = json.loads(done.stdout.splitlines()[-1])
+    stock = breaks.pop("stock FP16")
+    assert len(breaks) == 3 and all(len(reasons) <= len(stock) for reasons in breaks.values()), (stock, breaks)

@@ -70,6 +70,11 @@ class ComfyServer:
         return self.base / "output"
 
     @property
+    def process_id(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def log(self) -> str:
         return self.log_file.read_text(encoding="utf-8", errors="replace")
 

@@ -8,7 +8,7 @@ import {
 import { describeProgress } from "./progress.js";
 import { say } from "./words.js";
 
-const ASKED = ["source", "mode", "selection", "budget", "force_keep", "force_quantize", "scales"];
+const ASKED = ["source", "mode", "selection", "budget", "force_keep", "force_quantize", "scales", "rotate"];
 const HEIGHT = 96;
 const WAITING = "Once the model is calibrated, layers and sizes are shown here.";
 const UNMEASURED = "Layers and sizes are shown here once their sensitivity is measured: ";

@@ -20,6 +20,8 @@ class Format:
         per_channel: whether a reader of the format takes a scale for each output channel.
         side_tensors: what stands beside ``L.weight``, given ``L`` and the scale (float32 [1], or [C_out]).
         grid: what ``L.weight`` is rounded to.
+        rotation: what stands beside ``L.weight`` where columns may be rotated, given ``L`` and the group, or 1; of one
+            size, whatever the group. ``None`` in formats without rotation.
         header: what the header says of the quantized layers beside the metadata of every format, given the names of
             those that are Linear.
     """
@@ -30,11 +32,17 @@ class Format:
     per_channel: bool
     side_tensors: Callable[[str, torch.Tensor], dict[str, torch.Tensor]]
     grid: Grid = E4M3
+    rotation: Callable[[str, int], dict[str, torch.Tensor]] | None = None
     header: Callable[[Sequence[str]], dict[str, str]] = lambda _layers: {}
 
     def side_tensors_of(self, layer: str, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
         """What will stand beside a weight of this shape, with scales of one."""
-        return self.side_tensors(layer, torch.ones(shape[0] if self.scaling == "channel" else 1))
+        return self.beside(layer, torch.ones(shape[0] if self.scaling == "channel" else 1))
+
+    def beside(self, layer: str, scale: torch.Tensor, group: int = 1) -> dict[str, torch.Tensor]:
+        """What stands beside a weight with this scale, its columns rotated in groups of so many."""
+        found = self.side_tensors(layer, scale)
+        return found if self.rotation is None else found | self.rotation(layer, group)
 
     def holds(self, shape: tuple[int, ...], dtype: str, scale: torch.Tensor) -> bool:
         """Whether a weight that is quantized already can be stored as it is."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -15,7 +16,8 @@ from ...grids import INT8
 from ..layers import LAYER_DIMENSIONS
 from .base import Format
 
-_DESCRIPTION = json.dumps({"format": "int8_tensorwise"}).encode("ascii")
+_DESCRIPTION = {"format": "int8_tensorwise"}
+_LONGEST = len(json.dumps(_DESCRIPTION | {"convrot": True, "convrot_groupsize": 256}))
 
 
 def _scale(layer: str, scale: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -23,8 +25,17 @@ def _scale(layer: str, scale: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def _described(layer: str, scale: torch.Tensor) -> dict[str, torch.Tensor]:
-    description = torch.tensor(list(_DESCRIPTION), dtype=torch.uint8)
-    return _scale(layer, scale) | {f"{layer}.comfy_quant": description}
+    return _scale(layer, scale) | _description(layer, json.dumps(_DESCRIPTION))
+
+
+def _rotation(layer: str, group: int) -> dict[str, torch.Tensor]:
+    turned = {"convrot": True, "convrot_groupsize": group} if group > 1 else {}
+    # Which layers are rotated is known when they are written, and the size of the file before that.
+    return _description(layer, json.dumps(_DESCRIPTION | turned).ljust(_LONGEST))
+
+
+def _description(layer: str, text: str) -> dict[str, torch.Tensor]:
+    return {f"{layer}.comfy_quant": torch.tensor(list(text.encode("ascii")), dtype=torch.uint8)}
 
 
 def _refuse(linear: Sequence[str]) -> dict[str, str]:
@@ -44,3 +55,4 @@ INT8_FORMAT = Format(
 COMFY_INT8 = Format(
     "comfy-int8", scaling="channel", dimensions=frozenset({2}), per_channel=True, side_tensors=_described, grid=INT8
 )
+COMFY_INT8_ROTATED = replace(COMFY_INT8, rotation=_rotation)
