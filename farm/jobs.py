@@ -9,7 +9,7 @@ from typing import Any
 
 from hswq_core import load_statistics, merge_statistics, quantize
 from hswq_core.calibration import save_statistics
-from hswq_core.errors import CheckpointError
+from hswq_core.errors import CheckpointError, TargetError
 from hswq_core.files.names import EXTENSION, default_name
 from hswq_core.options import QuantizeOptions
 from hswq_core.proof.remote import ProofRequest, prove
@@ -55,6 +55,8 @@ def _calibrate(task: Task, needs: Sequence[Path], out: Path, worker: Worker) -> 
             "chart": {"class_type": "PreviewImage", "inputs": {"images": ["shown", 0]}},
         }
     )
+    if not _session(worker, task).is_file():
+        raise _not_written(worker, task)
     shutil.move(_session(worker, task), out / STATISTICS)
 
 
@@ -80,6 +82,8 @@ def _sensitivity(task: Task, needs: Sequence[Path], out: Path, worker: Worker) -
             "chart": {"class_type": "PreviewImage", "inputs": {"images": ["shown", 0]}},
         }
     )
+    if load_statistics(session).complete_impacts(str(task.settings["purpose"])) is None:
+        raise _not_written(worker, task)
     shutil.move(session, out / STATISTICS)
 
 
@@ -117,6 +121,13 @@ def _loader(task: Task) -> dict[str, Any]:
 
 def _session(worker: Worker, task: Task) -> Path:
     return worker.output / "hswq" / f"{task.name}{EXTENSION}"
+
+
+def _not_written(worker: Worker, task: Task) -> TargetError:
+    """A session that the server keeps in memory and could not write, with what it said of that."""
+    said = [line.partition("HSWQ: ")[2] for line in worker.log.splitlines() if "HSWQ: " in line]
+    why = said[-1] if said else "its ComfyUI did not say why"
+    return TargetError(f"the statistics were not written ({why})", where=_session(worker, task), remedy="See its log")
 
 
 _JOBS: dict[Kind, Job] = dict(zip(KINDS, (_calibrate, _merge, _sensitivity, _quantize, _prove, _card), strict=True))

@@ -54,7 +54,7 @@ def best_group(weight: torch.Tensor, rows: torch.Tensor) -> int:
     exact = x @ weight.float().t()
 
     def error(group: int) -> float:
-        codes, inputs = (_by_row(rotated(matrix, group)) for matrix in (weight, x))
+        codes, inputs = (rounded_by_row(rotated(matrix, group)) for matrix in (weight, x))
         return float((inputs @ codes.t() - exact).square().sum())
 
     found = {group: error(group) for group in (NONE, *GROUPS) if weight.shape[1] % group == 0}
@@ -62,7 +62,7 @@ def best_group(weight: torch.Tensor, rows: torch.Tensor) -> int:
     return best if found[best] < _PAYS * found[NONE] else NONE
 
 
-def _by_row(matrix: torch.Tensor) -> torch.Tensor:
+def rounded_by_row(matrix: torch.Tensor) -> torch.Tensor:
     """What is left of it after rounding each row to integers by its largest value."""
     scale = matrix.abs().amax(1, keepdim=True) / INT8.largest
     scale = torch.where(scale > 0, scale, 1)
