@@ -22,6 +22,7 @@ from ..hswq_core.files.inspection import Inspection, inspect_checkpoint
 from ..hswq_core.files.layers import check_scales
 from .compat import exact_patching, is_quantized, multiplies_fp8
 from .ops import FP8MatmulOperations, HSWQOperations, weights_in_one_piece
+from .patching import lean
 from .state_dict import dequantize_text_encoders, join_scales, warn_of_lost_scales
 
 logger = logging.getLogger(__name__)
@@ -151,6 +152,7 @@ def _finish_model(model: Any, path: Path, file: _File) -> Any:
         with weights_in_one_piece():
             return executor(*args, **kwargs)
 
+    model.__class__ = lean(type(model))  # clones are of their parent's class
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "hswq_loader", sample)
     return model
 

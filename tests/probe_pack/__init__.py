@@ -36,7 +36,8 @@ def _inputs(unet: torch.nn.Module) -> dict[str, torch.Tensor]:
 class ProbeWeights(io.ComfyNode):
     """Writes every parameter as it is held, every layer's weight as its forward gets it, and the UNet's output.
 
-    With ``lowvram`` the model is loaded as on a card that has room for none of it: LoRAs are added layer by layer.
+    With ``lowvram`` the model is loaded as on a card that has room for ``room`` times its size, by default none: then
+    LoRAs are added layer by layer. Of that ``unload`` times its size is taken away again.
     """
 
     @classmethod
@@ -47,6 +48,8 @@ class ProbeWeights(io.ComfyNode):
                 io.Model.Input("model"),
                 io.String.Input("name"),
                 io.Boolean.Input("lowvram", default=False, optional=True),
+                io.Float.Input("room", default=0.0, optional=True),
+                io.Float.Input("unload", default=0.0, optional=True),
                 io.AnyType.Input("after", optional=True),
             ],
             outputs=[io.String.Output()],
@@ -54,11 +57,15 @@ class ProbeWeights(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, name: str, lowvram: bool = False, after: Any = None) -> io.NodeOutput:
+    def execute(
+        cls, model: Any, name: str, lowvram: bool = False, room: float = 0.0, unload: float = 0.0, after: Any = None
+    ) -> io.NodeOutput:
         cpu, unet = torch.device("cpu"), model.model.diffusion_model
         if lowvram:
             comfy.model_management.unload_all_models()
-            model.patch_model(device_to=cpu, lowvram_model_memory=1)
+            model.patch_model(device_to=cpu, lowvram_model_memory=max(1, int(room * model.model_size())))
+            if unload:
+                model.partially_unload(cpu, int(unload * model.model_size()))
         else:
             comfy.model_management.load_models_gpu([model], force_patch_weights=True)
         tensors: dict[str, torch.Tensor] = {}

@@ -58,21 +58,32 @@ def with_lora(kind: str, strength: float) -> w.Workflow:
     return loaded(f"{kind}.safetensors") | {"lora": lora}
 
 
-@pytest.mark.parametrize("lowvram", [False, True])
+@pytest.mark.parametrize("room", [None, 0.0, 0.6, 1.1])
 def test_a_lora_is_added_to_the_real_weights_and_leaves_no_trace(
-    probing: ComfyServer, kind: str, deltas: Tensors, lowvram: bool
+    probing: ComfyServer, kind: str, deltas: Tensors, room: float | None
 ) -> None:
+    """Args: room: for so much of the model is room on the card; ``None`` for as much as is wanted."""
+    lowvram = room is not None
     weights = weights_of(path_of(probing, kind))
     for strength in (1.0, -0.5):
-        name = f"lora_{kind}_{strength}_{lowvram}"
-        held = probe(probing, name, with_lora(kind, strength), ["lora", 0], lowvram=lowvram)
+        name = f"lora_{kind}_{strength}_{room}"
+        held = probe(probing, name, with_lora(kind, strength), ["lora", 0], lowvram=lowvram, room=room or 0.0)
         for layer, delta in deltas.items():
             expected = weights[layer] + strength * delta
             error = (held[f"{layer}.computed"] - expected).abs().max()
             assert error <= 2.0**-10 * expected.abs().max(), layer
             assert (held[f"{layer}.weight"].dtype in CODES) == lowvram, layer  # low VRAM adds as the layer runs
-    without = probe(probing, f"without_{kind}_{lowvram}", loaded(f"{kind}.safetensors"))
+    without = probe(probing, f"without_{kind}_{room}", loaded(f"{kind}.safetensors"))
     assert_as_in_file(without, path_of(probing, kind))
+
+
+def test_layers_that_give_way_to_others_get_a_lora_once(probing: ComfyServer, kind: str, deltas: Tensors) -> None:
+    weights = weights_of(path_of(probing, kind))
+    room = {"lowvram": True, "room": 1.1, "unload": 0.5}
+    held = probe(probing, f"gave_way_{kind}", with_lora(kind, 1.0), ["lora", 0], **room)
+    for layer, delta in deltas.items():
+        expected = weights[layer] + delta
+        assert (held[f"{layer}.computed"] - expected).abs().max() <= 2.0**-10 * expected.abs().max(), layer
 
 
 def test_a_lora_changes_it_as_it_changes_fp16(probing: ComfyServer, kind: str, deltas: Tensors) -> None:
