@@ -92,7 +92,8 @@ def loader(name: str) -> dict[str, Any]:
 def calibrated(samples: int) -> Workflow:
     inputs = {
         "model": ["original", 0], "clip": ["original", 1], "samples": samples, "steps": STEPS, "cfg": 7.0, "seed": 0,
-        "sampler_name": "euler", "scheduler": "normal", "width": SIZE, "height": SIZE, "session": SESSION,
+        "sampler_name": "euler", "scheduler": "normal", "width": SIZE, "height": SIZE, "session": SESSION, "prompts": "",
+        "negative": "", "rows_per_layer": 1024,
     }  # fmt: skip
     return {"original": loader(SOURCE), "run": {"class_type": "HSWQCalibrateRun", "inputs": inputs}} | shown("run")
 

@@ -90,30 +90,29 @@ def quick_start(c: Canvas) -> None:
 
 
 def full_recipe(c: Canvas) -> None:
-    c.note("Read me", FULL_RECIPE, -20, -270, 2700, 200)
+    c.note("Read me", FULL_RECIPE, -20, -270, 2310, 200)
     calibration_run(c, "recipe")
     c.add(
-        "measure", "HSWQMeasureSensitivity", (830, 40, 330, 180), model=("original", 0), stats=("run", 0), mode="v2",
+        "measure", "HSWQMeasureSensitivity", (0, 200, 330, 180), model=("original", 0), stats=("run", 0), mode="v2",
         rounding="calibrated",
     )  # fmt: skip
     c.add(
-        "quantize", "HSWQQuantize", (1210, 40, 390, 800), "Write V2", source=CALIBRATED,
+        "quantize", "HSWQQuantize", (820, 40, 390, 800), "Write V2", source=CALIBRATED,
         stats=("measure", 0), mode="v2", keep_ratio=0.1, selection="measured", rounding="calibrated",
         model=("original", 0), clip=("original", 1), vae=("original", 2),
     )  # fmt: skip
-    c.add("report", "HSWQReport", (830, 280, 330, 130), stats=("measure", 0), keep_ratio=0.1)
-    c.add("chart", "PreviewImage", (830, 470, 330, 400), "Layers, and what is kept", images=("report", 0))
-    c.add("copy", "HSWQLoader", (1650, 40, 400, 170), "HSWQ Loader: the file just written", path=("quantize", 0))
+    c.add("report", "HSWQReport", (0, 440, 330, 130), stats=("measure", 0), keep_ratio=0.1)
+    c.add("chart", "PreviewImage", (0, 630, 330, 250), "Layers, and what is kept", images=("report", 0))
+    c.add("copy", "HSWQLoader", (1260, 40, 400, 170), "HSWQ Loader: the file just written", path=("quantize", 0))
     c.add(
-        "prove", "HSWQProve", (1650, 270, 400, 620), reference=("original", 0), candidate=("copy", 0),
+        "prove", "HSWQProve", (1260, 270, 400, 620), reference=("original", 0), candidate=("copy", 0),
         clip=("original", 1), vae=("original", 2), sampler_name="euler", scheduler="normal", seeds=8,
     )  # fmt: skip
-    c.add("pairs", "PreviewImage", (2100, 40, 560, 480), "Original, copy, difference x 8", images=("prove", 0))
-    c.add("publish", "HSWQPublish", (2100, 580, 560, 310), path=("quantize", 0), proof=("prove", 2))
-    c.group("1  Calibrate: 32 images", -20, -30, 820, 940)
-    c.group("2  Measure", 810, -30, 370, 940)
-    c.group("3  Write V2", 1190, -30, 430, 940)
-    c.group("4  Prove and publish", 1630, -30, 1050, 940)
+    c.add("pairs", "PreviewImage", (1710, 40, 560, 480), "Original, copy, difference x 8", images=("prove", 0))
+    c.add("publish", "HSWQPublish", (1710, 580, 560, 310), path=("quantize", 0), proof=("prove", 2))
+    c.group("1  Calibrate with 32 images, measure", -20, -30, 820, 940)
+    c.group("2  Write V2", 800, -30, 430, 940)
+    c.group("3  Prove and publish", 1240, -30, 1050, 940)
 
 
 def daily_use(c: Canvas) -> None:
@@ -130,7 +129,7 @@ def daily_use(c: Canvas) -> None:
 
 
 def compare_modes(c: Canvas) -> None:
-    c.note("Read me", COMPARE_MODES, 0, -250, 1680, 180)
+    c.note("Read me", COMPARE_MODES, 0, -250, 2200, 180)
     c.add("fp16", "CheckpointLoaderSimple", (0, 40, 340, 100), "① The original")
     text_inputs(c, ("fp16", 1), 0, 190, 340)
     for column, (name, title) in enumerate((("fp16", "FP16"), ("v1", "V1"), ("v2", "V2"))):
@@ -140,16 +139,15 @@ def compare_modes(c: Canvas) -> None:
             c.add(name, "HSWQLoader", (x, 40, 390, 170), heading, properties={"hswq_kind": name})
         sampler(c, f"{name}_sampler", (name, 0), x, 260, f"KSampler: {title}", 390)
         c.add(f"{name}_decode", "VAEDecode", (x, 580, 390, 50), samples=(f"{name}_sampler", 0), vae=("fp16", 2))
-    c.add("image", "PreviewImage", (390, 680, 390, 420), "FP16", images=("fp16_decode", 0))
-    for column, name in enumerate(("v1", "v2")):
-        x = 830 + column * 440
+    for row, name in enumerate(("v1", "v2")):
         c.add(
-            f"{name}_compare", "HSWQCompare", (x, 680, 390, 420), f"FP16 | {name.upper()}",
+            f"{name}_compare", "HSWQCompare", (1710, 40 + 440 * row, 470, 380), f"FP16 | {name.upper()}",
             reference=("fp16_decode", 0), candidate=(f"{name}_decode", 0),
         )  # fmt: skip
-    c.group("FP16", 370, -30, 430, 1150)
-    c.group("V1", 810, -30, 430, 1150)
-    c.group("V2", 1250, -30, 430, 1150)
+    c.group("FP16", 370, -30, 430, 920)
+    c.group("V1", 810, -30, 430, 920)
+    c.group("V2", 1250, -30, 430, 920)
+    c.group("Compare", 1690, -30, 510, 920)
 
 
 def stock_loaders(c: Canvas) -> None:
