@@ -14,6 +14,8 @@ from tests.support.server import REPOSITORY
 
 EXAMPLES = sorted((REPOSITORY / "example_workflows").glob("*.json"))
 SIZES = ((1920, 1080), (1366, 768))
+# Below this the page leaves out all text of nodes: letters of 14 pixels would have less than 8.
+LEGIBLE = 8 / 14
 # Every node's place on the page, title included: as drawn on the canvas, or as the element that it is.
 PLACES = """() => {
     const { scale, offset } = window.app.canvas.ds;
@@ -49,6 +51,9 @@ def test_all_of_it_is_in_view_and_nothing_lies_on_another(page: ComfyPage, path:
             for place in places:
                 assert place["left"] >= 50 and place["right"] <= width, (width, place)
                 assert place["top"] >= 60 and place["bottom"] <= height - 20, (height, place)
+            if width == SIZES[0][0]:
+                scale = page.page.evaluate("() => window.app.canvas.ds.scale")
+                assert scale > LEGIBLE, (path.stem, scale)
             for a, b in itertools.combinations(places, 2):
                 assert not overlap(a, b), (width, a, b)
     finally:

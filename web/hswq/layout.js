@@ -31,7 +31,7 @@ export function around(boxes) {
 
 /** Scale and offset of a canvas that show a box between the page's own bars. */
 export function view(box, width, height) {
-    const room = { left: 80, top: 110, right: 40, bottom: 90 };
+    const room = { left: 80, top: 140, right: 40, bottom: 90 };
     const across = (width - room.left - room.right) / box.width;
     const down = (height - room.top - room.bottom) / box.height;
     const scale = Math.max(0.1, Math.min(across, down, 1));
