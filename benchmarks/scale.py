@@ -22,7 +22,7 @@ from . import inprocess_comfy
 from .memory import resident
 from .quantize import make_checkpoint
 
-SOURCE, SESSION, SIZE, STEPS, PROBES = "random_sdxl.safetensors", "scale", 256, 2, 8
+SOURCE, SESSION, SIZE, STEPS = "random_sdxl.safetensors", "scale", 256, 2
 Workflow = dict[str, dict[str, Any]]
 
 
@@ -92,33 +92,30 @@ def loader(name: str) -> dict[str, Any]:
 def calibrated(samples: int) -> Workflow:
     inputs = {
         "model": ["original", 0], "clip": ["original", 1], "samples": samples, "steps": STEPS, "cfg": 7.0, "seed": 0,
-        "sampler_name": "euler", "scheduler": "normal", "width": SIZE, "height": SIZE, "session": SESSION, "prompts": "",
-        "negative": "", "rows_per_layer": 1024,
+        "sampler_name": "euler", "scheduler": "normal", "width": SIZE, "height": SIZE, "session": SESSION,
+        "prompts": "", "negative": "", "rows_per_layer": 1024,
     }  # fmt: skip
     return {"original": loader(SOURCE), "run": {"class_type": "HSWQCalibrateRun", "inputs": inputs}} | shown("run")
 
 
-def written(selection: str, mode: str, name: str, statistics: str) -> dict[str, Any]:
+def written(name: str, mode: str, **more: Any) -> Workflow:
+    """A file of this name, of the session's statistics."""
     inputs = {
-        "source": SOURCE, "stats": [statistics, 0], "mode": mode, "keep_ratio": 0.25, "selection": selection,
+        "source": SOURCE, "stats": ["run", 0], "mode": mode, "keep_ratio": 0.25, "selection": "variance",
         "rounding": "nearest", "filename": name, "overwrite": True,
     }  # fmt: skip
-    return {"class_type": "HSWQQuantize", "inputs": inputs}
+    return calibrated(2) | {name: {"class_type": "HSWQQuantize", "inputs": inputs | more}}
 
 
 def path_through() -> Mapping[str, Workflow]:
     """Every step by its name: the workflow of all that it needs."""
-    once, twice = calibrated(1), calibrated(2)
-    asked = {"model": ["original", 0], "stats": ["run", 0], "mode": "v2", "probes": PROBES, "rounding": "nearest"}
-    measured = twice | {"measure": {"class_type": "HSWQMeasureSensitivity", "inputs": asked}} | shown("measure")
     return {
         "sample with the original": {"original": loader(SOURCE)} | sampled("original"),
-        "calibrate one picture, 1,024 rows": once,
-        "add another to the session": twice,
-        "write V2, by variance": twice | {"plain": written("variance", "v2", "scale_variance", "run")},
-        "measure sensitivity": measured,
-        "write V2, measured": measured | {"v2": written("measured", "v2", "scale_v2", "measure")},
-        "write int8, measured": measured | {"int8": written("measured", "int8", "scale_int8", "measure")},
+        "calibrate one picture, 1,024 rows": calibrated(1),
+        "add another to the session": calibrated(2),
+        "write V2, by variance": written("scale_plain", "v2"),
+        "measure, and write V2": written("scale_v2", "v2", selection="measured", model=["original", 0]),
+        "write int8, by variance": written("scale_int8", "int8"),
         "sample with V2": {"quantized": loader("scale_v2.safetensors")} | sampled("quantized"),
         "sample with int8": {"quantized": loader("scale_int8.safetensors")} | sampled("quantized"),
     }

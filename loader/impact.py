@@ -20,7 +20,7 @@ from ..hswq_core.progress import Progress
 from ..hswq_core.quantize_layer import quantize_layer
 from ..hswq_core.sensitivity.differentiable import NotDifferentiableError
 from ..hswq_core.sensitivity.exact import ImpactMeter
-from ..hswq_core.sensitivity.gradient import KEPT_MEMORY, GradientMeter
+from ..hswq_core.sensitivity.gradient import KEPT_MEMORY, VECTORS, GradientMeter
 from ..hswq_core.sensitivity.model_calls import batched, latent_size
 from ..hswq_core.sensitivity.rounding_change import rounding_change
 from .compat import differentiable_attention, differentiable_operations, weight_in_use
@@ -39,6 +39,7 @@ def measure_impacts(
     probes: int,
     method: Method,
     progress: Progress,
+    vectors: int = VECTORS,
 ) -> Iterator[tuple[str, float]]:
     """Each layer with the relative squared error of the model's output when it alone is quantized.
 
@@ -50,6 +51,7 @@ def measure_impacts(
         method: ``gradient`` measures all layers together, and one after another where the model cannot be
             differentiated.
         progress: called with the amount done and in all; what it raises ends the measurement.
+        vectors: of ``gradient``.
 
     Errors: StatisticsError when no inputs were kept, or not all that the model was called with.
     """
@@ -67,7 +69,7 @@ def measure_impacts(
 
     if method == "gradient":
         try:
-            yield from _by_gradient(model, statistics, chosen, change_of, 2 * probes, progress).items()
+            yield from _by_gradient(model, statistics, chosen, change_of, 2 * probes, vectors, progress).items()
             return
         except NotDifferentiableError as error:
             logger.warning("HSWQ: sensitivity is measured one layer after another: %s", error)
@@ -85,6 +87,7 @@ def _by_gradient(
     layers: dict[str, torch.nn.Module],
     change_of: Callable[[str], Callable[[torch.Tensor], torch.Tensor]],
     probes: int,
+    vectors: int,
     progress: Progress,
 ) -> dict[str, float]:
     meter = GradientMeter(
@@ -93,6 +96,7 @@ def _by_gradient(
         model.load_device,
         {OPTIONS: own_options(model) | differentiable_attention()},
         weight_in_use,
+        vectors,
     )
     whole = len(layers) + meter.passes
     changes = {}

@@ -12,6 +12,7 @@ from ..hswq_core.calibration.statistics import Statistics, check_same_model
 from ..hswq_core.files.formats import FORMATS
 from ..hswq_core.options import METHODS, MODES, ROUNDINGS, Method, QuantizeOptions, Rounding, check_choice
 from ..hswq_core.planning.source_check import check_patches
+from ..hswq_core.sensitivity.gradient import FEW_VECTORS, VECTORS
 from ..loader.calibrate import model_fingerprint
 from ..loader.impact import measure_impacts
 from ..loader.provenance import patches_of
@@ -101,16 +102,19 @@ def measured_stats(model: Any, stats: Any, purpose: str, node: str | None) -> An
     """The same with impacts, which are measured if there are none for any purpose."""
     if statistics_of(stats).complete_impacts(purpose) is not None:
         return stats
-    return with_impacts(model, stats, purpose, _PROBES, "gradient", node)
+    return with_impacts(model, stats, purpose, _PROBES, "gradient", node, FEW_VECTORS)
 
 
-def with_impacts(model: Any, stats: Any, purpose: str, probes: int, method: Method, node: str | None) -> Any:
+def with_impacts(
+    model: Any, stats: Any, purpose: str, probes: int, method: Method, node: str | None, vectors: int = VECTORS
+) -> Any:
     """The statistics with impacts for a format and a rounding, those that are there already and the missing ones.
 
     Args:
         stats: a session, which keeps them, or statistics.
         purpose: the format and the rounding, as in "v2 calibrated".
         node: on which the page shows how far it is.
+        vectors: of the method by gradients.
 
     Errors: StatisticsError for statistics of another model, of other patches, or without inputs to measure on.
     """
@@ -140,6 +144,7 @@ def with_impacts(model: Any, stats: Any, purpose: str, probes: int, method: Meth
         probes=probes,
         method=method,
         progress=work_events(node, progress_bar()),
+        vectors=vectors,
     )
     try:
         for name, impact in measuring:

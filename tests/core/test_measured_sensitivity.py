@@ -140,7 +140,6 @@ def test_gradients_give_the_impacts_of_one_layer_at_a_time(
     monkeypatch: pytest.MonkeyPatch, inference: bool, recompute: bool
 ) -> None:
     monkeypatch.setattr(gradient, "_KEEP", 0 if recompute else 1 << 40)
-    monkeypatch.setattr(gradient, "_VECTORS", 1000)
     net, inputs = blocks(inference=inference)
     before = {name: (module.__dict__.get("forward"), dict(module._parameters)) for name, module in net.named_modules()}
     layers = dict(quantizable_layers(net))
@@ -148,7 +147,7 @@ def test_gradients_give_the_impacts_of_one_layer_at_a_time(
         name: torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(n)) * 1e-3
         for n, (name, layer) in enumerate(layers.items())
     }
-    meter = gradient.GradientMeter(net, inputs, torch.device("cpu"), {})
+    meter = gradient.GradientMeter(net, inputs, torch.device("cpu"), {}, vectors=1000)
     found = meter.impacts(layers, {name: lambda _weight, d=change: d for name, change in changes.items()})
     exact = ImpactMeter(net, inputs, torch.device("cpu"), {})
     for name, layer in layers.items():
@@ -187,11 +186,10 @@ def test_models_that_change_tensors_in_place_have_gradients(monkeypatch: pytest.
             return x.addcmul_(x, x, value=0.1)
 
     monkeypatch.setattr(gradient, "_KEEP", 0 if recompute else 1 << 40)
-    monkeypatch.setattr(gradient, "_VECTORS", 1000)
     net, inputs = blocks(inference=False)
     net.blocks[1] = InPlace()
     layers = dict(quantizable_layers(net))
-    meter = gradient.GradientMeter(net, inputs, torch.device("cpu"), {})
+    meter = gradient.GradientMeter(net, inputs, torch.device("cpu"), {}, vectors=1000)
     found = meter.impacts(layers, dict.fromkeys(layers, lambda weight: weight * 0.01))
     exact = ImpactMeter(net, inputs, torch.device("cpu"), {})
     for name, layer in layers.items():
