@@ -62,7 +62,7 @@ class Judge:
         compared = compare_images(self._images, model.images(latents))
         return {
             "bytes": checkpoint.stat().st_size,
-            "unet_error": self._unet_error(model),
+            "unet_error": self.unet_error(model),
             "latent_mse": float(each.mean()),
             "latent_mse_each": each.tolist(),
             "ssim": compared.ssim,
@@ -72,7 +72,7 @@ class Judge:
     def _draw(self, model: inprocess_comfy.LoadedModel, batch: int) -> torch.Tensor:
         return model.latents(self._batches[batch], 1000 + batch).float().cpu()
 
-    def _unet_error(self, model: inprocess_comfy.LoadedModel) -> float:
+    def unet_error(self, model: inprocess_comfy.LoadedModel) -> float:
         """|y_q - y|^2 / |y|^2 over all recorded calls, each call weighing the same."""
         device, total = model.model.load_device, 0.0
         for args, kwargs, expected in self._calls:
@@ -95,7 +95,7 @@ def calibrate(original: Path, path: Path) -> Any:
     return model, session.statistics
 
 
-def measure(model: Any, statistics: Any, mode: str, rounding: str, method: str = "gradient") -> Any:
+def measure(model: Any, statistics: Any, mode: str, rounding: str, method: str = "gradient", **more: Any) -> Any:
     """The statistics with every layer's effect on the UNet's output."""
     from hswq.hswq_core.files.formats import FORMATS  # type: ignore[import-not-found]
     from hswq.loader.impact import measure_impacts  # type: ignore[import-not-found]
@@ -103,7 +103,7 @@ def measure(model: Any, statistics: Any, mode: str, rounding: str, method: str =
     impacts = dict(
         measure_impacts(
             model.model, statistics, sorted(statistics.layers), form=FORMATS[mode], rounding=rounding, probes=PROBES,
-            method=method, progress=lambda _done, _total: None,
+            method=method, progress=lambda _done, _total: None, **more,
         )
     )  # fmt: skip
     return statistics.with_impacts(impacts, f"{mode} {rounding}")

@@ -178,7 +178,9 @@ def test_progress_while_calibrating_and_cancel(page: ComfyPage, server: ComfySer
     assert "done" not in progress.inner_text()
 
 
-@pytest.mark.parametrize("name", ["../outside", "con", "a\\b"])
+@pytest.mark.parametrize(
+    "name", ["../outside", *(pytest.param(bad, marks=pytest.mark.stress) for bad in ("con", "a\\b"))]
+)
 def test_a_bad_name_is_told_on_the_page(
     page: ComfyPage, written: Callable[[], set[Path]], renderer: str, name: str
 ) -> None:

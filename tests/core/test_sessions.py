@@ -69,7 +69,7 @@ def test_a_killed_calibration_loses_no_finished_run_and_counts_none_twice(tmp_pa
     path, log, chance = tmp_path / "s.safetensors", tmp_path / "log", random.Random(0)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     killed = 0
-    while killed < 20:
+    while killed < 10:
         began = log.stat().st_size if log.exists() else 0
         process = subprocess.Popen([sys.executable, "-c", RUN, str(path), str(log)], cwd=ROOT, env=environment)
         while process.poll() is None and (log.stat().st_size if log.exists() else 0) == began:

@@ -1,0 +1,36 @@
+"""What torch.compile makes of models in 8 bits. Part of ``nox -s stress``."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import workflows as w
+from tests.support.probing import loaded
+from tests.support.server import REPOSITORY, ComfyServer
+
+pytestmark = pytest.mark.stress
+
+
+@pytest.mark.parametrize("probing", ["default"], indirect=True)
+@pytest.mark.parametrize("kind", ["v2", "int8"])
+def test_a_compiled_model_computes_the_same(probing: ComfyServer, kind: str) -> None:
+    flow = loaded(f"{kind}.safetensors")
+    flow["compiled"] = w.node("ProbeCompiled", model=["loader", 0])
+    flow["text"] = w.node("CheckpointLoaderSimple", ckpt_name=w.TINY)
+    for name, model in (("plain", "loader"), ("compiled_run", "compiled")):
+        flow |= w.sampling([model, 0], ["text", 1], ["text", 2], name, steps=2)
+    flow["compare"] = w.node("HSWQCompare", reference=["plain_decode", 0], candidate=["compiled_run_decode", 0])
+    flow["ssim"] = w.node("PreviewAny", source=["compare", 1])
+    assert float(probing.run(flow)["ssim"]["text"][0]) >= 0.999
+
+
+def test_compiling_cuts_a_quantized_model_no_more_often_than_the_original(comfyui: Path) -> None:
+    command = [sys.executable, "-m", "tests.server.graph_breaks", "--comfyui", str(comfyui)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    breaks = json.loads(done.stdout.splitlines()[-1])
+    stock = breaks.pop("stock FP16")
+    assert len(breaks) == 3 and all(len(reasons) <= len(stock) for reasons in breaks.values()), (stock, breaks)
