@@ -29,22 +29,26 @@ class AddedPatches:
     Args:
         key: of the weight, in the whole model.
         patches: ComfyUI's, those of this key.
+        most: bytes that may be kept near the weight for it.
     """
 
-    def __init__(self, key: str, patches: list[Any]) -> None:
+    def __init__(self, key: str, patches: list[Any], most: int) -> None:
         self._key, self._patches, self._near = key, patches, patches
+        self._nbytes = sum(tensor.nbytes for tensor in _tensors_of(patches))
+        self._fits = self._nbytes <= most
 
     def __call__(self, weight: torch.Tensor) -> torch.Tensor:
         patched = comfy.lora.calculate_weight(self._near, weight.float(), self._key, intermediate_dtype=torch.float32)
         return patched.to(weight.dtype)
 
     def move_to(self, device: torch.device) -> int:
-        """Keep what is added on a device, so that it does not travel in each call. Returns: its bytes there."""
-        if device.type == "cpu":
-            self._near = self._patches
-            return 0
-        self._near = _on_device(self._patches, device)
-        return sum(tensor.nbytes for tensor in _tensors_of(self._near))
+        """Keep what is added on a device, so that it does not travel in each call. Returns: its bytes there.
+
+        A LoRA is small beside the weight; what is as large as that, as in a merge of two models, stays where it is.
+        """
+        near = self._fits and device.type != "cpu"
+        self._near = _on_device(self._patches, device) if near else self._patches
+        return self._nbytes if near else 0
 
 
 @cache
@@ -96,11 +100,11 @@ class _Lean:
                 yield key, weight
 
     def _add_in_calls(self, device: Any) -> None:
-        for key, _ in self._patched_and_quantized():
+        for key, weight in self._patched_and_quantized():
             module = comfy.utils.get_attr(self.model, key.removesuffix(_WEIGHT))
             if any(isinstance(f, (LowVramPatch, AddedPatches)) for f in module.weight_function):
                 continue
-            added = AddedPatches(key, self.patches[key])
+            added = AddedPatches(key, self.patches[key], weight.numel() // 2)
             module.weight_function = [added, *module.weight_function]
             if device is not None:
                 added.move_to(torch.device(device))
