@@ -17,7 +17,7 @@ from tests.support.server import TINY_CHECKPOINT
 def main() -> None:
     args = inprocess_comfy.parser(__doc__).parse_args()
     inprocess_comfy.start(args.comfyui)
-    print(json.dumps({"sdxl": sdxl(), "asked": asked(), "room": room(), "left": left_alone()}))
+    print(json.dumps({"sdxl": sdxl(), "asked": asked(), "room": room(), "left": left_alone(), "near": near()}))
 
 
 def sdxl() -> dict[str, int]:
@@ -85,6 +85,22 @@ def room() -> list[Any]:
     make_room(torch.device("cuda", 0), 1000)
     make_room(torch.device("cpu"), 1000)
     return calls
+
+
+def near() -> list[Any]:
+    """Bytes that a LoRA takes beside its weight on a card, where its tensors are then and afterwards, and a merge's."""
+    from comfy.weight_adapter import LoRAAdapter
+    from hswq.loader.patching import AddedPatches  # type: ignore[import-not-found]
+
+    lora = LoRAAdapter(set(), (torch.ones(8, 2), torch.ones(2, 8), 2.0, None, None, None))
+    merge = ("diff", (torch.ones(8, 8),))
+    found: list[Any] = []
+    for patch, held in ((lora, lambda patch: patch.weights[0]), (merge, lambda patch: patch[1][0])):
+        added = AddedPatches("key", [(1.0, patch, 1.0, None, None)], most=128)
+        for device in ("meta", "cpu"):
+            taken = added.move_to(torch.device(device))
+            found.append([taken, held(added._near[0][1]).device.type])
+    return found
 
 
 def left_alone() -> list[int]:

@@ -47,3 +47,7 @@ def test_quantizing_asks_for_room_on_a_card_alone(planned: dict[str, Any]) -> No
 
 def test_a_reservation_ends_with_the_run_that_made_it(planned: dict[str, Any]) -> None:
     assert planned["left"] == [207, 208, 207, 200, 0]
+
+
+def test_a_lora_is_kept_beside_its_weight_and_a_merge_is_not(planned: dict[str, Any]) -> None:
+    assert planned["near"] == [[128, "meta"], [0, "cpu"], [0, "cpu"], [0, "cpu"]]
