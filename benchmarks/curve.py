@@ -73,7 +73,8 @@ def main() -> None:
             draw.line(path, _COLOURS[line], 3)
             for x, y in path:
                 draw.ellipse((x - 4, y - 4, x + 4, y + 4), _COLOURS[line])
-            draw.text((right - 110, top + 20 * row), line, _COLOURS[line], font)
+            if not panel:  # there the upper right is empty
+                draw.text((right - 110, top + 20 * row), line, _COLOURS[line], font)
     image.save(target)
 
 
