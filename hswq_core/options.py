@@ -74,6 +74,8 @@ class QuantizeOptions:
         check_keep_ratio(self.keep_ratio)
         if self.scales == "channel" and self.mode != "v2":
             raise PlanError("scales by channel are a choice of v2 alone", remedy="Choose v2, or scales by tensor")
+        if not isinstance(self.rotate, bool):
+            raise PlanError(f"rotate is {self.rotate!r}", remedy="Give true or false")
         if self.rotate and self.mode != "comfy-int8":
             raise PlanError("inputs are rotated in comfy-int8 alone", remedy="Choose comfy-int8, or no rotation")
         if self.part != "unet" and self.mode not in _OF_TEXT_ENCODERS:

@@ -144,6 +144,8 @@ def test_the_choice_is_recorded(case: Case) -> None:
 def test_what_cannot_be_rotated_is_told(case: Case) -> None:
     with pytest.raises(PlanError, match="comfy-int8 alone"):
         QuantizeOptions(mode="int8", rotate=True)
+    with pytest.raises(PlanError, match="Give true or false"):
+        QuantizeOptions(mode="comfy-int8", rotate="yes")  # type: ignore[arg-type]
     bare = {name: replace(layer, rows=None) for name, layer in case.statistics.layers.items()}
     without = replace(case.statistics, layers=bare)
     with pytest.raises(StatisticsError, match="choosing what to rotate needs samples"):
