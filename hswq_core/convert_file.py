@@ -123,8 +123,18 @@ def convert_checkpoint(
 
 
 def _group(source: CheckpointReader, layer: str) -> int:
+    """How many columns are rotated together; 1 is none. Errors: CheckpointError for what cannot be."""
     key = layer + MARKERS[0]
-    return group_of(source.tensor(key)) if key in source.tensors else 1
+    if key not in source.tensors:
+        return 1
+    try:
+        return group_of(source.tensor(key), source.tensors[layer + WEIGHT].shape)
+    except ValueError as error:
+        raise CheckpointError(
+            f"what {key} says cannot be ({error})",
+            where=source.path,
+            remedy="The file is damaged; quantize the model again",
+        ) from error
 
 
 def _float_type(source: CheckpointReader, key: str, scale: torch.Tensor) -> str:

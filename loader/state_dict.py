@@ -119,7 +119,7 @@ def _check_layout(state_dict: Mapping[str, Any], key: str, path: Path) -> None:
         return
     try:
         said = json.loads(bytes(marker.flatten().to(torch.uint8).tolist()))
-        known = said.get("format") in _FORMATS and (not said.get("convrot") or _fits(state_dict[key], said))
+        known = said.get("format") in _FORMATS and _group(state_dict, key) > 0
     except (ValueError, AttributeError):
         known = False
     if not known:
@@ -136,17 +136,10 @@ def _whole(codes: torch.Tensor, scale: torch.Tensor, group: int) -> torch.Tensor
     return weight if group == 1 else rotated(weight, group)
 
 
-def _fits(weight: torch.Tensor, said: Mapping[str, Any]) -> bool:
-    """Whether the groups in which its columns are rotated can be what they are said to be."""
-    group = said.get("convrot_groupsize", 256)
-    sizes = (4**power for power in range(1, 8))
-    return weight.dim() == 2 and group in sizes and weight.shape[1] % group == 0
-
-
 def _group(state_dict: Mapping[str, Any], key: str) -> int:
     """How many columns of a weight are rotated together; 1 is none."""
     marker = state_dict.get(key.removesuffix(WEIGHT) + MARKERS[0])
-    return 1 if marker is None else group_of(marker)
+    return 1 if marker is None else group_of(marker, tuple(state_dict[key].shape))
 
 
 def _check_float(key: str, weight: torch.Tensor, path: Path) -> None:

@@ -29,6 +29,9 @@ MARKERS = (".comfy_quant", ".input_scale", ".scale_input")
 # V2 (two spellings), ComfyUI's own, and the older scaled_fp8 of text encoders and Flux conversions.
 _SCALE_SUFFIXES = (".scale", ".weight.scale", ".weight_scale", ".scale_weight")
 
+_GROUPS = tuple(4**power for power in range(1, 8))
+"""Of columns that ComfyUI rotates together."""
+
 _SCALED_MODES = ("v2", "comfy", "int8", "comfy-int8")
 
 
@@ -45,13 +48,18 @@ def scale_key(keys: Container[str], layer: str) -> tuple[str, str] | None:
     return next(((layer + suffix, suffix) for suffix in _SCALE_SUFFIXES if layer + suffix in keys), None)
 
 
-def group_of(description: torch.Tensor) -> int:
-    """How many columns of a layer's weight are rotated together, by its ``comfy_quant``; 1 is none.
+def group_of(description: torch.Tensor, shape: tuple[int, ...]) -> int:
+    """How many columns of a weight of this shape are rotated together, by its ``comfy_quant``; 1 is none.
 
-    Errors: ValueError where that is not JSON.
+    Errors: ValueError where that is not JSON, or says what cannot be.
     """
     said = json.loads(bytes(description.flatten().to(torch.uint8).tolist()))
-    return int(said.get("convrot_groupsize", 256)) if isinstance(said, dict) and said.get("convrot") else 1
+    if not isinstance(said, dict) or not said.get("convrot"):
+        return 1
+    group = said.get("convrot_groupsize", 256)
+    if len(shape) != 2 or group not in _GROUPS or shape[1] % group:
+        raise ValueError(f"a weight of {list(shape)} is not rotated in groups of {group}")
+    return int(group)
 
 
 def stray_tensor(keys: Container[str], layer: str) -> str:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from hswq_core import convert, inspect, quantize
 from hswq_core.calibration import DualMonitor, Statistics
-from hswq_core.errors import PlanError, StatisticsError
+from hswq_core.errors import CheckpointError, PlanError, StatisticsError
 from hswq_core.files.names import default_name
 from hswq_core.options import QuantizeOptions
 from hswq_core.rounding.rotation import best_group, rotated
@@ -131,6 +131,17 @@ def test_converting_turns_weights_back_or_keeps_them_turned(case: Case) -> None:
     same = unet_of(case.folder / "same.safetensors")
     assert all(torch.equal(turned[key], same[key]) for key in turned if not key.endswith("comfy_quant"))
     assert all(said_of(turned, layer) == said_of(same, layer) for layer in ("with_outlier", "without"))
+
+
+@pytest.mark.parametrize("said", [b"{", b'{"convrot": true, "convrot_groupsize": 48}', b'{"convrot": true}'])
+def test_a_rotation_that_cannot_be_is_told(case: Case, said: bytes) -> None:
+    case.written("turned", rotate=True)
+    tensors = load_file(case.folder / "turned.safetensors")
+    tensors[f"{PREFIX}with_outlier.comfy_quant"] = torch.tensor(list(said), dtype=torch.uint8)
+    save_file(tensors, case.folder / "bad.safetensors")
+    with pytest.raises(CheckpointError, match=r"with_outlier\.comfy_quant says cannot be"):
+        convert(case.folder / "bad.safetensors", case.folder / "out.safetensors", "fp16")
+    assert not (case.folder / "out.safetensors").exists()
 
 
 def test_the_choice_is_recorded(case: Case) -> None:

@@ -1,11 +1,13 @@
 """What HSWQLoader puts in memory: FP8 codes with exact scales, and everything else bit for bit as in the file."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from hswq_core.rounding.rotation import rotated
 from tests.support import workflows as w
 from tests.support.probing import FP8, MODES, Tensors, loaded, probe, scale_of, unet_of
 from tests.support.server import TINY_CHECKPOINT, ComfyServer, ExecutionError
@@ -112,6 +114,38 @@ def test_the_stock_loader_opens_comfy_int8_where_it_knows_it(probing: ComfyServe
     for layer in layers:
         exact = file[f"{layer}.weight"].float() * file[f"{layer}.weight_scale"]
         assert (held[f"{layer}.computed"] - exact).norm() <= 1e-3 * exact.norm(), layer
+
+
+@pytest.mark.parametrize("probing", ["default"], indirect=True)
+def test_rotated_layers_are_turned_back_here_and_closer_in_stock(probing: ComfyServer) -> None:
+    flow = w.calibrated("cal", session="rotating", steps=3, rows=64, loader="HSWQLoader")
+    for name, rotate in (("straight", False), ("turned", True)):
+        flow[name] = w.quantize(
+            ["calibrate", 1], ["cal_sampler", 0], mode="comfy-int8", keep_ratio=0.0, rotate=rotate, filename=name
+        )["quantize"]
+    probing.run(flow)
+    probing.get("/object_info")
+    file = unet_of(probing.output / "checkpoints/turned.safetensors")
+    groups = {
+        key.removesuffix(".comfy_quant"): json.loads(bytes(tensor.tolist())).get("convrot_groupsize", 1)
+        for key, tensor in file.items()
+        if key.endswith(".comfy_quant")
+    }
+    turned = {layer: group for layer, group in groups.items() if group > 1}
+    assert 0 < len(turned) < len(groups)
+    ours = probe(probing, "ours_turned", loaded("turned.safetensors"))
+    for layer, group in turned.items():
+        whole = rotated(file[f"{layer}.weight"].float() * file[f"{layer}.weight_scale"], group)
+        assert torch.equal(ours[f"{layer}.computed"], whole.half().float()), layer
+    assert "rotated for the arithmetic of ComfyUI's own loaders" in probing.log
+    if "convrot" not in (probing.comfyui / "comfy/ops.py").read_text(encoding="utf-8"):
+        return  # older versions do not know integers at all
+    original = probe(probing, "rotating_original", loaded(w.TINY))["unet.output"]
+    error = {}
+    for name in ("straight", "turned"):
+        stock = {"loader": w.node("CheckpointLoaderSimple", ckpt_name=f"{name}.safetensors")}
+        error[name] = float((probe(probing, f"stock_{name}", stock)["unet.output"] - original).square().sum())
+    assert error["turned"] < error["straight"]
 
 
 def test_the_stock_loader_refuses_int8(probing: ComfyServer) -> None:
