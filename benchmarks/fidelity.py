@@ -153,12 +153,8 @@ def variants(
             yield name, partial(measured, "int8", "calibrated"), {"mode": "int8", "rounding": rounding, **keeping}
         if ratio:
             # The reference's own integers: each layer's error put in alone, the least harmful ones quantized.
-            injected = partial(measured, "int8", "nearest", "exact")
-            yield (
-                f"injected int8 {ratio:g}",
-                injected,
-                {"mode": "int8", "selection": "measured", "size": keeping["budget"]},
-            )
+            options = {"mode": "int8", "selection": "measured", "size": keeping["budget"]}
+            yield f"injected int8 {ratio:g}", partial(measured, "int8", "nearest", "exact"), options
     options = {"mode": "comfy", "keep_ratio": 0.1, "rounding": "calibrated", "selection": "measured"}
     yield "calibrated+measured comfy 0.1", partial(measured, "v2", "calibrated"), options
 
@@ -239,8 +235,8 @@ def main() -> None:
 
     for name, own, options in variants(statistics, measured, size):
         if name not in results and any(fnmatch(name, pattern) for pattern in args.only):
-            found = of_size(original, own(), **options) if "size" in options else options
-            keep(name, judge.figures(write(original, candidate, own(), **found)))
+            chosen = of_size(original, own(), **options) if "size" in options else options
+            keep(name, judge.figures(write(original, candidate, own(), **chosen)))
     for path in sorted(args.peers.glob("*.safetensors")) if args.peers else []:
         # A peer's weights are stored as FP16 again; its size in its own format stands beside them.
         size = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["bytes"]

@@ -24,7 +24,7 @@ FILES = {
     "int8": {"mode": "int8"}, "comfy-int8": {"mode": "comfy-int8"},
 }  # fmt: skip
 OF_STOCK = ("comfy", "comfy-int8")
-COMPILED = ("FP16", "v2", "int8")
+COMPILED = ("v2", "int8")
 CARDS = (8, 12)
 
 

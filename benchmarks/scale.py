@@ -16,14 +16,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.support import workflows as w
 from tests.support.server import ComfyServer
 
 from . import inprocess_comfy
 from .memory import resident
 from .quantize import make_checkpoint
 
-SOURCE, SESSION, SIZE, STEPS = "random_sdxl.safetensors", "scale", 256, 2
-Workflow = dict[str, dict[str, Any]]
+SOURCE, SESSION, STEPS = "random_sdxl.safetensors", "scale", 2
 
 
 class Watch:
@@ -54,60 +54,36 @@ class Watch:
             self.deaf = max(self.deaf, time.perf_counter() - asked)
 
 
-def sampled(loader: str) -> Workflow:
+def sampled(loader: str) -> w.Workflow:
     """A picture with the model that a loader node gives."""
-    size = {"width": SIZE, "height": SIZE, "batch_size": 1}
-    sampling = {"seed": 0, "steps": STEPS, "cfg": 7.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
-    texts = {name: [f"{loader}_{name}", 0] for name in ("positive", "negative")}
-    nodes = {
-        name: {"class_type": "CLIPTextEncode", "inputs": {"clip": [loader, 1], "text": ""}}
-        for name, _ in texts.values()
-    }
-    return nodes | {
-        f"{loader}_size": {"class_type": "EmptyLatentImage", "inputs": size},
-        f"{loader}_sampler": {
-            "class_type": "KSampler",
-            "inputs": {"model": [loader, 0], "latent_image": [f"{loader}_size", 0], **texts, **sampling},
-        },
-        f"{loader}_decoded": {
-            "class_type": "VAEDecode",
-            "inputs": {"samples": [f"{loader}_sampler", 0], "vae": [loader, 2]},
-        },
-        f"{loader}_seen": {"class_type": "PreviewImage", "inputs": {"images": [f"{loader}_decoded", 0]}},
-    }
-
-
-def shown(statistics: str) -> Workflow:
-    """The chart of what a node gives."""
-    return {
-        f"{statistics}_shown": {"class_type": "HSWQReport", "inputs": {"stats": [statistics, 0], "keep_ratio": 0.25}},
-        f"{statistics}_chart": {"class_type": "PreviewImage", "inputs": {"images": [f"{statistics}_shown", 0]}},
-    }
+    model, clip, vae = ([loader, output] for output in range(3))
+    return w.sampling(model, clip, vae, loader, prompt="", steps=STEPS, cfg=7.0)
 
 
 def loader(name: str) -> dict[str, Any]:
-    return {"class_type": "HSWQLoader", "inputs": {"ckpt_name": name}}
+    return w.node("HSWQLoader", ckpt_name=name)
 
 
-def calibrated(samples: int) -> Workflow:
-    inputs = {
-        "model": ["original", 0], "clip": ["original", 1], "samples": samples, "steps": STEPS, "cfg": 7.0, "seed": 0,
-        "sampler_name": "euler", "scheduler": "normal", "width": SIZE, "height": SIZE, "session": SESSION,
-        "prompts": "", "negative": "", "rows_per_layer": 1024,
+def calibrated(samples: int) -> w.Workflow:
+    return {
+        "original": loader(SOURCE),
+        "run": w.node(
+            "HSWQCalibrateRun", model=["original", 0], clip=["original", 1], samples=samples, steps=STEPS, cfg=7.0,
+            seed=0, sampler_name="euler", scheduler="normal", width=256, height=256, session=SESSION, prompts="",
+            negative="", rows_per_layer=1024,
+        ),
+        "report": w.node("HSWQReport", stats=["run", 0], keep_ratio=0.25),
+        "chart": w.node("PreviewImage", images=["report", 0]),
     }  # fmt: skip
-    return {"original": loader(SOURCE), "run": {"class_type": "HSWQCalibrateRun", "inputs": inputs}} | shown("run")
 
 
-def written(name: str, mode: str, **more: Any) -> Workflow:
+def written(name: str, mode: str, **more: Any) -> w.Workflow:
     """A file of this name, of the session's statistics."""
-    inputs = {
-        "source": SOURCE, "stats": ["run", 0], "mode": mode, "keep_ratio": 0.25, "selection": "variance",
-        "rounding": "nearest", "filename": name, "overwrite": True,
-    }  # fmt: skip
-    return calibrated(2) | {name: {"class_type": "HSWQQuantize", "inputs": inputs | more}}
+    options = {"source": SOURCE, "keep_ratio": 0.25, "overwrite": True, **more}
+    return calibrated(2) | {name: w.quantize(["run", 0], mode=mode, filename=name, **options)["quantize"]}
 
 
-def path_through() -> Mapping[str, Workflow]:
+def path_through() -> Mapping[str, w.Workflow]:
     """Every step by its name: the workflow of all that it needs."""
     return {
         "sample with the original": {"original": loader(SOURCE)} | sampled("original"),

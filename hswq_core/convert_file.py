@@ -86,7 +86,7 @@ def convert_checkpoint(
     for key in _side_keys(source, prefix, scales):
         layout.pop(key, None)
     side: dict[str, torch.Tensor] = {}
-    expanded: dict[str, torch.Tensor] = {}  # scales by key
+    expanded: dict[str, tuple[torch.Tensor, int]] = {}  # by key: the scale, and how many columns are rotated together
     for layer, scale in scales.items():
         key = layer + WEIGHT
         info = source.tensors[key]
@@ -96,7 +96,7 @@ def convert_checkpoint(
             side |= COMFY_INT8_ROTATED.beside(layer, scale.flatten(), group)
         elif group > 1 or form is None or dropped or not form.holds(info.shape, info.dtype, scale):
             layout[key] = (_float_type(source, key, scale), info.shape)
-            expanded[key] = scale
+            expanded[key] = scale, group
         else:
             side |= form.beside(layer, scale.flatten())
     keys = sorted(layout, key=lambda key: source.tensors[key].begin)
@@ -107,10 +107,8 @@ def convert_checkpoint(
         for number, key in enumerate(keys):
             progress(number, len(keys))
             if key in expanded:
-                weight = source.tensor(key).float() * expanded[key]
-                group = _group(source, key.removesuffix(WEIGHT))
-                if group > 1:
-                    weight = rotated(weight, group)
+                scale, group = expanded[key]
+                weight = rotated(source.tensor(key).float() * scale, group)
                 writer.write(key, [tensor_bytes(weight.to(TORCH_DTYPES[layout[key][0]]))])
             else:
                 writer.write(key, source.chunks(key))

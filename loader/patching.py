@@ -18,6 +18,7 @@ import comfy.utils
 import torch
 from comfy.model_patcher import LowVramPatch
 
+from ..hswq_core.calibration.arguments import leaves, rebuilt
 from .compat import is_quantized
 
 _WEIGHT = ".weight"
@@ -79,11 +80,9 @@ class _Lean:
 
     def patch_weight_to_device(self, key: str, *args: Any, **named: Any) -> Any:
         above: Any = super()
-        if not self._in_place and key in self.patches and key.endswith(_WEIGHT):
-            in_calls = is_quantized(comfy.utils.get_attr(self.model, key))
-        else:
-            in_calls = False
-        return None if in_calls else above.patch_weight_to_device(key, *args, **named)
+        if not self._in_place and key in self.patches and self._quantized(key) is not None:
+            return None
+        return above.patch_weight_to_device(key, *args, **named)
 
     def partially_unload(self, *args: Any, **named: Any) -> Any:
         above: Any = super()
@@ -96,8 +95,13 @@ class _Lean:
 
     def _patched_and_quantized(self) -> Iterator[tuple[str, torch.Tensor]]:
         for key in self.patches:
-            if key.endswith(_WEIGHT) and is_quantized(weight := comfy.utils.get_attr(self.model, key)):
+            if (weight := self._quantized(key)) is not None:
                 yield key, weight
+
+    def _quantized(self, key: str) -> torch.Tensor | None:
+        """The weight of this key, if it is one in 8 bits."""
+        weight = comfy.utils.get_attr(self.model, key) if key.endswith(_WEIGHT) else None
+        return weight if is_quantized(weight) else None
 
     def _add_in_calls(self, device: Any) -> None:
         for key, weight in self._patched_and_quantized():
@@ -113,23 +117,19 @@ class _Lean:
 
 
 def _on_device(value: Any, device: torch.device) -> Any:
-    """ComfyUI's patches with all tensors on a device: tuples and lists of them, and adapters that hold them."""
+    """ComfyUI's patches with all tensors on a device, those of adapters included."""
     if isinstance(value, torch.Tensor):
         return value.to(device)
-    if isinstance(value, (tuple, list)):
-        return type(value)(_on_device(each, device) for each in value)
     if hasattr(value, "weights"):
         moved = copy.copy(value)
         moved.weights = _on_device(value.weights, device)
         return moved
-    return value
+    return rebuilt(value, lambda each: _on_device(each, device))
 
 
 def _tensors_of(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for each in value:
-            yield from _tensors_of(each)
-    elif hasattr(value, "weights"):
-        yield from _tensors_of(value.weights)
+    for leaf in leaves(value):
+        if isinstance(leaf, torch.Tensor):
+            yield leaf
+        elif hasattr(leaf, "weights"):
+            yield from _tensors_of(leaf.weights)

@@ -39,7 +39,7 @@ def join_scales(state_dict: dict[str, Any], prefix: str, path: Path) -> torch.dt
     dtype = _majority_float(state_dict, keys, weights)
 
     turned: list[str] = []
-    markers = [key for key in keys if key.endswith(MARKERS) or key == f"{prefix}scaled_fp8"]
+    markers = {key for key in keys if key.endswith(MARKERS) or key == f"{prefix}scaled_fp8"}
     for key in keys:
         tensor = state_dict.get(key)
         if tensor is None or key in markers:
@@ -52,7 +52,7 @@ def join_scales(state_dict: dict[str, Any], prefix: str, path: Path) -> torch.dt
             if group == 1 and tensor.dim() in LAYER_DIMENSIONS:
                 state_dict[key] = quantized_tensor(tensor, scale, dtype)
             else:
-                state_dict[key] = _whole(tensor, scale, group).to(dtype)
+                state_dict[key] = rotated(tensor.float() * scale, group).to(dtype)
         elif tensor.dtype in _FP8:
             state_dict[key] = tensor.to(dtype)  # a naive cast of the whole file turned biases to FP8, too
         elif key.endswith(WEIGHT) and tensor.dim() in LAYER_DIMENSIONS:
@@ -79,7 +79,7 @@ def dequantize_text_encoders(state_dict: dict[str, Any], path: Path) -> None:
         if tensor.dtype in _CODES and scale_key(state_dict, layer) is not None:
             _check_layout(state_dict, key, path)
             scale = _pop_scale(state_dict, layer, tensor, path)
-            state_dict[key] = _whole(tensor, scale, _group(state_dict, key)).to(torch.float16)
+            state_dict[key] = rotated(tensor.float() * scale, _group(state_dict, key)).to(torch.float16)
             for marker in MARKERS:
                 state_dict.pop(layer + marker, None)
 
@@ -128,12 +128,6 @@ def _check_layout(state_dict: Mapping[str, Any], key: str, path: Path) -> None:
             where=path,
             remedy="Open it with ComfyUI's own loader, or with the one that its publisher names",
         )
-
-
-def _whole(codes: torch.Tensor, scale: torch.Tensor, group: int) -> torch.Tensor:
-    """W = W8 * scale in float32, with its columns turned back."""
-    weight = codes.float() * scale
-    return weight if group == 1 else rotated(weight, group)
 
 
 def _group(state_dict: Mapping[str, Any], key: str) -> int:

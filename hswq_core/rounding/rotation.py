@@ -35,7 +35,7 @@ def _hadamard(size: int) -> torch.Tensor:
 def rotated(matrix: torch.Tensor, group: int) -> torch.Tensor:
     """A matrix [N, K] whose columns are rotated in groups, float32; twice is not at all.
 
-    Args: group: columns to a group, a power of 4 that divides K; 1 leaves them as they are.
+    Args: group: columns to a group, a power of 4 that divides K; 1 leaves a tensor of any shape as it is.
     """
     if group == NONE:
         return matrix.float()

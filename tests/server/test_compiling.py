@@ -1,15 +1,13 @@
 """What torch.compile makes of models in 8 bits. Part of ``nox -s stress``."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support import workflows as w
 from tests.support.probing import loaded
-from tests.support.server import REPOSITORY, ComfyServer
+from tests.support.server import ComfyServer
+from tests.support.telling import told_by
 
 pytestmark = pytest.mark.stress
 
@@ -28,9 +26,6 @@ def test_a_compiled_model_computes_the_same(probing: ComfyServer, kind: str) -> 
 
 
 def test_compiling_cuts_a_quantized_model_no_more_often_than_the_original(comfyui: Path) -> None:
-    command = [sys.executable, "-m", "tests.server.graph_breaks", "--comfyui", str(comfyui)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    breaks = json.loads(done.stdout.splitlines()[-1])
+    breaks = told_by("tests.server.graph_breaks", comfyui)
     stock = breaks.pop("stock FP16")
     assert len(breaks) == 3 and all(len(reasons) <= len(stock) for reasons in breaks.values()), (stock, breaks)

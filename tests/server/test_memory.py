@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +9,14 @@ import pytest
 
 from hswq_core.calibration.monitor import DEVICE_MEMORY
 from hswq_core.sensitivity.gradient import KEPT_MEMORY
-from tests.support.server import REPOSITORY
+from tests.support.telling import told_by
 
 CARD, SPARE = 8 << 30, 500_000_000
 
 
 @pytest.fixture(scope="module")
 def planned(comfyui: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.server.planned_memory", "--comfyui", str(comfyui)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return told_by("tests.server.planned_memory", comfyui)
 
 
 def test_a_calibrated_run_of_sdxl_fits_an_8_gb_card(planned: dict[str, Any]) -> None:
