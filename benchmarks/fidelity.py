@@ -102,8 +102,8 @@ def measure(model: Any, statistics: Any, mode: str, rounding: str, method: str =
 
     impacts = dict(
         measure_impacts(
-            model.model, statistics, sorted(statistics.layers), form=FORMATS[mode], rounding=rounding, probes=PROBES,
-            method=method, progress=lambda _done, _total: None, **more,
+            model.model, statistics, sorted(statistics.layers), form=FORMATS[mode], rounding=rounding,
+            method=method, progress=lambda _done, _total: None, **{"probes": PROBES, **more},
         )
     )  # fmt: skip
     return statistics.with_impacts(impacts, f"{mode} {rounding}")

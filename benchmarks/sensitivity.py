@@ -19,7 +19,7 @@ from . import fidelity, inprocess_comfy
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "one at a time": ("exact", {}),
     "gradients": ("gradient", {}),
-    "few gradients": ("gradient", {"vectors": 16}),
+    "few gradients": ("gradient", {"probes": 2, "vectors": 8}),
 }
 
 

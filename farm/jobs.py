@@ -51,8 +51,7 @@ def _calibrate(task: Task, needs: Sequence[Path], out: Path, worker: Worker) -> 
                 "class_type": "HSWQCalibrateRun",
                 "inputs": asked | {"model": ["original", 0], "clip": ["original", 1]},
             },
-            "shown": {"class_type": "HSWQReport", "inputs": {"stats": ["run", 0], "keep_ratio": 0.25}},
-            "chart": {"class_type": "PreviewImage", "inputs": {"images": ["shown", 0]}},
+            **_ending_in("run"),
         }
     )
     if not _session(worker, task).is_file():
@@ -78,8 +77,7 @@ def _sensitivity(task: Task, needs: Sequence[Path], out: Path, worker: Worker) -
             "original": _loader(task),
             "stats": {"class_type": "HSWQLoadStatistics", "inputs": {"file": session.name}},
             "measure": {"class_type": "HSWQMeasureSensitivity", "inputs": inputs},
-            "shown": {"class_type": "HSWQReport", "inputs": {"stats": ["measure", 0], "keep_ratio": 0.25}},
-            "chart": {"class_type": "PreviewImage", "inputs": {"images": ["shown", 0]}},
+            **_ending_in("measure"),
         }
     )
     if load_statistics(session).complete_impacts(str(task.settings["purpose"])) is None:
@@ -117,6 +115,14 @@ def written_in(folder: Path) -> Path:
 
 def _loader(task: Task) -> dict[str, Any]:
     return {"class_type": "HSWQLoader", "inputs": {"ckpt_name": task.checkpoint.name}}
+
+
+def _ending_in(node: str) -> dict[str, Any]:
+    """What makes ComfyUI run a node that gives statistics: it runs what a node with a result to show needs."""
+    return {
+        "shown": {"class_type": "HSWQReport", "inputs": {"stats": [node, 0], "keep_ratio": 0.25}},
+        "chart": {"class_type": "PreviewImage", "inputs": {"images": ["shown", 0]}},
+    }
 
 
 def _session(worker: Worker, task: Task) -> Path:

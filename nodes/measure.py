@@ -22,6 +22,8 @@ from .web_api import work_events
 logger = logging.getLogger(__name__)
 _SAVE_EVERY = 32
 _PROBES = 8
+_FEW_PROBES = 2
+"""Where HSWQ Quantize measures by itself: what a workflow of one picture can afford."""
 
 
 class HSWQMeasureSensitivity(io.ComfyNode):
@@ -102,7 +104,7 @@ def measured_stats(model: Any, stats: Any, purpose: str, node: str | None) -> An
     """The same with impacts, which are measured if there are none for any purpose."""
     if statistics_of(stats).complete_impacts(purpose) is not None:
         return stats
-    return with_impacts(model, stats, purpose, _PROBES, "gradient", node, FEW_VECTORS)
+    return with_impacts(model, stats, purpose, _FEW_PROBES, "gradient", node, FEW_VECTORS)
 
 
 def with_impacts(

@@ -161,6 +161,24 @@ def test_gradients_give_the_impacts_of_one_layer_at_a_time(
         assert all(module._parameters[key] is parameters[key] for key in parameters)
 
 
+def test_the_random_vectors_are_not_the_noise_of_a_picture() -> None:
+    class Passes(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(32, 32, bias=False)
+            self.layer.weight = torch.nn.Parameter(torch.eye(32), requires_grad=False)
+
+        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return self.layer(x)
+
+    net = Passes()
+    # As ComfyUI makes the noise of the picture with seed 0.
+    noise = torch.randn((2, 4, 32, 32), generator=torch.manual_seed(0))
+    meter = gradient.GradientMeter(net, [{"0": noise, "1": torch.ones(2)}], torch.device("cpu"), {}, vectors=64)
+    found = meter.impacts({"layer": net.layer}, {"layer": lambda weight: weight * 0.01})
+    assert found["layer"] == pytest.approx(1e-4, rel=0.5)
+
+
 def test_what_has_no_backward_pass_is_said() -> None:
     class Rounds(torch.nn.Module):
         def __init__(self) -> None:
@@ -196,7 +214,16 @@ def test_models_that_change_tensors_in_place_have_gradients(monkeypatch: pytest.
         assert found[name] == pytest.approx(exact.impact(layer, layer.weight * 0.01), rel=0.15, abs=1e-14), name
 
 
-@pytest.mark.parametrize("fault", ["cut", "wrong"])
+def test_a_right_backward_pass_is_never_suspected_by_chance() -> None:
+    net, inputs = blocks(inference=False)
+    layers = dict(quantizable_layers(net))
+    changes: dict[str, gradient.Change] = dict.fromkeys(layers, lambda weight: weight * 0.01)
+    for seed in range(40):
+        meter = gradient.GradientMeter(net, inputs[:1], torch.device("cpu"), {}, vectors=1, seed=seed)
+        assert sum(meter.impacts(layers, changes).values()) > 0
+
+
+@pytest.mark.parametrize("fault", ["cut", "branch", "wrong"])
 def test_a_wrong_backward_pass_is_found_out(fault: str) -> None:
     class Doubled(torch.autograd.Function):
         @staticmethod
@@ -209,6 +236,8 @@ def test_a_wrong_backward_pass_is_found_out(fault: str) -> None:
 
     class Faulty(Blocks.Block):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if fault == "branch":  # one layer of ten has no gradient, and all others have theirs
+                return x + self.down(torch.nn.functional.silu(self.up(self.norm(x)).detach()))
             y = x.detach() if fault == "cut" else Doubled.apply(x)
             return super().forward(y)  # type: ignore[arg-type]
 
@@ -216,5 +245,5 @@ def test_a_wrong_backward_pass_is_found_out(fault: str) -> None:
     net.blocks[2] = Faulty()
     layers = dict(quantizable_layers(net))
     meter = gradient.GradientMeter(net, inputs, torch.device("cpu"), {})
-    with pytest.raises(NotDifferentiableError, match="cut off" if fault == "cut" else "times the effect"):
+    with pytest.raises(NotDifferentiableError, match="times the effect" if fault == "wrong" else "cut off"):
         meter.impacts(layers, dict.fromkeys(layers, lambda weight: weight * 0.01))

@@ -1,0 +1,79 @@
+"""Whether gradients say what a model does: a wrong backward pass gives no error, only wrong numbers.
+
+To first order the sum of <g, dW x> over all layers is <e, y_q - y>, the projection of what the output really does when
+all of them are changed, for every vector e. So one more call of the model checks every layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .differentiable import NotDifferentiableError
+from .layer_tap import LayerTap
+
+_MISSED = 0.3
+"""The part of the effect that gradients may miss: what is of higher order, and choices, such as that of an expert."""
+_NOTHING = 0.01
+"""What layers without a gradient may do together, in parts of what the middle one of the others does."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A backward pass: its vector e, [B, ...], and the sum of <g, dW x> over layers: [B], or [1] for all samples."""
+
+    vector: torch.Tensor
+    predicted: torch.Tensor
+
+
+def sum_of_effects(taps: Sequence[LayerTap]) -> torch.Tensor:
+    """The sum of <g, dW x> over the layers in the pass that is just done: of each sample, [B], or of all, [1]."""
+    inner = [tap.inner for tap in taps if tap.inner is not None]
+    if len({len(each) for each in inner}) > 1:
+        inner = [each.sum().reshape(1) for each in inner]
+    return torch.stack(inner).sum(0) if inner else torch.zeros(1)
+
+
+class FirstOrderCheck:
+    """Compares on some inputs, and judges over all of them."""
+
+    def __init__(self, taps: Sequence[LayerTap]) -> None:
+        self._taps = taps
+        self._missed = self._moved = 0.0
+
+    def compare(
+        self,
+        number: int,
+        output: torch.Tensor,
+        passes: Sequence[Pass],
+        changed: Callable[[Sequence[LayerTap]], torch.Tensor],
+    ) -> None:
+        """Args:
+            number: of the batch of inputs.
+            output: y, [B, ...].
+            passes: what gradients say.
+            changed: gives the output with some layers changed.
+
+        Errors: NotDifferentiableError when layers without a gradient have an effect.
+        """
+        moved = changed(self._taps).float() - output
+        for each in passes:
+            product = moved * each.vector
+            direct = product.flatten(1).sum(1) if len(each.predicted) == len(moved) else product.sum().reshape(1)
+            self._missed += float((each.predicted.to(direct) - direct).square().sum())
+            self._moved += float(moved.square().sum())
+        ranked = sorted(self._taps, key=lambda tap: -tap.effects()[number])
+        silent = [tap for tap in ranked if not tap.effects()[number]]
+        if silent:
+            middle = ranked[(len(ranked) - len(silent)) // 2].effects()[number]
+            alone = (changed(silent).float() - output).flatten(1).square().sum(1)
+            if float((alone / output.flatten(1).square().sum(1)).sum()) > _NOTHING * middle:
+                raise NotDifferentiableError("the gradient of a part of the model is cut off")
+
+    def conclude(self) -> None:
+        """Errors: NotDifferentiableError when gradients miss too much of the effect."""
+        if self._missed > _MISSED * self._moved:
+            share = self._missed / self._moved if self._moved else float("inf")
+            raise NotDifferentiableError(f"gradients are off by {share:.2g} times the effect that was measured")

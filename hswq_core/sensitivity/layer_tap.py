@@ -1,0 +1,89 @@
+"""What happens at one layer in the backward passes that measure sensitivity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
+
+from .model_calls import through
+
+Change = Callable[[torch.Tensor], torch.Tensor]
+"""Gives what rounding adds to a weight: dW, in float32, of the shape of the weight that it is given."""
+WeightOf = Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]
+"""Gives a layer's weight as it is computed with, in the type and on the device of a tensor."""
+
+_INPUT_GRADIENTS = {3: conv1d_input, 4: conv2d_input, 5: conv3d_input}
+
+
+def own_weight(module: torch.nn.Module, like: torch.Tensor) -> torch.Tensor:
+    """The weight that a plain torch layer holds."""
+    weight: Any = module.weight
+    return weight.detach().to(like)
+
+
+class LayerTap:
+    """Sums <g, dW x> of one layer over its calls in a pass, and the squares of that over passes.
+
+    Args:
+        change: what is done to the weight: dW.
+        weight_of: how the weight is had.
+        inputs: how many batches of inputs there are.
+    """
+
+    def __init__(self, module: torch.nn.Module, change: Change, weight_of: WeightOf, inputs: int) -> None:
+        self.module, self._change, self._weight_of = module, change, weight_of
+        self.inner: torch.Tensor | None = None  # <g, dW x> of each sample, [B], or of all together, [1]
+        self._samples = 1
+        self._total = torch.zeros((), dtype=torch.float64)
+        self._sums, self._passes = [0.0] * inputs, [0] * inputs
+
+    def effects(self) -> list[float]:
+        """|J dW x|^2 / |y|^2 by batch of inputs, summed over its images: the mean over the passes so far."""
+        return [total / max(1, passes) for total, passes in zip(self._sums, self._passes, strict=True)]
+
+    def begin(self, samples: int) -> None:
+        self.inner, self._samples = None, samples
+
+    def backward(
+        self, x: torch.Tensor, gradient: torch.Tensor, memory: dict[str, torch.Tensor], *, onward: bool
+    ) -> torch.Tensor | None:
+        with torch.no_grad():
+            weight = self._weight_of(self.module, x)
+            if "effect" not in memory:
+                memory["effect"] = through(self.module, x, self._change(weight)).float()
+            product = memory["effect"] * gradient
+            # Where the first dimension is not the samples (tiles, frames) their effects are added before squaring:
+            # vectors of different samples are independent, so the mean of the square is the same.
+            apart = len(product) % self._samples == 0
+            inner = product.reshape(self._samples, -1).sum(1) if apart else product.sum().reshape(1)
+            self.inner = inner if self.inner is None else self.inner + inner
+            return _backward(self.module, gradient, weight, x) if onward else None
+
+    def end(self, energy: torch.Tensor) -> None:
+        """Args: energy: |y|^2 of each sample."""
+        if self.inner is None:
+            return  # no gradient leads here
+        norms = energy if len(self.inner) == len(energy) else energy.mean().reshape(1)
+        self._total = self._total + (self.inner.square() / norms).sum().double()
+
+    def end_input(self, number: int, passes: int) -> None:
+        """The device is read once for an input, and not in every pass."""
+        self._sums[number] += float(self._total)
+        self._passes[number] += passes
+        self._total = torch.zeros((), dtype=torch.float64)
+
+    def add_effect(self, module: torch.nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+        """As a forward hook: the layer's output with the change."""
+        x = args[0]
+        return output + through(module, x, self._change(self._weight_of(module, x)))
+
+
+def _backward(module: Any, gradient: torch.Tensor, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """The gradient at a layer's input."""
+    if weight.dim() == 2:
+        return gradient @ weight
+    backward: Any = _INPUT_GRADIENTS[weight.dim()]
+    return backward(x.shape, weight, gradient, module.stride, module.padding, module.dilation, module.groups)
