@@ -74,6 +74,6 @@ class FirstOrderCheck:
 
     def conclude(self) -> None:
         """Errors: NotDifferentiableError when gradients miss too much of the effect."""
-        if self._missed > _MISSED * self._moved:
+        if not self._missed <= _MISSED * self._moved:  # NaN, too: gradients that overflowed
             share = self._missed / self._moved if self._moved else float("inf")
             raise NotDifferentiableError(f"gradients are off by {share:.2g} times the effect that was measured")

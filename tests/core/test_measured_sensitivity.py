@@ -223,7 +223,7 @@ def test_a_right_backward_pass_is_never_suspected_by_chance() -> None:
         assert sum(meter.impacts(layers, changes).values()) > 0
 
 
-@pytest.mark.parametrize("fault", ["cut", "branch", "wrong"])
+@pytest.mark.parametrize("fault", ["cut", "branch", "wrong", "overflow"])
 def test_a_wrong_backward_pass_is_found_out(fault: str) -> None:
     class Doubled(torch.autograd.Function):
         @staticmethod
@@ -232,7 +232,7 @@ def test_a_wrong_backward_pass_is_found_out(fault: str) -> None:
 
         @staticmethod
         def backward(ctx: object, *gradients: torch.Tensor) -> torch.Tensor:
-            return gradients[0] * 10
+            return gradients[0] * (float("inf") if fault == "overflow" else 10)
 
     class Faulty(Blocks.Block):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -245,5 +245,5 @@ def test_a_wrong_backward_pass_is_found_out(fault: str) -> None:
     net.blocks[2] = Faulty()
     layers = dict(quantizable_layers(net))
     meter = gradient.GradientMeter(net, inputs, torch.device("cpu"), {})
-    with pytest.raises(NotDifferentiableError, match="times the effect" if fault == "wrong" else "cut off"):
+    with pytest.raises(NotDifferentiableError, match="cut off" if fault in ("cut", "branch") else "times the effect"):
         meter.impacts(layers, dict.fromkeys(layers, lambda weight: weight * 0.01))
