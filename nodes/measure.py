@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 from comfy_api.latest import io
@@ -20,7 +21,8 @@ from .common import CATEGORY, HSWQStats, progress_bar, statistics_of
 from .web_api import work_events
 
 logger = logging.getLogger(__name__)
-_SAVE_EVERY = 32
+_SAVE_EVERY = 60.0
+"""Seconds: each time the whole session is written, which takes some for a large model with rows."""
 _PROBES = 8
 _FEW_PROBES = 2
 """Where HSWQ Quantize measures by itself: what a workflow of one picture can afford."""
@@ -148,11 +150,13 @@ def with_impacts(
         progress=work_events(node, progress_bar()),
         vectors=vectors,
     )
+    saved = time.monotonic()
     try:
         for name, impact in measuring:
             found[name] = impact
-            if len(found) % _SAVE_EVERY == 0:
+            if time.monotonic() - saved > _SAVE_EVERY:
                 keep()
+                saved = time.monotonic()
     finally:
         result = keep()
     return result
