@@ -14,12 +14,14 @@ from typing import Any
 
 import torch
 
+from hswq_core.sensitivity.gradient import FEW_PROBES, FEW_VECTORS
+
 from . import fidelity, inprocess_comfy
 
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "one at a time": ("exact", {}),
     "gradients": ("gradient", {}),
-    "few gradients": ("gradient", {"probes": 2, "vectors": 8}),
+    "few gradients": ("gradient", {"probes": FEW_PROBES, "vectors": FEW_VECTORS}),
 }
 
 

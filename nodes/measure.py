@@ -13,7 +13,7 @@ from ..hswq_core.calibration.statistics import Statistics, check_same_model
 from ..hswq_core.files.formats import FORMATS
 from ..hswq_core.options import METHODS, MODES, ROUNDINGS, Method, QuantizeOptions, Rounding, check_choice
 from ..hswq_core.planning.source_check import check_patches
-from ..hswq_core.sensitivity.gradient import FEW_VECTORS, VECTORS
+from ..hswq_core.sensitivity.gradient import FEW_PROBES, FEW_VECTORS, VECTORS
 from ..loader.calibrate import model_fingerprint
 from ..loader.impact import measure_impacts
 from ..loader.provenance import patches_of
@@ -24,8 +24,6 @@ logger = logging.getLogger(__name__)
 _SAVE_EVERY = 60.0
 """Seconds: each time the whole session is written, which takes some for a large model with rows."""
 _PROBES = 8
-_FEW_PROBES = 2
-"""Where HSWQ Quantize measures by itself: what a workflow of one picture can afford."""
 
 
 class HSWQMeasureSensitivity(io.ComfyNode):
@@ -103,10 +101,10 @@ class HSWQMeasureSensitivity(io.ComfyNode):
 
 
 def measured_stats(model: Any, stats: Any, purpose: str, node: str | None) -> Any:
-    """The same with impacts, which are measured if there are none for any purpose."""
+    """The same with impacts. If there are none for any purpose, they are measured on few inputs: it is to be quick."""
     if statistics_of(stats).complete_impacts(purpose) is not None:
         return stats
-    return with_impacts(model, stats, purpose, _FEW_PROBES, "gradient", node, FEW_VECTORS)
+    return with_impacts(model, stats, purpose, FEW_PROBES, "gradient", node, FEW_VECTORS)
 
 
 def with_impacts(

@@ -63,11 +63,12 @@ class FirstOrderCheck:
             product = moved * each.vector
             direct = product.flatten(1).sum(1) if len(each.predicted) == len(moved) else product.sum().reshape(1)
             self._missed += float((each.predicted.to(direct) - direct).square().sum())
-            self._moved += float(moved.square().sum())
-        ranked = sorted(self._taps, key=lambda tap: -tap.effects()[number])
-        silent = [tap for tap in ranked if not tap.effects()[number]]
+        self._moved += float(moved.square().sum()) * len(passes)
+        effects = {tap: tap.effects()[number] for tap in self._taps}
+        silent = [tap for tap, effect in effects.items() if not effect]
         if silent:
-            middle = ranked[(len(ranked) - len(silent)) // 2].effects()[number]
+            ranked = sorted(effects.values(), reverse=True)
+            middle = ranked[(len(ranked) - len(silent)) // 2]
             alone = (changed(silent).float() - output).flatten(1).square().sum(1)
             if float((alone / output.flatten(1).square().sum(1)).sum()) > _NOTHING * middle:
                 raise NotDifferentiableError("the gradient of a part of the model is cut off")

@@ -25,8 +25,8 @@ from .model_calls import batched, call, latent_size, on_device
 
 VECTORS = 64
 """Random vectors in all, for inputs of two images: 128 estimates of each layer, and a standard error of an eighth."""
-FEW_VECTORS = 8
-"""On four inputs: an eighth of the vectors; a file of one size has 1.1 to 1.25 times the error instead of 1.03."""
+FEW_PROBES, FEW_VECTORS = 2, 8
+"""An eighth of the vectors on four inputs: a file of one size has 1.1 to 1.25 times the error instead of 1.03."""
 _SEED = 0x48535751
 """None that a picture has: its noise comes from the same generator, and the output is not independent of that."""
 _KEEP = 1 << 15
