@@ -25,6 +25,7 @@ from .files.layers import (
     scale_key,
 )
 from .files.modelspec import true_metadata
+from .files.refusal import is_refusal
 from .files.text_encoders import loses_its_scale
 from .files.writer import CheckpointWriter, FileLayout, check_not_source
 from .options import check_choice
@@ -162,7 +163,7 @@ def _metadata(source: CheckpointReader, prefix: str, to: str) -> dict[str, str]:
 
 def _side_keys(source: CheckpointReader, prefix: str, layers: Iterable[str]) -> set[str]:
     """What stands beside the quantized layers in the source's format."""
-    found = {f"{prefix}scaled_fp8"}
+    found = {f"{prefix}scaled_fp8", *(key for key, info in source.tensors.items() if is_refusal(key, info.shape))}
     for layer in layers:
         scale = scale_key(source.tensors, layer)
         found |= {scale[0]} if scale else set()

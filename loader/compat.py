@@ -29,17 +29,32 @@ def _register_layout() -> str:
     """The layout to use. Newer versions have typed layouts, and theirs multiplies by the scale in the compute type.
 
     In FP16 that rounds every scale to 11 bits and loses small ones, so we register a layout of our own beside it,
-    which multiplies in float32 and rounds once. Older versions do so already.
+    which multiplies in float32 and rounds once. It does nothing else: what a layout of ComfyUI's can beyond that
+    (products in FP8, fused operations) is made for its own codes. Older versions do so already.
     """
     register = getattr(comfy.quant_ops, "register_layout_class", None)
     if register is None:
         return _STOCK_LAYOUT
     stock: Any = comfy.quant_ops.get_layout_class(_STOCK_LAYOUT)
 
-    class HSWQScaledFP8Layout(stock):  # type: ignore[misc]
+    class HSWQScaledFP8Layout(comfy.quant_ops.QuantizedLayout):
+        Params = stock.Params
+
+        @classmethod
+        def quantize(cls, tensor: torch.Tensor, **_: Any) -> Any:
+            raise TypeError("codes of HSWQ are made when a file is quantized, and never again")
+
         @classmethod
         def dequantize(cls, qdata: torch.Tensor, params: Any) -> torch.Tensor:
             return dequantize(qdata, params.scale, params.orig_dtype)
+
+        @classmethod
+        def get_plain_tensors(cls, qtensor: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            return codes_and_scale(qtensor)
+
+        @classmethod
+        def state_dict_tensors(cls, qdata: torch.Tensor, params: Any) -> dict[str, torch.Tensor]:
+            return {"": qdata, "_scale": params.scale}
 
     register(_OUR_LAYOUT, HSWQScaledFP8Layout)
     return _OUR_LAYOUT

@@ -20,9 +20,10 @@ from ..hswq_core.errors import CheckpointError
 from ..hswq_core.files.checkpoint import CheckpointReader
 from ..hswq_core.files.inspection import Inspection, inspect_checkpoint
 from ..hswq_core.files.layers import check_scales
+from ..hswq_core.files.refusal import is_refusal
 from .compat import exact_patching, is_quantized, multiplies_fp8
 from .ops import FP8MatmulOperations, HSWQOperations, weights_in_one_piece
-from .patching import lean
+from .patching import with_quantized_patching
 from .state_dict import dequantize_text_encoders, join_scales, warn_of_lost_scales
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,8 @@ def _read(path: Path) -> _File:
         if sum(".lora_" in key for key in reader.tensors) > len(reader.tensors) / 2:
             raise CheckpointError("this is a LoRA, not a model", where=path, remedy="Open it with Load LoRA")
         inspection = inspect_checkpoint(reader)
-    state_dict = comfy.utils.load_torch_file(str(path))
+    loaded = comfy.utils.load_torch_file(str(path))
+    state_dict = {key: tensor for key, tensor in loaded.items() if not is_refusal(key, tuple(tensor.shape))}
     prefix = comfy.model_detection.unet_prefix_from_state_dict(state_dict)
     if not any(key.startswith(prefix) for key in state_dict):
         prefix = ""
@@ -152,7 +154,7 @@ def _finish_model(model: Any, path: Path, file: _File) -> Any:
         with weights_in_one_piece():
             return executor(*args, **kwargs)
 
-    model.__class__ = lean(type(model))  # clones are of their parent's class
+    model.__class__ = with_quantized_patching(type(model))  # clones are of their parent's class
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "hswq_loader", sample)
     return model
 

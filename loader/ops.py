@@ -9,6 +9,7 @@ a fast GPU takes longer than the layer.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -17,9 +18,13 @@ import comfy.ops
 import torch
 
 from ..hswq_core.errors import CheckpointError
+from ..hswq_core.files.refusal import refusing_tensors
+from ..hswq_core.inference.dequantize import dequantize
 from ..hswq_core.inference.fp8_matmul import fits_fp8_matmul, fp8_linear
 from .compat import codes_and_scale, is_quantized, ready_weight
 
+PATCHED_DTYPE = torch.float16
+"""In which a quantized layer's weight is held, and rounded to, when a patch was added to it."""
 _in_file_form: ContextVar[bool] = ContextVar("in_file_form", default=True)
 
 
@@ -88,9 +93,45 @@ class _HoldsCodes(_KeepsItsType):
             raise CheckpointError("its weight is missing", where=prefix.removesuffix("."))
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Move the layer; the weight is replaced by the moved one.
+
+        Torch would swap what the two hold, which fails for tensors of a class of their own that were made in inference
+        mode, as all are that a node has loaded. ComfyUI unloads models outside of it.
+        """
+        weight = self._parameters.get("weight")  # type: ignore[attr-defined]
+        if not is_quantized(weight):
+            return super()._apply(fn, recurse)  # type: ignore[misc]
+        self.weight = None  # type: ignore[assignment]
+        try:
+            super()._apply(fn, recurse)  # type: ignore[misc]
+            with torch.inference_mode():
+                weight = torch.nn.Parameter(fn(weight), requires_grad=False)
+        finally:
+            self.weight = weight
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy of the layer. Of a tensor torch would copy the storage, which codes with a scale do not have."""
+        weight = self.weight
+        if is_quantized(weight) and id(weight) not in memo:
+            with torch.inference_mode():
+                memo[id(weight)] = torch.nn.Parameter(weight.clone(), requires_grad=False)
+        made = memo[id(self)] = type(self).__new__(type(self))
+        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return made
+
     def convert_weight(self, weight: torch.Tensor, inplace: bool = False, **_: Any) -> torch.Tensor:
-        """The stored weight as numbers a patch can be added to."""
-        return weight.dequantize() if is_quantized(weight) else weight
+        """The weight as numbers a patch can be added to: float32, of what FP16 holds of a quantized one.
+
+        Args: weight: as it is stored, or dequantized already.
+        """
+        if not is_quantized(self.weight):
+            return weight
+        if is_quantized(weight):
+            codes, scale = codes_and_scale(weight)
+            weight = dequantize(codes, scale, PATCHED_DTYPE)
+        return weight.to(PATCHED_DTYPE).float()
 
     def set_weight(
         self,
@@ -105,10 +146,13 @@ class _HoldsCodes(_KeepsItsType):
         It is not rounded back to FP8: a LoRA changes weights by less than FP8's steps, so most of it would
         be rounded away. Unpatching puts the original tensor back.
         """
-        weight = weight.to(torch.float16 if is_quantized(self.weight) else self.weight.dtype)
+        weight = weight.to(PATCHED_DTYPE if is_quantized(self.weight) else self.weight.dtype)
         if return_weight:
             return weight
-        self.weight = torch.nn.Parameter(weight, requires_grad=False)
+        if inplace_update and not is_quantized(self.weight):
+            self.weight.data.copy_(weight)
+        else:
+            self.weight = torch.nn.Parameter(weight, requires_grad=False)
         return None
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -123,6 +167,9 @@ class _HoldsCodes(_KeepsItsType):
             destination[f"{prefix}scale" if is_float else f"{prefix}weight_scale"] = (
                 scale.reshape(-1) if is_float else scale.reshape(-1, 1)
             )
+            if not is_float:
+                for name, tensor in refusing_tensors("hswq_int8").items():
+                    destination.setdefault(name, tensor)
 
 
 class HSWQOperations(comfy.ops.manual_cast):

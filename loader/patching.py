@@ -1,9 +1,12 @@
-"""LoRAs on a card with little memory: added when a layer runs, so that its weight stays 8 bits.
+"""Patches of layers in 8 bits: how ComfyUI's model patcher loads, patches and unloads them.
 
-ComfyUI adds a patch to the weight where it is, and an 8-bit weight becomes FP16 by that (see ``ops.py``): twice its
+ComfyUI adds a LoRA to the weight where it is, and an 8-bit weight becomes FP16 by that (see ``ops.py``): twice its
 size, which the memory manager does not know of when it places the model. Where the model would not fit so, the patches
 of quantized layers are added to the dequantized weight in each call instead, as ComfyUI itself does in layers that it
-keeps in main memory. Elsewhere they are added once, which is faster.
+keeps in main memory. Elsewhere they are added once, which is faster. The numbers are the same.
+
+A LoRA that belongs to some prompts (*Create Hook LoRA*) comes and goes within a run. ComfyUI copies it into the weight
+and its backup over that, which codes cannot take. So it, too, is added in each call.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+import comfy.hooks
 import comfy.lora
 import comfy.utils
 import torch
@@ -20,27 +24,31 @@ from comfy.model_patcher import LowVramPatch
 
 from ..hswq_core.calibration.arguments import leaves, rebuilt
 from .compat import is_quantized
+from .ops import PATCHED_DTYPE
 
 _WEIGHT = ".weight"
 
 
 class AddedPatches:
-    """What a MODEL's patches make of a layer's weight, computed in float32 and rounded once.
+    """What a MODEL's patches make of a layer's weight: what the weight would be if they were added to it where it is.
 
     Args:
         key: of the weight, in the whole model.
         patches: ComfyUI's, those of this key.
         most: bytes that may be kept near the weight for it.
+        originals: the weight of this key as ComfyUI hands it to patches that are differences to it.
     """
 
-    def __init__(self, key: str, patches: list[Any], most: int) -> None:
-        self._key, self._patches, self._near = key, patches, patches
+    def __init__(self, key: str, patches: list[Any], most: int, originals: dict[str, Any] | None = None) -> None:
+        self.key, self._patches, self._near, self._originals = key, patches, patches, originals
         self._nbytes = sum(tensor.nbytes for tensor in _tensors_of(patches))
         self._fits = self._nbytes <= most
 
     def __call__(self, weight: torch.Tensor) -> torch.Tensor:
-        patched = comfy.lora.calculate_weight(self._near, weight.float(), self._key, intermediate_dtype=torch.float32)
-        return patched.to(weight.dtype)
+        base = weight.to(PATCHED_DTYPE).float()
+        named: dict[str, Any] = {} if self._originals is None else {"original_weights": self._originals}
+        patched = comfy.lora.calculate_weight(self._near, base, self.key, intermediate_dtype=torch.float32, **named)
+        return patched.to(PATCHED_DTYPE).to(weight.dtype)
 
     def move_to(self, device: torch.device) -> int:
         """Keep what is added on a device, so that it does not travel in each call. Returns: its bytes there.
@@ -52,19 +60,29 @@ class AddedPatches:
         return self._nbytes if near else 0
 
 
+class HookPatches(AddedPatches):
+    """The same for the patches of a group of hooks, while that is applied."""
+
+
 @cache
-def lean(patcher: type[Any]) -> type[Any]:
-    """ComfyUI's class of model patchers, or another, that leaves 8-bit weights as they are where memory is short."""
-    return type("LeanPatcher", (_Lean, patcher), {})
+def with_quantized_patching(patcher: type[Any]) -> type[Any]:
+    """ComfyUI's class of model patchers, or another, that knows what can be done to weights in 8 bits."""
+    return type(f"Quantized{patcher.__name__}", (_QuantizedPatching, patcher), {})
 
 
-class _Lean:
-    """What is put before ComfyUI's class."""
+class _QuantizedPatching:
+    """What is put before ComfyUI's class.
+
+    Models are loaded in inference mode, and their tensors can only be replaced in it. ComfyUI also unloads outside.
+    """
 
     _in_place = True
     model: Any
     patches: dict[str, list[Any]]
+    cached_hook_patches: dict[Any, dict[str, Any]]
+    hook_mode: Any
 
+    @torch.inference_mode()
     def load(self, device_to: Any = None, lowvram_model_memory: float = 0, *args: Any, **named: Any) -> None:
         above: Any = super()
         forced = bool(named.get("force_patch_weights", args[0] if args else False))
@@ -78,20 +96,65 @@ class _Lean:
         if not forced:
             self._add_in_calls(device_to)
 
+    @torch.inference_mode()
+    def unpatch_model(self, *args: Any, **named: Any) -> Any:
+        above: Any = super()
+        return above.unpatch_model(*args, **named)
+
+    @torch.inference_mode()
+    def partially_unload(self, device_to: Any, *args: Any, **named: Any) -> Any:
+        above: Any = super()
+        freed = above.partially_unload(device_to, *args, **named)
+        self._add_in_calls(device_to)
+        return freed
+
     def patch_weight_to_device(self, key: str, *args: Any, **named: Any) -> Any:
         above: Any = super()
         if not self._in_place and key in self.patches and self._quantized(key) is not None:
             return None
         return above.patch_weight_to_device(key, *args, **named)
 
-    def partially_unload(self, *args: Any, **named: Any) -> Any:
+    def patch_hook_weight_to_device(
+        self, hooks: Any, combined_patches: dict[str, list[Any]], key: str, original_weights: dict[str, Any],
+        *args: Any, **named: Any,
+    ) -> None:  # fmt: skip
         above: Any = super()
-        freed = above.partially_unload(*args, **named)
+        weight = self._quantized(key)
+        if weight is None or key not in combined_patches:
+            above.patch_hook_weight_to_device(hooks, combined_patches, key, original_weights, *args, **named)
+            return
+        original = {key: original_weights[key]}
+        added = HookPatches(key, combined_patches[key], weight.numel() // 2, original)
+        added.move_to(self.load_device)  # type: ignore[attr-defined]
+        self._add_hook(added)
+        if self.hook_mode == comfy.hooks.EnumHookMode.MaxSpeed:
+            # Where ComfyUI keeps what these hooks make of the other layers, and looks the next time.
+            self.cached_hook_patches.setdefault(hooks, {})[key] = added
+
+    def patch_cached_hook_weights(self, cached_weights: dict[str, Any], key: str, *args: Any, **named: Any) -> None:
+        above: Any = super()
+        added = cached_weights[key]
+        if not isinstance(added, HookPatches):
+            above.patch_cached_hook_weights(cached_weights, key, *args, **named)
+            return
+        self._remove_hooks({key})
+        self._add_hook(added)
+
+    def unpatch_hooks(self, whitelist_keys_set: set[str] | None = None) -> None:
+        above: Any = super()
+        above.unpatch_hooks(whitelist_keys_set)
+        self._remove_hooks(whitelist_keys_set)
+
+    def _add_hook(self, added: HookPatches) -> None:
+        layer = self._layer_of(added.key)
+        layer.weight_function = [*layer.weight_function, added]  # the list may be that of all layers
+
+    def _remove_hooks(self, keys: set[str] | None) -> None:
+        """Take the patches of hooks away from these layers; ``None``, or no key, is from all, as ComfyUI has it."""
         for module in self.model.modules():
-            functions = getattr(module, "weight_function", [])
-            if any(isinstance(f, LowVramPatch) for f in functions):  # ComfyUI's own, which does the same
-                module.weight_function = [f for f in functions if not isinstance(f, AddedPatches)]
-        return freed
+            functions = getattr(module, "weight_function", ())
+            if any(isinstance(f, HookPatches) for f in functions):
+                module.weight_function = [f for f in functions if not _is_hook_of(f, keys)]
 
     def _patched_and_quantized(self) -> Iterator[tuple[str, torch.Tensor]]:
         for key in self.patches:
@@ -103,17 +166,24 @@ class _Lean:
         weight = comfy.utils.get_attr(self.model, key) if key.endswith(_WEIGHT) else None
         return weight if is_quantized(weight) else None
 
+    def _layer_of(self, key: str) -> Any:
+        return comfy.utils.get_attr(self.model, key.removesuffix(_WEIGHT))
+
     def _add_in_calls(self, device: Any) -> None:
+        """Add the patches of all layers that are in 8 bits in their calls, also where ComfyUI would do so itself."""
         for key, weight in self._patched_and_quantized():
-            module = comfy.utils.get_attr(self.model, key.removesuffix(_WEIGHT))
-            if any(isinstance(f, (LowVramPatch, AddedPatches)) for f in module.weight_function):
-                continue
+            module = self._layer_of(key)
             added = AddedPatches(key, self.patches[key], weight.numel() // 2)
-            module.weight_function = [added, *module.weight_function]
+            others = [f for f in module.weight_function if type(f) is not AddedPatches and type(f) is not LowVramPatch]
+            module.weight_function = [added, *others]
             if device is not None:
                 added.move_to(torch.device(device))
             # ComfyUI takes functions away from models of which it believes that they have some.
             self.model.model_lowvram = True
+
+
+def _is_hook_of(function: Any, keys: set[str] | None) -> bool:
+    return isinstance(function, HookPatches) and (not keys or function.key in keys)
 
 
 def _on_device(value: Any, device: torch.device) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import comfy.cldm.cldm
+import comfy.hooks
 import comfy.model_management
 import comfy.ops
 import folder_paths
@@ -244,11 +246,55 @@ class ProbeClipVision(io.ComfyNode):
         return io.NodeOutput(found)
 
 
+class ProbeHooked(io.ComfyNode):
+    """Writes a UNet's output as it is, under hooks, and without them again, on a card with room for ``room`` of it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ProbeHooked",
+            inputs=[io.Model.Input("model"), io.Hooks.Input("hooks"), io.String.Input("name"), io.Float.Input("room")],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, model: Any, hooks: Any, name: str, room: float) -> io.NodeOutput:
+        cpu, unet, clone = torch.device("cpu"), model.model.diffusion_model, model.clone()
+        comfy.model_management.unload_all_models()
+        clone.patch_model(device_to=cpu, lowvram_model_memory=max(1, int(room * clone.model_size())))
+        tensors = {}
+        for state, group in (("plain", None), ("hooked", hooks), ("again", None), ("cached", hooks), ("after", None)):
+            if group is not None:
+                clone.register_all_hook_patches(
+                    hooks, comfy.hooks.create_target_dict(comfy.hooks.EnumWeightTarget.Model)
+                )
+            clone.apply_hooks(group)
+            tensors[state] = unet(**_inputs(unet)).float().contiguous()
+        clone.unpatch_model(cpu)
+        save_file(tensors, Path(folder_paths.get_output_directory()) / f"{name}.probe")
+        return io.NodeOutput()
+
+
+class ProbeCopied(io.ComfyNode):
+    """A MODEL whose UNet is a copy of another's."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="ProbeCopied", inputs=[io.Model.Input("model")], outputs=[io.Model.Output()])
+
+    @classmethod
+    def execute(cls, model: Any) -> io.NodeOutput:
+        clone = model.clone()
+        clone.add_object_patch("diffusion_model", copy.deepcopy(model.model.diffusion_model))
+        return io.NodeOutput(clone)
+
+
 class ProbeExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             ProbeWeights, ProbeHooks, ProbeFailingSampler, ProbeControlNets, ProbeCompiled, ProbeFamily, ProbeReference,
-            ProbeLowVram, ProbeInjected, ProbeClipVision,
+            ProbeLowVram, ProbeInjected, ProbeClipVision, ProbeHooked, ProbeCopied,
         ]  # fmt: skip
 
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from hswq_core import convert
 from tests.server.test_loader import assert_as_in_file, path_of
 from tests.support import workflows as w
 from tests.support.probing import CODES, Tensors, exact, loaded, probe, unet_of
-from tests.support.server import ComfyServer
+from tests.support.server import ComfyServer, ExecutionError
 
 LORA = "test.safetensors"
 
@@ -141,6 +142,26 @@ def test_a_saved_model_opens_again_as_it_was(probing: ComfyServer, kind: str, no
         else w.node("HSWQDiffusionModelLoader", unet_name=saved.name)
     )
     assert_as_in_file(probe(probing, f"saved_{kind}_{node}", {"loader": loader}), saved)
+    if kind == "int8":
+        assert_refused_by_stock(probing, node, saved)
+
+
+def assert_refused_by_stock(probing: ComfyServer, node: str, saved: Path) -> None:
+    """Where integers would be taken for weights; and what was converted from the file is one for any loader again."""
+    for name, refused in ((saved.name, True), (f"{saved.stem}_fp16.safetensors", False)):
+        kinds = {
+            "CheckpointSave": w.node("CheckpointLoaderSimple", ckpt_name=name),
+            "ModelSave": w.node("UNETLoader", unet_name=name, weight_dtype="default"),
+        }
+        flow = {"loader": kinds[node], "text": w.node("CheckpointLoaderSimple", ckpt_name=w.TINY)}
+        flow |= w.sampling(["loader", 0], ["text", 1], ["text", 2], "stock", steps=1)
+        if refused:
+            with pytest.raises(ExecutionError, match="hswq_int8: open this file with HSWQ Loader"):
+                probing.run(flow)
+            convert(saved, saved.with_stem(f"{saved.stem}_fp16"), "fp16", overwrite=True)
+            probing.get("/object_info")
+        else:
+            probing.run(flow)
 
 
 def test_a_model_saved_with_its_lora(probing: ComfyServer, kind: str, deltas: Tensors) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from hswq_core.files.refusal import is_refusal
 from tests.support import workflows as w
 from tests.support.server import REPOSITORY, TINY_CHECKPOINT, ComfyServer
 
@@ -43,7 +44,8 @@ def loaded(name: str) -> w.Workflow:
 
 
 def unet_of(path: Path) -> Tensors:
-    tensors = load_file(path)
+    """The diffusion model's own tensors, without those that speak to other loaders."""
+    tensors = {key: tensor for key, tensor in load_file(path).items() if not is_refusal(key, tuple(tensor.shape))}
     return {k.removeprefix(UNET): v for k, v in tensors.items() if k.startswith(UNET)} or tensors
 
 

@@ -49,6 +49,19 @@ def sampling(
     }
 
 
+def sample_anew(flow: Workflow, name: str, run: int) -> None:
+    """Let the sampling whose nodes begin with ``name`` run though ComfyUI has made the same image: it does not know it.
+
+    The number stands where it changes nothing, as the last of more steps than there are.
+    """
+    inputs = flow[f"{name}_sampler"]["inputs"]
+    same = ("model", "steps", "cfg", "sampler_name", "scheduler", "positive", "negative", "latent_image")
+    flow[f"{name}_sampler"] = node(
+        "KSamplerAdvanced", **{key: inputs[key] for key in same}, noise_seed=inputs["seed"], add_noise="enable",
+        start_at_step=0, end_at_step=1000 + run, return_with_leftover_noise="disable",
+    )  # fmt: skip
+
+
 def plain(name: str = "plain", checkpoint: str = TINY, **options: Any) -> Workflow:
     """The stock loader and a image."""
     loader = {f"{name}_loader": node("CheckpointLoaderSimple", ckpt_name=checkpoint)}
