@@ -6,7 +6,8 @@ model is ever in memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,10 +18,12 @@ import torch
 from ..hswq_core.calibration.statistics import Statistics
 from ..hswq_core.errors import CheckpointError
 from ..hswq_core.files.checkpoint import CheckpointReader
+from ..hswq_core.files.dtypes import is_float
 from ..hswq_core.files.layers import find_prefix
-from ..hswq_core.files.live_source import LiveSource, LiveTensor
+from ..hswq_core.files.live_source import LiveSource, LiveTensor, StoredTensor
 from ..hswq_core.files.source import TensorSource
 from ..hswq_core.files.text_encoders import TEXT_ENCODERS
+from ..hswq_core.fingerprint import positions
 from ..hswq_core.planning.source_check import names_differ
 from .compat import is_quantized
 from .load import load_diffusion_model
@@ -32,12 +35,15 @@ SAMPLING_SETTINGS = frozenset({"v_pred", "ztsnr", "edm_vpred.sigma_max", "edm_vp
 _VAES = ("first_stage_model.", "vae.")
 
 
-def connected_source(model: Any, clip: Any, vae: Any, file: CheckpointReader | None) -> LiveSource:
+def connected_source(
+    model: Any, clip: Any, vae: Any, file: CheckpointReader | None, origins: Sequence[CheckpointReader] = ()
+) -> LiveSource:
     """A source that is the connected MODEL, with its text encoder and VAE.
 
     Args:
         clip, vae: where they are not connected, those of the file.
         file: the checkpoint that the model came from, for what is not connected and for its metadata.
+        origins: all files that something connected was loaded from. What is in them is written as they have it.
 
     Errors: CheckpointError for a model that is held in FP8 or another quantized type.
     """
@@ -47,6 +53,7 @@ def connected_source(model: Any, clip: Any, vae: Any, file: CheckpointReader | N
         live |= _text_encoder(model, clip)
     if vae is not None:
         live |= _vae(model, vae)
+    live = {key: replace(tensor, origin=_origin(key, tensor, origins)) for key, tensor in live.items()}
     rest = frozenset()
     if file is not None:
         unet = find_prefix(file)
@@ -80,6 +87,28 @@ def is_as_in_file(model: Any, file: CheckpointReader) -> bool:
     return not patches_of(model) and in_file == _settings(model).keys()
 
 
+def _origin(key: str, tensor: LiveTensor, files: Sequence[CheckpointReader]) -> StoredTensor | None:
+    """The tensor of a file that one in memory was loaded from; of several that fit, the one that it agrees with."""
+    found = [
+        StoredTensor(file, name)
+        for file in files
+        for name in dict.fromkeys((key, *(key.removeprefix(prefix) for prefix in _VAES)))
+        if name in file.tensors
+        and is_float(file.tensors[name].dtype)
+        and file.tensors[name].shape == tuple(tensor.original.shape)
+    ]
+    return next((each for each in found if _agrees(each, tensor.original)), found[0] if found else None)
+
+
+def _agrees(stored: StoredTensor, held: torch.Tensor) -> bool:
+    """Whether a few elements are the same, in the type that memory has them in."""
+    if not held.numel():
+        return True
+    places = positions(stored.key)
+    ours = held.detach().flatten()[[int(place * held.numel()) for place in places]].cpu()
+    return torch.equal(torch.tensor(stored.file.elements(stored.key, places)).to(held.dtype), ours)
+
+
 def _diffusion_model(model: Any) -> dict[str, LiveTensor]:
     with without_injections(model):
         tensors = model.model.diffusion_model.state_dict()
@@ -104,7 +133,7 @@ def _text_encoder(model: Any, clip: Any) -> dict[str, LiveTensor]:
     for name, tensor in clip.get_sd().items():
         live = _live(patcher, name, tensor)
         # Converting the names splits and joins tensors, so patches cannot wait.
-        tensors[name] = live.original if live.made is None else live.made()
+        tensors[name] = live.original if live.made is None else live.made(live.original.dtype)
     return _of(model.model.model_config.process_clip_state_dict_for_saving(tensors))
 
 

@@ -24,6 +24,7 @@ from ..hswq_core.files.refusal import is_refusal
 from .compat import exact_patching, is_quantized, multiplies_fp8
 from .ops import FP8MatmulOperations, HSWQOperations, weights_in_one_piece
 from .patching import with_quantized_patching
+from .provenance import remember_file
 from .state_dict import dequantize_text_encoders, join_scales, warn_of_lost_scales
 
 logger = logging.getLogger(__name__)
@@ -156,6 +157,7 @@ def _finish_model(model: Any, path: Path, file: _File) -> Any:
 
     model.__class__ = with_quantized_patching(type(model))  # clones are of their parent's class
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "hswq_loader", sample)
+    remember_file(model, path)
     return model
 
 

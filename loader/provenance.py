@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
+_FILE = "hswq_file"
 Prompt = Mapping[str, Mapping[str, Any]]
 """The running workflow as the server has it: nodes by id, each with ``inputs`` that are values or [id, output]."""
 
@@ -36,12 +38,14 @@ def sources_of(
         if node in seen or node not in prompt:
             continue
         seen.add(node)
-        # A loader whose path is connected opens that, and not the file that it shows.
-        texts = [] if _links(prompt, node, "path") else _texts(prompt[node])
+        # A loader whose path is connected opens that, and not the file that it shows. What comes through the path is a
+        # file that was made of another model (``opened_file`` knows it).
+        by_path = bool(_links(prompt, node, "path"))
+        texts = [] if by_path else _texts(prompt[node])
         files = {f"{folder}/{name}" for name in texts if (folder := is_file(name))}
         found |= files
         # Models flow through inputs named for them; switches and reroutes name theirs otherwise.
-        links = _links(prompt, node, socket) or ([] if files else _links(prompt, node, ""))
+        links = _links(prompt, node, socket) or ([] if files or by_path else _links(prompt, node, ""))
         waiting += [str(link[0]) for link in links]
     return found
 
@@ -65,6 +69,16 @@ def upstream_of(prompt: Prompt | None, node: str | None) -> dict[str, Mapping[st
             found[each] = prompt[each]
             waiting += [str(link[0]) for link in _links(prompt, each, "")]
     return found
+
+
+def remember_file(model: Any, path: Path) -> None:
+    """Let a MODEL, and all its clones, say which file it was opened from."""
+    model.set_attachments(_FILE, path)
+
+
+def opened_file(model: Any) -> Path | None:
+    """The file that a MODEL of our loaders was opened from."""
+    return getattr(model, "attachments", {}).get(_FILE)
 
 
 def patches_of(model: Any) -> str:

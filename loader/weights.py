@@ -39,13 +39,13 @@ def original_tensor(patcher: Any, name: str, tensor: torch.Tensor) -> torch.Tens
     return tensor if backup is None else backup.weight
 
 
-def patched_tensor(patcher: Any, name: str, original: torch.Tensor) -> torch.Tensor:
-    """A weight with its patches, computed as ComfyUI does when it saves a model."""
+def patched_tensor(patcher: Any, name: str, original: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """A weight with its patches, computed as ComfyUI does when it saves a model, in its own type or another."""
     device = patcher.load_device
     compute_dtype = getattr(comfy.model_management, "lora_compute_dtype", lambda _device: torch.float32)(device)
     weight = comfy.model_management.cast_to_device(original, device, compute_dtype, copy=True)
     weight = comfy.lora.calculate_weight(patcher.patches[name], weight, name)
-    return weight.to(original.dtype).cpu()
+    return weight.to(dtype or original.dtype).cpu()
 
 
 def weights_digest(model: Any) -> int:

@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..hswq_core.files.names import next_free, usable_name
 from ..hswq_core.proof import Proof, proof_page
 from ..hswq_core.proof.page import Pictures
+from ..hswq_core.proof.verdict import ProvedFile
+from ..hswq_core.publishing.hashes import hashes_of
 from ..hswq_core.publishing.shown_proof import PICTURE
+from ..loader.provenance import patches_of
+from .common import progress_bar
 from .pictures import as_image, as_jpeg
 
 _PAIRS_IN_A_PICTURE = 4
+
+
+def name_of(files: Collection[Path], model: Any, otherwise: str) -> str:
+    """What a model is called: its files, and whether there is something on top of them."""
+    name = "+".join(sorted(file.name for file in files)) or otherwise
+    return f"{name} with patches" if patches_of(model) else name
+
+
+def proved_file(files: Collection[Path], model: Any) -> ProvedFile | None:
+    """The file that a model is; ``None`` for a merge, a patched model, and a file that is gone."""
+    if len(files) != 1 or patches_of(model):
+        return None
+    (file,) = files
+    try:
+        return ProvedFile(file.name, file.stat().st_size, hashes_of(file, progress_bar())["SHA256"])
+    except OSError:
+        return None
 
 
 def write_proof(

@@ -27,8 +27,8 @@ from ..loader.weights import weights_digest
 from .common import CATEGORY
 from .pictures import data_uri
 from .prompts import choose_prompts
-from .proof_files import write_proof
-from .sources import list_of
+from .proof_files import name_of, proved_file, write_proof
+from .sources import files_behind, list_of
 
 
 class HSWQProve(io.ComfyNode):
@@ -157,7 +157,11 @@ class HSWQProve(io.ComfyNode):
             rows.append(images.side_by_side)
             pictures.append(Pictures(*(data_uri(each[0]) for each in (*decoded, images.difference))))
             drawn.append(decoded if save_pictures else [])
-        proof = Proof(cls._name("reference", reference), cls._name("candidate", candidate), tuple(pairs), made)
+        sides = {"reference": reference, "candidate": candidate}
+        behind = {side: cls._files(side, model) for side, model in sides.items()}
+        names = {side: name_of(behind[side], model, side) for side, model in sides.items()}
+        files = {side: file for side, model in sides.items() if (file := proved_file(behind[side], model))}
+        proof = Proof(names["reference"], names["candidate"], tuple(pairs), made, files)
         shown = torch.cat(rows)
         page = write_proof(folder, proof, pictures, shown, drawn)
         runs.remove()
@@ -166,11 +170,10 @@ class HSWQProve(io.ComfyNode):
         return io.NodeOutput(shown, proof.verdict, str(page), ui=ui)
 
     @classmethod
-    def _name(cls, socket: str, model: Any) -> str:
-        """The file behind a socket, and whether there is something on top of it."""
-        files = sources_of(cls.hidden.prompt, cls.hidden.unique_id, list_of, "model", socket)
-        name = "+".join(sorted(Path(file).name for file in files)) or socket
-        return f"{name} with patches" if patches_of(model) else name
+    def _files(cls, socket: str, model: Any) -> set[Path]:
+        """The files that the model behind a socket was opened from."""
+        listed = sources_of(cls.hidden.prompt, cls.hidden.unique_id, list_of, "model", socket)
+        return files_behind(listed, model)
 
 
 def _decoded(vae: Any, latent: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ..hswq_core.files.layers import find_prefix
 from ..hswq_core.files.source import TensorSource
 from ..hswq_core.planning.source_check import check_patches, holds_model_of, names_differ
 from ..loader.connected import SAMPLING_SETTINGS, by_native_names, connected_source, is_as_in_file
-from ..loader.provenance import Prompt, patches_of, sources_of
+from ..loader.provenance import Prompt, opened_file, patches_of, sources_of
 from .common import modification_time
 
 logger = logging.getLogger(__name__)
@@ -64,6 +64,16 @@ def known_path(path: str) -> Path:
 def list_of(name: str) -> str | None:
     """The list of models that has a file of this name."""
     return next((folder for folder in SOURCES if name in folder_paths.get_filename_list(folder)), None)
+
+
+def files_behind(listed: Iterable[str], model: Any) -> set[Path]:
+    """The files that a MODEL was opened from.
+
+    Args: listed: what the workflow says, as "LIST/NAME"; a loader whose path is connected is not among them.
+    """
+    opened = opened_file(model)
+    named = (folder_paths.get_full_path(*each.split("/", 1)) for each in listed)
+    return {Path(file) for file in named if file} | ({opened} if opened else set())
 
 
 def model_modification_time(category: str, name: str) -> int:
@@ -179,6 +189,11 @@ class Connected:
         """The files behind a socket, as "LIST/NAME"."""
         return sources_of(self.prompt, self.node, list_of, socket)
 
+    @property
+    def all_files(self) -> set[str]:
+        """Those behind all that is connected."""
+        return {file for socket in ("model", "clip", "vae") for file in self.files(socket)}
+
     def is_as_in(self, listed: str, file: CheckpointReader, statistics: Statistics) -> bool:
         """Whether all that is connected is what the file holds."""
         return (
@@ -213,7 +228,9 @@ def source_to_quantize(
             alone = _is_diffusion_model_alone(file)
             yield "diffusion_models" if alone else listed.partition("/")[0], file.path.stem, file
             return
-        source = connected_source(connected.model, connected.clip, connected.vae, file)
+        origins = [file] if file is not None else []
+        origins += [opened for each in connected.all_files - {listed} if (opened := _open(each, stack, must=False))]
+        source = connected_source(connected.model, connected.clip, connected.vae, file, origins)
         stem = "+".join(Path(name).stem for name in sorted(connected.files("model"))) or "model"
         folder = "diffusion_models" if _is_diffusion_model_alone(source) else "checkpoints"
         yield folder, f"{stem}_merged" if patches else stem, source

@@ -12,21 +12,55 @@ import torch
 
 from ..errors import CheckpointError
 from .checkpoint import CheckpointReader
-from .dtypes import dtype_name, nbytes_of, tensor_bytes
+from .dtypes import TORCH_DTYPES, dtype_name, nbytes_of, tensor_bytes
 from .source import FileIdentity, TensorInfo
 
 _numbers = itertools.count(1)
 
 
 @dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of an open file."""
+
+    file: CheckpointReader
+    key: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return TORCH_DTYPES[self.file.tensors[self.key].dtype]
+
+
+@dataclass(frozen=True)
 class LiveTensor:
     """A tensor as it lies in memory, and what makes it what it is to be, where patches are on top.
 
-    ``made`` has the type and the shape of ``original``.
+    Attributes:
+        made: gives a tensor of the shape of ``original``, in the type that it is asked for.
+        origin: what it was loaded from, where that is known. A program may hold it in another type (a UNet in float32
+            where there is no arithmetic in 16 bits, a VAE in bfloat16): it is written as the file has it.
     """
 
     original: torch.Tensor
-    made: Callable[[], torch.Tensor] | None = None
+    made: Callable[[torch.dtype], torch.Tensor] | None = None
+    origin: StoredTensor | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type in which it is written."""
+        return self.original.dtype if self.origin is None else self.origin.dtype
+
+    def unpatched(self) -> torch.Tensor:
+        """The tensor in memory of its own: that of the file, if memory holds the same, to the bit."""
+        held = self.original.detach()
+        if self.origin is not None:
+            stored = self.origin.file.tensor(self.origin.key)
+            if torch.equal(stored.to(held.dtype), held.cpu()):
+                return stored
+        return held.to(self.dtype, copy=True)  # rounding works in place, and the model goes on being used
+
+    def patched(self) -> torch.Tensor:
+        """The tensor with what is on top of it."""
+        return self.unpatched() if self.made is None else self.made(self.dtype)
 
 
 @dataclass
@@ -53,7 +87,7 @@ class LiveSource:
         begin = self.rest.nbytes if self.rest else 0
         for key, tensor in self.live.items():
             shape = tuple(tensor.original.shape)
-            kind = dtype_name(tensor.original.dtype)
+            kind = dtype_name(tensor.dtype)
             end = begin + nbytes_of(kind, shape)
             self.tensors[key] = TensorInfo(kind, shape, begin, end)
             begin = end
@@ -65,9 +99,7 @@ class LiveSource:
         if name not in self.live:
             return self._file.tensor(name)
         live = self.live[name]
-        if live.made is None:
-            return live.original.detach().clone()  # rounding works in place, and the model goes on being used
-        made = live.made()
+        made = live.patched()
         if made.shape != live.original.shape:
             shapes = f"from {list(live.original.shape)} to {list(made.shape)}"
             raise CheckpointError(
@@ -75,7 +107,7 @@ class LiveSource:
                 where=self.name,
                 remedy="Save the model with Save Checkpoint, and quantize the saved file",
             )
-        return made.detach().to(live.original.dtype)
+        return made.detach().to(live.dtype)
 
     def elements(self, name: str, positions: Iterable[float]) -> list[float]:
         """Elements of a flattened weight at positions from 0 to 1, without the patches."""
@@ -92,9 +124,10 @@ class LiveSource:
             yield from self._file.chunks(name)
 
     def check_unchanged(self) -> None:
-        """Errors: CheckpointError when the file behind it was changed."""
-        if self.rest is not None:
-            self.rest.check_unchanged()
+        """Errors: CheckpointError when a file behind it was changed."""
+        files = [self.rest, *(tensor.origin.file for tensor in self.live.values() if tensor.origin)]
+        for file in dict.fromkeys(file for file in files if file is not None):
+            file.check_unchanged()
 
     @property
     def _file(self) -> CheckpointReader:

@@ -24,7 +24,7 @@ figure{margin:1.5rem 0}figcaption{margin:.25rem 0}
 .row{display:flex;flex-wrap:wrap;gap:1rem}.row>div{flex:1 1 20rem;min-width:0}
 .slider{position:relative;line-height:0}.slider img{width:100%}.slider img+img{position:absolute;inset:0}
 .slider input{position:absolute;inset:auto 0 .5rem;width:100%}.row img{max-width:100%;width:100%}
-svg{width:100%;height:auto;background:#8881}pre{overflow:auto;background:#8881;padding:1rem}
+svg{width:100%;height:auto;background:#8881}li{overflow-wrap:anywhere}pre{overflow:auto;background:#8881;padding:1rem}
 """
 _SCRIPT = """
 for (const slider of document.querySelectorAll(".slider")) {
@@ -56,6 +56,7 @@ def proof_page(proof: Proof, pictures: Sequence[Pictures]) -> str:
     )
     pairs = "".join(_pair(proof, number, pictures[number]) for number in order)
     title = f"{html.escape(proof.candidate)} against {html.escape(proof.reference)}"
+    files = "".join(f"<li>{side}: {html.escape(str(file))}</li>" for side, file in proof.files.items())
     settings = html.escape(json.dumps(dict(proof.settings), indent=2, ensure_ascii=False))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -70,6 +71,7 @@ def proof_page(proof: Proof, pictures: Sequence[Pictures]) -> str:
 <p>Left of the handle the reference, right of it the candidate; beside them their difference, amplified.</p>
 {pairs}
 <h2>How it was made</h2>
+<ul>{files}</ul>
 <pre>{settings}</pre>
 <script>{_SCRIPT}</script></body></html>
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 
@@ -53,17 +53,31 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class ProvedFile:
+    """The file of a model that was compared. Attributes: sha256: in capitals, as sites show it."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.bytes:,} bytes, SHA256 {self.sha256}"
+
+
+@dataclass(frozen=True)
 class Proof:
     """A candidate compared with a reference.
 
     Attributes:
         settings: how the pairs were made, so that anyone can repeat them.
+        files: of ``reference`` and ``candidate``, where a model is one file and nothing on top of it.
     """
 
     reference: str
     candidate: str
     pairs: tuple[Pair, ...]
     settings: Mapping[str, object] = field(default_factory=dict)
+    files: Mapping[str, ProvedFile] = field(default_factory=dict)
 
     @property
     def bifurcated(self) -> int:
@@ -116,6 +130,7 @@ class Proof:
             "format_version": 1,
             "reference": self.reference,
             "candidate": self.candidate,
+            "files": {side: asdict(file) for side, file in self.files.items()},
             "passed": self.passed,
             "identical": self.identical,
             "verdict": self.verdict,

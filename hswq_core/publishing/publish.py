@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from ..errors import TargetError
+from ..errors import CheckpointError, TargetError
 from ..progress import Progress, no_progress
 from .card import About, civitai_description, model_card
 from .facts import facts_of
@@ -34,8 +34,8 @@ def publish(
         overwrite: whether a folder that is there may be replaced.
         progress: called with bytes read and bytes in all.
 
-    Errors: CheckpointError for a file that HSWQ did not quantize or a proof that is none, TargetError for a folder that
-    is there or cannot be written. Nothing is left then.
+    Errors: CheckpointError for a file that HSWQ did not quantize, or a proof that is none or of another file;
+    TargetError for a folder that is there or cannot be written. Nothing is left then.
     """
     about = about or About()
     facts = facts_of(file)
@@ -47,6 +47,10 @@ def publish(
             remedy="Choose another name, or allow overwriting a folder of this kind",
         )
     hashes = hashes_of(file, progress)
+    if shown is not None and shown.candidate not in ("", hashes["SHA256"]):
+        raise CheckpointError(
+            f"the proof is of another file than {file.name}", where=proof, remedy="Prove the file that is published"
+        )
     texts = {
         "README.md": model_card(facts, about, hashes, shown),
         "civitai.html": civitai_description(facts, about, shown),

@@ -7,18 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError
-from ..proof.verdict import FIGURES
+from ..proof.verdict import FIGURES, ProvedFile
 
 PICTURE = "pairs.jpg"
 
 
 @dataclass(frozen=True)
 class ShownProof:
-    """Attributes: rows: figures with their intervals; files: by the name that they have in the folder."""
+    """Attributes:
+    rows: figures with their intervals.
+    files: by the name that they have in the folder.
+    candidate: SHA256 of the file that was proved; empty where the proof does not say.
+    """
 
     verdict: str
     rows: tuple[tuple[str, str], ...]
     files: dict[str, Path]
+    candidate: str = ""
 
 
 def read_proof(page: Path) -> ShownProof:
@@ -37,8 +42,11 @@ def read_proof(page: Path) -> ShownProof:
             if name in said["figures"]
         ]
         pairs = f"{len(said['pairs'])}; {said['bifurcated']} part ways"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        proved = [ProvedFile(**file) for file in said.get("files", {}).values()]
+        rows += [("compared", str(file)) for file in proved]
+        candidate = str(said.get("files", {}).get("candidate", {}).get("sha256", ""))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError("this is no proof", where=page, remedy="Give the proof.html of HSWQ Prove") from error
     files = {name: path.with_name(name) for name in (path.name, "proof.html", PICTURE)}
     found = {name: file for name, file in files.items() if file.is_file()}
-    return ShownProof(said["verdict"], (*rows, ("pairs", pairs)), found)
+    return ShownProof(said["verdict"], (*rows, ("pairs", pairs)), found, candidate)

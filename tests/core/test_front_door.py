@@ -1,6 +1,7 @@
 """The core as a script uses it: a few functions on files by name."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from hswq_core import (
 from hswq_core.api import plan
 from hswq_core.errors import CheckpointError, PlanError, StatisticsError
 from hswq_core.files.checkpoint import CheckpointReader
-from hswq_core.files.live_source import LiveSource, LiveTensor
+from hswq_core.files.live_source import LiveSource, LiveTensor, StoredTensor
 from hswq_core.planning import make_plan
 from hswq_core.quantize_file import quantize_checkpoint
 from tests.core.conftest import PREFIX, Example, make_example
@@ -141,7 +142,7 @@ def test_tensors_in_memory_are_quantized_as_a_file_is_and_stay_as_they_were(exam
 def test_patches_are_made_when_a_tensor_is_read(example: Example, tmp_path: Path) -> None:
     key = f"{PREFIX}blocks.0.weight"
     live = {name: LiveTensor(tensor) for name, tensor in example.tensors.items()}
-    live[key] = LiveTensor(example.tensors[key], lambda: example.tensors[key] * 2)
+    live[key] = LiveTensor(example.tensors[key], lambda _dtype: example.tensors[key] * 2)
     source = LiveSource("patched", live, patches="abc")
     with pytest.raises(StatisticsError, match="calibrated without a LoRA or a merge on top"):
         quantize(source, tmp_path / "x.safetensors", example.statistics, mode="v2")
@@ -149,7 +150,39 @@ def test_patches_are_made_when_a_tensor_is_read(example: Example, tmp_path: Path
     written = load_file(tmp_path / "x.safetensors")
     restored = written[key].float() * written[key.replace("weight", "scale")]
     assert (restored / 2 - example.tensors[key].float()).abs().max() < example.tensors[key].abs().max() / 16
-    live[key] = LiveTensor(example.tensors[key], lambda: example.tensors[key][:2])
+    live[key] = LiveTensor(example.tensors[key], lambda _dtype: example.tensors[key][:2])
     with pytest.raises(CheckpointError, match="a patch changes the shape"):
         quantize(LiveSource("patched", live), tmp_path / "y.safetensors", mode="v2", keep_ratio=0.0)
     assert not (tmp_path / "y.safetensors").exists()
+
+
+def test_a_model_held_in_other_types_is_written_as_its_file_has_it(example: Example, tmp_path: Path) -> None:
+    """float32 where a device has no arithmetic in 16 bits, bfloat16 as VAEs are held; patches are rounded once."""
+    patched = f"{PREFIX}blocks.0.weight"
+    with CheckpointReader(example.path) as file:
+        live = {}
+        for key, tensor in example.tensors.items():
+            held = tensor.to(torch.float32 if key.startswith(PREFIX) else torch.bfloat16)
+            is_float = tensor.is_floating_point()
+            live[key] = LiveTensor(held, origin=StoredTensor(file, key)) if is_float else LiveTensor(tensor)
+        more = live[patched].original * (1 + 2**-9)
+        live[patched] = replace(live[patched], made=more.to)
+        target = tmp_path / "live.safetensors"
+        quantize(LiveSource("held", live), target, mode="v2", keep_ratio=0.0, force_keep=("blocks.0",))
+    written = load_file(target)
+    quantized = {key for key in written if written[key].element_size() == 1}
+    assert quantized
+    for key, tensor in example.tensors.items():
+        if key not in quantized:
+            expected = more.to(tensor.dtype) if key == patched else tensor
+            assert written[key].dtype == tensor.dtype and torch.equal(written[key], expected), key
+
+
+def test_what_memory_no_longer_holds_of_its_file_is_written_as_memory_has_it(example: Example, tmp_path: Path) -> None:
+    key = next(key for key in example.tensors if not key.startswith(PREFIX))
+    with CheckpointReader(example.path) as file:
+        held = example.tensors[key].float() + 1
+        live = {name: LiveTensor(tensor) for name, tensor in example.tensors.items()}
+        live[key] = LiveTensor(held, origin=StoredTensor(file, key))
+        quantize(LiveSource("changed", live), tmp_path / "x.safetensors", mode="v2", keep_ratio=0.0)
+    assert torch.equal(load_file(tmp_path / "x.safetensors")[key], held.to(example.tensors[key].dtype))

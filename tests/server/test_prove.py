@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from hswq_core import quantize
+from hswq_core.errors import CheckpointError
+from hswq_core.publishing import publish
 from tests.support import workflows as w
 from tests.support.server import REPOSITORY, TINY_CHECKPOINT, ComfyServer, ExecutionError
 
@@ -56,6 +59,35 @@ def test_a_good_file_passes_and_a_broken_one_fails(server: ComfyServer) -> None:
     broken = proof_of(server, proving("broken.safetensors"))
     assert not broken["passed"], broken["verdict"]
     assert broken["figures"]["model_error"]["median"] > 100 * good["figures"]["model_error"]["median"]
+
+
+def test_a_proof_names_the_file_that_was_just_written(server: ComfyServer, tmp_path: Path) -> None:
+    """Though the loader shows another file: what comes through its path is followed no further."""
+    flow = w.calibrated("cal", session="proved", steps=2)
+    flow |= w.quantize(["calibrate", 1], ["cal_sampler", 0], mode="int8", keep_ratio=0.0, filename="just_written")
+    flow |= proving(w.TINY, seeds=1)
+    flow["candidate"]["inputs"]["path"] = ["quantize", 0]
+    flow["publish"] = w.node(
+        "HSWQPublish", path=["quantize", 0], proof=["prove", 2], title="", author="", licence="openrail++"
+    )
+    flow["folder"] = w.node("PreviewAny", source=["publish", 0])
+    outputs = server.run(flow)
+    page = Path(outputs["prove"]["text"][1])
+    proof = json.loads(page.with_name("proof.json").read_text("utf-8"))
+    file = server.output / "checkpoints/just_written.safetensors"
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest().upper()
+    expected = {"name": file.name, "bytes": file.stat().st_size, "sha256": sha256}
+    assert proof["reference"] == w.TINY == proof["files"]["reference"]["name"]
+    assert proof["candidate"] == file.name and proof["files"]["candidate"] == expected
+    assert page.parent.name == "just_written"
+    card = (Path(outputs["folder"]["text"][0]) / "README.md").read_text("utf-8")
+    for text in (page.read_text("utf-8"), card):
+        assert f"{file.name}, {file.stat().st_size:,} bytes, SHA256 {sha256}" in text
+    other = tmp_path / "another.safetensors"
+    quantize(TINY_CHECKPOINT, other, mode="int8", keep_ratio=0)
+    with pytest.raises(CheckpointError, match=f"the proof is of another file than {other.name}"):
+        publish(other, server.base / "published", proof=page)
+    assert not (server.base / "published").exists()
 
 
 def test_a_cancelled_proof_goes_on_where_it_was(server: ComfyServer) -> None:
