@@ -9,8 +9,10 @@ import json
 import os
 import weakref
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
+from weakref import WeakSet
 
 import torch
 
@@ -18,21 +20,26 @@ from ..errors import StatisticsError
 from ..files.source import FileIdentity
 
 _BYTES = 2  # of a float16
+_MOST_OPEN = 64
+"""Files kept open at once; macOS allows a process 256 descriptors, and hundreds of sessions may be merged."""
 
 
 class StoredFile:
     """A statistics file whose rows are read later.
 
-    Where a file that is open can be replaced it is kept open, and what is read stays what it was. On Windows it is
-    opened for every read, since an open file could not be replaced there; if it has been, reading says so.
+    Where a file that is open can be replaced it is kept open, and what is read stays what it was. On Windows, and
+    when many are open, it is opened for every read; if it was replaced, reading says so.
     """
+
+    _kept: ClassVar[WeakSet[StoredFile]] = WeakSet()
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._identity = FileIdentity.of(path, os.stat(path))
         self._open: int | None = None
-        if os.name != "nt":
+        if os.name != "nt" and len(self._kept) < _MOST_OPEN:
             self._open = os.open(path, os.O_RDONLY)
+            self._kept.add(self)
             weakref.finalize(self, os.close, self._open)
 
     def read(self, begin: int, count: int) -> bytearray:
@@ -100,42 +107,68 @@ def stored_rows(path: Path) -> dict[str, StoredRows]:
 
 @dataclass(frozen=True, eq=False)
 class MergedRows:
-    """A uniform sample of the union of two: each part gives rows in proportion to the rows that it stands for.
+    """A uniform sample of the union of several: each part gives rows in proportion to the rows that it stands for.
 
     Attributes:
-        seen_a, seen_b: of how many rows ``a`` and ``b`` are samples.
+        parts: samples of one width, and not mergers themselves: what is done for one part is done once for it.
+        seen: of how many rows each part is a sample.
     """
 
-    a: Rows
-    b: Rows
-    seen_a: int
-    seen_b: int
+    parts: tuple[torch.Tensor | StoredRows, ...]
+    seen: tuple[int, ...]
+
+    @staticmethod
+    def of(a: Rows, b: Rows, seen_a: int, seen_b: int) -> MergedRows:
+        """The union of what ``a`` and ``b`` are samples of; the parts of a merger keep what they stand for."""
+        (parts_a, of_a), (parts_b, of_b) = _parts(a, seen_a), _parts(b, seen_b)
+        return MergedRows(parts_a + parts_b, of_a + of_b)
+
+    @property
+    def width(self) -> int:
+        """K, without drawing."""
+        return int(self.parts[0].shape[1])
 
     @property
     def shape(self) -> tuple[int, int]:
-        return sum(self._parts()[:2]), int(self.a.shape[1])
+        return self._size, self.width
 
     def __len__(self) -> int:
-        return self.shape[0]
+        return self._size
 
     def tensor(self) -> torch.Tensor:
         """Made each time; the same every time."""
-        from_a, from_b, generator = self._parts()
-        merged = torch.empty(from_a + from_b, self.a.shape[1], dtype=torch.float16)
-        for part, place in ((self.a, merged[:from_a]), (self.b, merged[from_a:])):
+        counts, generator = self._drawn()
+        merged = torch.empty(self.shape, dtype=torch.float16)
+        for part, place in zip(self.parts, merged.split(counts), strict=True):
             chosen = torch.randperm(len(part), generator=generator)[: len(place)]
-            torch.index_select(tensor_of(part), 0, chosen, out=place)
+            if len(chosen):
+                torch.index_select(tensor_of(part), 0, chosen, out=place)
         return merged
 
-    def _parts(self) -> tuple[int, int, torch.Generator]:
-        seen = self.seen_a + self.seen_b
-        size = min(max(len(self.a), len(self.b)), seen)
-        # Drawing without replacement from the union takes a hypergeometric number of rows from each part; for
-        # a thousand rows of millions that is binomial. Seeded by the counts: merging is deterministic.
-        generator = torch.Generator().manual_seed(self.seen_a * 31 + self.seen_b)
-        wanted = int((torch.rand(size, generator=generator) < self.seen_a / seen).sum())
-        from_a = max(size - len(self.b), min(wanted, len(self.a)))
-        return from_a, min(size - from_a, len(self.b)), generator
+    @cached_property
+    def _size(self) -> int:
+        return min(max(map(len, self.parts)), sum(self.seen))
+
+    def _drawn(self) -> tuple[list[int], torch.Generator]:
+        """How many rows each part gives, and the generator that chooses which."""
+        # Drawing without replacement from the union takes a multivariate hypergeometric number of rows from each
+        # part; for a thousand rows of millions that is multinomial. Seeded by the counts: merging is deterministic.
+        seed = 0
+        for seen in self.seen:
+            seed = (seed * 31 + seen) % (1 << 63)
+        generator = torch.Generator().manual_seed(seed)
+        room = torch.tensor([len(part) for part in self.parts])
+        weights = torch.tensor(self.seen, dtype=torch.float64)
+        counts, able = torch.zeros_like(room), torch.arange(len(room))
+        while missing := self._size - int(counts.sum()):
+            edges = weights[able].cumsum(0)[:-1] / weights[able].sum()
+            # With one part that has room there is nothing to draw.
+            drawn = torch.rand(missing, generator=generator) if len(edges) else torch.zeros(missing)
+            found = torch.bucketize(drawn, edges.float(), right=True).bincount(minlength=len(able))
+            counts[able] = torch.minimum(counts[able] + found, room[able])
+            # A part that has fewer rows than were drawn from it gave all; the rest is drawn from the others.
+            able = (counts < room).nonzero().flatten()
+        return counts.tolist(), generator
 
 
 Rows: TypeAlias = torch.Tensor | StoredRows | MergedRows
@@ -145,3 +178,17 @@ Rows: TypeAlias = torch.Tensor | StoredRows | MergedRows
 def tensor_of(rows: Rows) -> torch.Tensor:
     """The rows in memory."""
     return rows if isinstance(rows, torch.Tensor) else rows.tensor()
+
+
+def all_finite(tensor: torch.Tensor) -> bool:
+    """Whether a float tensor holds neither NaN nor infinity: its extremes tell, 25 times as fast as a mask."""
+    return not tensor.numel() or all(bool(value.isfinite()) for value in tensor.aminmax())
+
+
+def width_of(rows: Rows) -> int:
+    """K of rows [R, K]."""
+    return rows.width if isinstance(rows, MergedRows) else int(rows.shape[1])
+
+
+def _parts(rows: Rows, seen: int) -> tuple[tuple[torch.Tensor | StoredRows, ...], tuple[int, ...]]:
+    return (rows.parts, rows.seen) if isinstance(rows, MergedRows) else ((rows,), (seen,))

@@ -13,7 +13,7 @@ import torch
 from ..errors import StatisticsError
 from ..fingerprint import Fingerprint
 from .model_inputs import ModelInput, evenly_spaced, join_inputs
-from .rows import MergedRows, Rows, tensor_of
+from .rows import MergedRows, Rows, all_finite, tensor_of, width_of
 
 NOISE_BINS = 10
 
@@ -165,7 +165,7 @@ class Statistics:
             sums = [layer.input_sums, layer.output_sums]
             if layer.rows is not None:
                 sums.append(tensor_of(layer.rows))
-            if not all(bool(tensor.isfinite().all()) for tensor in sums):
+            if not all(map(all_finite, sums)):
                 return name
         return ""
 
@@ -228,6 +228,6 @@ def _add(a: LayerStatistics, b: LayerStatistics, merged_rows: dict[tuple[int, in
 
 def _merge_rows(a: Rows, b: Rows, seen_a: int, seen_b: int) -> Rows:
     """A uniform sample of the union, made when it is asked for."""
-    if a.shape[1] != b.shape[1]:  # a session begun before patches were sampled
-        return a if a.shape[1] > b.shape[1] else b
-    return MergedRows(a, b, seen_a, seen_b)
+    if width_of(a) != width_of(b):  # a session begun before patches were sampled
+        return a if width_of(a) > width_of(b) else b
+    return MergedRows.of(a, b, seen_a, seen_b)

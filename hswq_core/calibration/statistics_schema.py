@@ -12,11 +12,11 @@ from typing import Any, cast
 
 import torch
 
-from .rows import StoredRows
+from .rows import StoredRows, all_finite
 
 _MOST = 1 << 60  # more than anyone can count
 _LARGEST = 1e36
-_MEANS = ("importance", "second_moment", "mean")
+_MEANS = ("importance", "mean", "second_moment")
 
 
 def parsed(metadata: Mapping[str, str], key: str, default: Any) -> Any:
@@ -88,20 +88,21 @@ def checked_layer(name: str, tensors: Mapping[str, torch.Tensor]) -> tuple[int, 
         raise ValueError(f"{name}: the means are of different shapes")
     if found["count"].numel() != 1 or found["output"].shape != (3,):
         raise ValueError(f"{name}: the counts have another shape")
-    if not all(_finite(tensor) for tensor in found.values()):
+    means = torch.stack([found[part] for part in _MEANS])
+    (lowest, highest), rows = (each.tolist() for each in means.aminmax(dim=1)), float(found["count"].item())
+    count, mean, square = found["output"].tolist()
+    if not all(map(math.isfinite, (*lowest, *highest, rows, count, mean, square))):
         raise ValueError(f"{name}: NaN or infinity")
-    rows, (count, mean, square) = float(found["count"].item()), found["output"].tolist()
     if not 1 <= rows <= _MOST or not 1 <= count <= _MOST:
         raise ValueError(f"{name}: counts must be from 1 to 2^60")
-    if square < 0 or bool((found["importance"] < 0).any()) or bool((found["second_moment"] < 0).any()):
+    smallest = dict(zip(_MEANS, lowest, strict=True))
+    if min(square, smallest["importance"], smallest["second_moment"]) < 0:
         raise ValueError(f"{name}: a mean of magnitudes or squares is negative")
-    if not mean * mean <= square * 1.001 + 1e-30 or max(float(found[part].abs().max()) for part in _MEANS) > _LARGEST:
+    if not mean * mean <= square * 1.001 + 1e-30 or max(map(abs, (*lowest, *highest))) > _LARGEST:
         raise ValueError(f"{name}: the means contradict each other, or are beyond any activation")
-    means = torch.stack([found["importance"], found["mean"], found["second_moment"]])
-    sums = torch.tensor([count, mean * count, square * count], dtype=torch.float64)
-    if not _finite(means * rows) or not _finite(sums):
+    if not math.isfinite(square * count):
         raise ValueError(f"{name}: the sums are too large")
-    return int(rows), means, sums
+    return int(rows), means, torch.tensor([count, mean * count, square * count], dtype=torch.float64)
 
 
 def rows_of_owner(owner: str, stored: Mapping[str, StoredRows]) -> StoredRows | None:
@@ -118,7 +119,7 @@ def checked_rows(name: str, owner: str, channels: int, stored: Mapping[str, Stor
         return None
     if not found.shape[1] or found.shape[1] % channels:
         raise ValueError(f"{name}: the rows have another shape")
-    if owner == name and not _finite(found.tensor()):
+    if owner == name and not all_finite(found.tensor()):
         raise ValueError(f"{name}: NaN or infinity in the rows")
     return found
 
@@ -137,7 +138,3 @@ def checked_impacts(name: str, tensors: Mapping[str, torch.Tensor], purposes: li
 
 def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value <= _MOST
-
-
-def _finite(tensor: torch.Tensor) -> bool:
-    return not tensor.dtype.is_floating_point or bool(tensor.isfinite().all())
