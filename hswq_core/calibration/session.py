@@ -26,6 +26,8 @@ from .statistics_file import load_statistics, save_statistics, with_stored_rows
 logger = logging.getLogger(__name__)
 _SPARING = 10.0
 _LOCK_SECONDS = 120.0
+_MOST_PENDING = 4 << 30
+"""Bytes of rows in runs that are not written yet: beyond it even a slow disk is written to."""
 _open_sessions: WeakValueDictionary[Path, CalibrationSession] = WeakValueDictionary()
 
 Change = Callable[[Statistics], Statistics]
@@ -36,6 +38,9 @@ class CalibrationSession:
 
     The object is what ComfyUI caches as the output of the calibrate node, so it is shared by all who use
     the session in this process: whoever reads ``statistics`` sees every run finished until then.
+
+    Attributes:
+        unwritten: why the last write failed; empty when it did not. What it was to write is kept in memory.
     """
 
     def __init__(self, path: Path, fingerprint: Fingerprint) -> None:
@@ -47,12 +52,16 @@ class CalibrationSession:
         self._sum = self._stored
         self._sparing = False
         self._written, self._write_seconds = 0.0, 0.0
+        self._pending_bytes = 0
+        self._locks: bool | None = None
+        self.unwritten = ""
 
     @classmethod
     def open(cls, path: Path, fingerprint: Fingerprint, *, reset: bool = False) -> CalibrationSession:
         """Continue the session in ``path``, or begin it. There is one object for a path in a process.
 
         Errors: StatisticsError when the file is damaged or holds statistics of another model; it is left as it is.
+        StatisticsError, too, when nothing can be written where it is.
         """
         path = path.resolve()
         session = _open_sessions.setdefault(path, cls(path, fingerprint))
@@ -63,6 +72,7 @@ class CalibrationSession:
             session.check_model(fingerprint)
         else:
             session._begin(fingerprint)
+        session._check_folder()
         return session
 
     @classmethod
@@ -115,6 +125,7 @@ class CalibrationSession:
         if reason:
             logger.warning("HSWQ: session %s: a run was left out: %s", self.path.stem, reason)
             run = Statistics(layers={}, fingerprint=run.fingerprint, left_out={reason: 1})
+        self._pending_bytes += _bytes_of_rows(run)
         self._change(lambda total: total + run)
         return reason
 
@@ -142,7 +153,8 @@ class CalibrationSession:
     def _change(self, change: Change) -> None:
         self._sum = change(self._sum)  # first, as it raises for a run of another model
         self._pending.append(change)
-        if not self._sparing or time.monotonic() >= self._written + _SPARING * self._write_seconds:
+        due = time.monotonic() >= self._written + _SPARING * self._write_seconds
+        if not self._sparing or due or self._pending_bytes > _MOST_PENDING:
             self._write()
 
     def _begin(self, fingerprint: Fingerprint) -> None:
@@ -153,19 +165,40 @@ class CalibrationSession:
 
     def _reset(self) -> None:
         with self._locked():
-            self.path.unlink(missing_ok=True)
-        self._pending.clear()
+            try:
+                self.path.unlink(missing_ok=True)
+            except OSError as error:
+                raise StatisticsError(
+                    f"the session cannot be removed ({error.strerror})",
+                    where=self.path,
+                    remedy="Choose another session name, or check the permissions of its folder",
+                ) from error
+        self._forget_pending()
         self._refresh()
+
+    def _forget_pending(self) -> None:
+        self._pending.clear()
+        self._pending_bytes = 0
 
     def _refresh(self) -> None:
         """Read the file if another process, or another session, has changed it. A file that was deleted is a reset."""
-        now = FileIdentity.of(self.path, os.stat(self.path)) if self.path.exists() else None
+        now = self._identity()
         if now == self._seen:
             return
         stored = load_statistics(self.path) if now else Statistics(layers={}, fingerprint=self.fingerprint)
         self._stored, self._seen = stored, now
         self.fingerprint = stored.fingerprint or self.fingerprint
         self._sum = self._combined()
+
+    def _identity(self) -> FileIdentity | None:
+        try:
+            return FileIdentity.of(self.path, os.stat(self.path))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StatisticsError(
+                f"the session cannot be read ({error.strerror})", where=self.path, remedy="Check its permissions"
+            ) from error
 
     def _combined(self) -> Statistics:
         total = self._stored
@@ -182,22 +215,43 @@ class CalibrationSession:
                     save_statistics(self._sum, self.path)
                     self._seen = FileIdentity.of(self.path, os.stat(self.path))
                     self._stored = self._sum
-                    self._pending.clear()
+                    self._forget_pending()
                     with suppress(OSError):  # the rows are in the file now, and need not be in memory
                         self._stored = self._sum = with_stored_rows(self._sum, self.path)
+            self.unwritten = ""
         except StatisticsError as error:
+            self.unwritten = str(error)
             logger.warning("HSWQ: %s It is kept in memory and written with the next run.", error)
         give_back()
         self._written = time.monotonic()
         self._write_seconds = self._written - begin
 
+    def _check_folder(self) -> None:
+        """Errors: StatisticsError where no session could be written, before hours are spent on one."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock_path.touch()
+        except OSError as error:
+            raise StatisticsError(
+                f"no session can be written here ({error.strerror})",
+                where=self.path.parent,
+                remedy="Make it a folder that can be written to, or choose another output folder",
+            ) from error
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.lock")
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Alone with the file, among all processes of all machines that honour the lock beside it."""
-        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=_LOCK_SECONDS)
+        lock = FileLock(self._lock_path, timeout=_LOCK_SECONDS)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
+            if self._locks is None:
+                self._locks = _has_locks(self._lock_path)
+            if self._locks:
+                lock.acquire()
         except (Timeout, OSError) as error:
             raise StatisticsError(
                 f"the session's file could not be locked ({error})", where=self.path, remedy="Check the folder"
@@ -206,6 +260,36 @@ class CalibrationSession:
             yield
         finally:
             lock.release()
+
+
+def _has_locks(path: Path) -> bool:
+    """Whether a file can be locked where it is. Some network file systems and FUSE mounts have no locks.
+
+    A lock file that only exists would outlive a process that is killed, and then nobody could write.
+    Errors: OSError when the file cannot be made.
+    """
+    with path.open("ab") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except ImportError:  # Windows, whose locks belong to every file system
+            return True
+        except BlockingIOError:  # another process has it
+            return True
+        except OSError as error:
+            logger.warning(
+                "HSWQ: files in %s cannot be locked (%s): calibrate a session there from one process at a time",
+                path.parent,
+                error.strerror,
+            )
+            return False
+    return True
+
+
+def _bytes_of_rows(run: Statistics) -> int:
+    rows = {id(layer.rows): layer.rows for layer in run.layers.values() if layer.rows is not None}
+    return sum(2 * len(each) * each.shape[1] for each in rows.values())
 
 
 def _why_unusable(run: Statistics) -> str:

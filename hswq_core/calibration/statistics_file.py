@@ -81,8 +81,7 @@ def load_statistics(path: Path) -> Statistics:
 
     Errors: StatisticsError when it is missing, damaged or something else.
     """
-    if not os.path.isfile(path):
-        raise StatisticsError("there is no such statistics file", where=path, remedy="Calibrate first")
+    check_readable(path)
     remedy = "Calibrate again, or choose a file that HSWQ calibration wrote"
     try:
         with safe_open(path, framework="pt") as file:
@@ -95,6 +94,23 @@ def load_statistics(path: Path) -> Statistics:
         return _parse(tensors, stored_rows(path), metadata)
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise StatisticsError(f"the statistics file is damaged ({error})", where=path, remedy=remedy) from error
+
+
+def check_readable(path: Path) -> None:
+    """Errors: StatisticsError when there is no file of this name, or it may not be read."""
+    if os.path.isdir(path):
+        raise StatisticsError(
+            "this is a folder, not a statistics file", where=path, remedy="Choose another name, or move the folder away"
+        )
+    if not os.path.isfile(path):
+        raise StatisticsError("there is no such statistics file", where=path, remedy="Calibrate first")
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise StatisticsError(
+            f"the statistics file cannot be read ({error.strerror})", where=path, remedy="Check its permissions"
+        ) from error
 
 
 def with_stored_rows(statistics: Statistics, path: Path) -> Statistics:

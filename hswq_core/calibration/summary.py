@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from ..errors import StatisticsError
 from .coverage import coverage_warnings
 from .statistics import Statistics
-from .statistics_file import described, purposes_in
+from .statistics_file import check_readable, described, purposes_in
 from .statistics_schema import names_by_name
 
 
@@ -71,6 +71,7 @@ def is_statistics(path: Path) -> bool:
 
 def summarize(path: Path) -> StatisticsSummary:
     """Look at the header. Errors: StatisticsError when it is no statistics file, or a damaged one."""
+    check_readable(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

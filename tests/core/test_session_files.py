@@ -1,6 +1,11 @@
 """Sessions and their files: continued, shared, damaged, merged."""
 
+import errno
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +15,10 @@ from hswq_core.calibration.session import CalibrationSession
 from hswq_core.calibration.statistics import merge
 from hswq_core.errors import StatisticsError
 from tests.core.small_nets import fingerprint, inputs, make_net, measure
+
+
+def one_run(net: torch.nn.Module) -> Statistics:
+    return Statistics(measure(net, inputs(1)).layers, 1, 1, 25, fingerprint(net))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -63,16 +72,18 @@ def test_a_session_opened_twice_loses_no_run(tmp_path: Path) -> None:
     assert CalibrationSession.open(path, fingerprint(net)).statistics.runs == 0
 
 
-def test_a_failed_flush_does_not_end_the_sampling(tmp_path: Path) -> None:
-    net = make_net()
-    run = Statistics(measure(net, inputs(1)).layers, 1, 1, 25, fingerprint(net))
-    session = CalibrationSession.open(tmp_path / "folder" / "session.safetensors", fingerprint(net))
-    (tmp_path / "folder").write_text("a file where the folder should be")
-    session.add_run(run)
-    assert session.statistics.runs == 1
-    (tmp_path / "folder").unlink()
-    session.add_run(run)
-    assert load_statistics(session.path).runs == 2
+def test_a_failed_flush_does_not_end_the_sampling_and_is_said(tmp_path: Path) -> None:
+    folder, net = tmp_path / "folder", make_net()
+    session = CalibrationSession.open(folder / "session.safetensors", fingerprint(net))
+    session.add_run(one_run(net))
+    assert not session.unwritten
+    shutil.rmtree(folder)
+    folder.write_text("a file where the folder should be")
+    session.add_run(one_run(net))
+    assert str(session.path) in session.unwritten and "could not be locked" in session.unwritten
+    folder.unlink()
+    session.add_run(one_run(net))
+    assert not session.unwritten and load_statistics(session.path).runs == 2  # the first went with the folder
 
 
 def test_merging_different_models_is_refused() -> None:
@@ -102,3 +113,48 @@ def test_damaged_statistics_give_one_clear_error(tmp_path: Path, damage: str) ->
     with pytest.raises(StatisticsError) as caught:
         load_statistics(path)
     assert str(path) in str(caught.value) and caught.value.remedy
+
+
+def test_what_cannot_be_written_is_told_before_a_session_begins(tmp_path: Path) -> None:
+    (tmp_path / "hswq").write_text("a file where the folder should be")
+    with pytest.raises(StatisticsError, match="no session can be written here"):
+        CalibrationSession.open(tmp_path / "hswq" / "session.safetensors", fingerprint(make_net()))
+
+
+@pytest.mark.parametrize("open_it", [lambda p: CalibrationSession.open(p, fingerprint(make_net())), load_statistics])
+def test_a_session_that_is_a_folder_or_may_not_be_read_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_it: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "session.safetensors"
+    path.mkdir()
+    with pytest.raises(StatisticsError, match="this is a folder"):
+        open_it(path)
+    path.rmdir()
+    save_statistics(one_run(make_net()), path)
+    plain = Path.open
+
+    def denied(self: Path, mode: str = "r", **more: Any) -> Any:
+        if self == path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return plain(self, mode, **more)
+
+    monkeypatch.setattr(Path, "open", denied)  # root may read whatever its permissions are
+    with pytest.raises(StatisticsError, match=r"cannot be read \(Permission denied\)\. Check its permissions"):
+        open_it(path)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_session_is_written_where_files_cannot_be_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="Windows has no flock")
+
+    def unsupported(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    session, net = CalibrationSession.open(tmp_path / "session.safetensors", fingerprint(make_net())), make_net()
+    for _ in range(2):
+        session.add_run(one_run(net))
+    assert load_statistics(session.path).runs == 2
+    assert caplog.text.count("cannot be locked") == 1

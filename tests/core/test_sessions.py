@@ -118,3 +118,16 @@ def test_long_writes_are_spared_and_nothing_is_left_unwritten(tmp_path: Path, mo
             time.sleep(0.5)
             session.add_run(replace(one_run(number), fingerprint=FINGERPRINT))
             assert load_statistics(path).runs == number + 1
+
+
+def test_runs_that_wait_for_a_slow_disk_do_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = CalibrationSession.open(tmp_path / "session.safetensors", FINGERPRINT)
+    run = replace(one_run(0), fingerprint=FINGERPRINT)
+    session.add_run(run)
+    monkeypatch.setattr("hswq_core.calibration.session._SPARING", 1e9)
+    with session.sparing_writes():
+        session.add_run(run)
+        assert load_statistics(session.path).runs == 1
+        monkeypatch.setattr("hswq_core.calibration.session._MOST_PENDING", 1)
+        session.add_run(run)
+        assert load_statistics(session.path).runs == 3
