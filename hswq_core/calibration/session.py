@@ -14,18 +14,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from filelock import FileLock, Timeout
-
 from ..errors import StatisticsError
 from ..files.source import FileIdentity
 from ..fingerprint import Fingerprint
 from ..heap import give_back
+from .session_lock import SessionLock
 from .statistics import Statistics
 from .statistics_file import load_statistics, save_statistics, with_stored_rows
 
 logger = logging.getLogger(__name__)
 _SPARING = 10.0
-_LOCK_SECONDS = 120.0
 _MOST_PENDING = 4 << 30
 """Bytes of rows in runs that are not written yet: beyond it even a slow disk is written to."""
 _open_sessions: WeakValueDictionary[Path, CalibrationSession] = WeakValueDictionary()
@@ -53,7 +51,7 @@ class CalibrationSession:
         self._sparing = False
         self._written, self._write_seconds = 0.0, 0.0
         self._pending_bytes = 0
-        self._locks: bool | None = None
+        self._lock = SessionLock(path)
         self.unwritten = ""
 
     @classmethod
@@ -164,7 +162,7 @@ class CalibrationSession:
         self._sum = self._combined()
 
     def _reset(self) -> None:
-        with self._locked():
+        with self._lock:
             try:
                 self.path.unlink(missing_ok=True)
             except OSError as error:
@@ -209,7 +207,7 @@ class CalibrationSession:
     def _write(self) -> None:
         begin = time.monotonic()
         try:
-            with self._locked():
+            with self._lock:
                 self._refresh()
                 if self._sum.layers:
                     save_statistics(self._sum, self.path)
@@ -230,61 +228,13 @@ class CalibrationSession:
         """Errors: StatisticsError where no session could be written, before hours are spent on one."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock_path.touch()
+            self._lock.path.touch()
         except OSError as error:
             raise StatisticsError(
                 f"no session can be written here ({error.strerror})",
                 where=self.path.parent,
                 remedy="Make it a folder that can be written to, or choose another output folder",
             ) from error
-
-    @property
-    def _lock_path(self) -> Path:
-        return self.path.with_name(f".{self.path.name}.lock")
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Alone with the file, among all processes of all machines that honour the lock beside it."""
-        lock = FileLock(self._lock_path, timeout=_LOCK_SECONDS)
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if self._locks is None:
-                self._locks = _has_locks(self._lock_path)
-            if self._locks:
-                lock.acquire()
-        except (Timeout, OSError) as error:
-            raise StatisticsError(
-                f"the session's file could not be locked ({error})", where=self.path, remedy="Check the folder"
-            ) from error
-        try:
-            yield
-        finally:
-            lock.release()
-
-
-def _has_locks(path: Path) -> bool:
-    """Whether a file can be locked where it is. Some network file systems and FUSE mounts have no locks.
-
-    A lock file that only exists would outlive a process that is killed, and then nobody could write.
-    Errors: OSError when the file cannot be made.
-    """
-    with path.open("ab") as file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except ImportError:  # Windows, whose locks belong to every file system
-            return True
-        except BlockingIOError:  # another process has it
-            return True
-        except OSError as error:
-            logger.warning(
-                "HSWQ: files in %s cannot be locked (%s): calibrate a session there from one process at a time",
-                path.parent,
-                error.strerror,
-            )
-            return False
-    return True
 
 
 def _bytes_of_rows(run: Statistics) -> int:
