@@ -17,8 +17,9 @@ def layers_beyond(source: TensorSource, layers: Sequence[str], key_of: Callable[
     """
     found = _known.get(source.identity)
     if found is None:
-        largest = ordered_map(lambda name: float(source.tensor(key_of(name)).abs().max()), layers)
-        found = dict(zip(layers, largest, strict=True))
         _known.clear()
-        _known[source.identity] = found
-    return {name for name in layers if found.get(name, 0.0) > limit}
+        found = _known[source.identity] = {}
+    keys = {name: key_of(name) for name in layers}
+    missing = [key for key in keys.values() if key not in found]  # another part of the file was asked for before
+    found |= zip(missing, ordered_map(lambda key: float(source.tensor(key).abs().max()), missing), strict=True)
+    return {name for name, key in keys.items() if found[key] > limit}

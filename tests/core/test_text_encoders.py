@@ -65,6 +65,17 @@ def test_all_of_a_checkpoint_and_back(checkpoint: Path, example: Example, tmp_pa
     assert torch.equal(tensors[f"{layer}.weight"], (codes[f"{layer}.weight"].float() * codes[f"{layer}.scale"]).half())
 
 
+def test_v1_keeps_what_it_would_clip_in_whichever_part_is_asked_for_first(checkpoint: Path, tmp_path: Path) -> None:
+    tensors = load_file(checkpoint)
+    tensors[f"{QUANTIZED[0]}.weight"][3, 4] = 900
+    save_file(tensors, checkpoint)
+    quantize(checkpoint, tmp_path / "unet.safetensors", mode="v1", keep_ratio=0)
+    for part in ("all", "text_encoders"):
+        target = tmp_path / f"{part}.safetensors"
+        quantize(checkpoint, target, mode="v1", keep_ratio=0, part=part)
+        assert torch.equal(load_file(target)[f"{QUANTIZED[0]}.weight"], tensors[f"{QUANTIZED[0]}.weight"])
+
+
 def test_a_text_encoder_in_a_file_of_its_own(tmp_path: Path) -> None:
     tensors = {
         "shared.weight": torch.randn(9, 8).half(),
