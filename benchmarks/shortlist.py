@@ -34,7 +34,7 @@ def main() -> None:
         for name, layer in measured.items():
             weight = source.tensor(f"model.diffusion_model.{name}.weight")
             cost[name] = weight.numel()
-            error[name] = relative_output_error(weight, layer.importance, layer.second_moment, E4M3, scaled=False)
+            error[name] = relative_output_error(weight, layer.importance, layer.second_moment, E4M3, scaling="none")
     variance = {name: layer.sensitivity for name, layer in measured.items()}
     available = int(SHARE_OF_BYTES * sum(cost.values()))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from .calibration.statistics import Statistics
-from .errors import CheckpointError, PlanError, StatisticsError
+from .errors import PlanError
 from .files.dtypes import tensor_bytes
 from .files.source import TensorSource
 from .files.writer import CheckpointWriter, FileLayout, check_not_source
@@ -16,7 +16,7 @@ from .heap import give_back
 from .parallel import ordered_map, workers_on
 from .planning.plan import QuantizationPlan
 from .progress import Progress, no_progress
-from .quantize_layer import quantize_layer
+from .quantize_layer import quantize_layer, weight_problem
 from .report import Losses, Report
 from .rounding.weight import QuantizedWeight
 
@@ -61,13 +61,7 @@ def quantize_checkpoint(
         try:
             return quantize_layer(source.tensor(key).to(device), measured, plan.format, plan.options.rounding)
         except ValueError as problem:
-            raise CheckpointError(
-                f"layer {name}: {problem}", where=source.path, remedy="Repair the checkpoint"
-            ) from None
-        except ArithmeticError:
-            raise StatisticsError(
-                f"layer {name}: its statistics contradict each other", remedy="Calibrate again, or round to nearest"
-            ) from None
+            raise weight_problem(name, problem, source.path) from None
 
     total = sum(info.nbytes for info in source.tensors.values())
     done, losses = 0, Losses()
@@ -84,7 +78,7 @@ def quantize_checkpoint(
                 writer.write(key, [tensor_bytes(result.codes)])
                 for name, tensor in plan.format.beside(quantized[key].stem, result.scale, result.group).items():
                     writer.write(name, [tensor_bytes(tensor)])
-                losses.add(result)
+                losses.add(quantized[key].layer, result)
             done += source.tensors[key].nbytes
         source.check_unchanged()
     give_back()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,19 +21,23 @@ class Losses:
         error, plain_error: importance-weighted squared error of the weights, and of a plain cast's.
         rotated: how many layers' inputs are rotated.
         gains: of each layer with calibrated rounding, its squared output error over nearest rounding's.
+        fallbacks: why a layer was rounded to nearest where it was to be calibrated.
     """
 
     error: float = 0.0
     plain_error: float = 0.0
     rotated: int = 0
     gains: list[float] = field(default_factory=list)
+    fallbacks: dict[str, str] = field(default_factory=dict)
 
-    def add(self, result: QuantizedWeight) -> None:
+    def add(self, layer: str, result: QuantizedWeight) -> None:
         self.error += result.error
         self.plain_error += result.plain_error
         self.rotated += result.group > 1
         if result.gain is not None:
             self.gains.append(result.gain)
+        if result.fallback:
+            self.fallbacks[layer] = result.fallback
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Report:
         calibrated_layers: layers whose rounding was calibrated.
         calibrated_gain: their squared output error over that of nearest rounding, on average.
         rotated_layers: layers whose inputs are rotated.
+        fallbacks: why a layer was rounded to nearest where it was to be calibrated, by layer.
     """
 
     plan: QuantizationPlan
@@ -57,6 +63,7 @@ class Report:
     calibrated_layers: int
     calibrated_gain: float | None
     rotated_layers: int
+    fallbacks: Mapping[str, str]
     warnings: tuple[str, ...]
 
     @staticmethod
@@ -71,7 +78,11 @@ class Report:
             calibrated_layers=len(gains),
             calibrated_gain=sum(gains) / len(gains) if gains else None,
             rotated_layers=losses.rotated,
-            warnings=tuple(coverage_warnings(statistics)) if statistics else (),
+            fallbacks=losses.fallbacks,
+            warnings=(
+                *(coverage_warnings(statistics) if statistics else ()),
+                *(f"layer {name} was rounded to nearest: {why}" for name, why in losses.fallbacks.items()),
+            ),
         )
 
     @property
@@ -116,6 +127,7 @@ class Report:
             "calibrated_layers": self.calibrated_layers,
             "calibrated_gain": self.calibrated_gain,
             "rotated_layers": self.rotated_layers,
+            "rounded_to_nearest": dict(self.fallbacks),
             "kept": {layer.layer: layer.reason for layer in plan.kept},
             "warnings": list(self.warnings),
         }

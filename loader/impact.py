@@ -17,7 +17,7 @@ from ..hswq_core.errors import StatisticsError
 from ..hswq_core.files.formats import Format
 from ..hswq_core.options import Method, Rounding
 from ..hswq_core.progress import Progress
-from ..hswq_core.quantize_layer import quantize_layer
+from ..hswq_core.quantize_layer import quantize_layer, weight_problem
 from ..hswq_core.sensitivity.differentiable import NotDifferentiableError
 from ..hswq_core.sensitivity.exact import ImpactMeter
 from ..hswq_core.sensitivity.gradient import KEPT_MEMORY, VECTORS, GradientMeter
@@ -64,7 +64,12 @@ def measure_impacts(
 
     def change_of(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
         measured = statistics.layers[name]
-        rounded = quantize_layer(weight_of(name).detach().to(device), measured, form, rounding)
+        try:
+            rounded = quantize_layer(weight_of(name).detach().to(device), measured, form, rounding)
+        except ValueError as problem:
+            raise weight_problem(name, problem, statistics.source or "the MODEL") from None
+        if rounded.fallback:
+            logger.warning("HSWQ: layer %s is measured as rounded to nearest: %s", name, rounded.fallback)
         return rounding_change(rounded, form.grid, is_nearest=rounded.gain is None)
 
     if method == "gradient":

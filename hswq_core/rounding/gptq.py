@@ -12,6 +12,7 @@ then refined code by code (``coordinate_descent.py``).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -47,17 +48,21 @@ def round_calibrated(
 
     Returns:
         Codes in the shape of ``weight``, and the errors measured by the same rows and damping.
+
+    Errors: ArithmeticError for inputs whose moments cannot be computed with.
     """
     device = weight.device
     columns = weight.flatten(1).t().float()  # [K, C_out]: one column of the layer is one contiguous row here
     exact = second_moment.to(device, torch.float32).repeat_interleave(len(columns) // len(second_moment))
     x = _scaled_rows(rows.to(device).float(), exact)
     damp, unit = damping(x) * float(exact.mean()), scale.to(device)
+    if not math.isfinite(damp):
+        raise ArithmeticError("the moments of the inputs are too large for float32")
     if not damp > 0:  # no input was ever anything but zero
         return Rounded(_as_weight(grid.quantize(columns, unit), weight), 0.0, 0.0)
     if len(x) > x.shape[1]:
         # More rows than columns: the triangular factor has the same second moments in K rows.
-        x = torch.linalg.qr(x, mode="r").R
+        x = _triangular(x)
     # The columns that matter most go first, while the most others are left to cancel their error.
     order = exact.argsort(descending=True, stable=True)
     columns, x = columns[order], x[:, order]
@@ -67,12 +72,21 @@ def round_calibrated(
     change, plain = (columns - grid.dequantize(c, unit) for c in (codes, nearest))
     error = float(residual.square().sum() + damp * change.square().sum())
     nearest_error = float((x @ plain).square().sum() + damp * plain.square().sum())
+    if not math.isfinite(nearest_error):
+        raise ArithmeticError("the errors of the outputs are too large for float32")
     if not error < nearest_error:
         codes, error = nearest, nearest_error
     # Back from columns in the order of importance to the weight's own.
     restored = torch.empty_like(codes, dtype=torch.uint8)
     restored[order] = codes.view(torch.uint8)
     return Rounded(_as_weight(restored.view(codes.dtype), weight), error, nearest_error)
+
+
+def _triangular(x: torch.Tensor) -> torch.Tensor:
+    try:
+        return torch.linalg.qr(x, mode="r").R
+    except torch.linalg.LinAlgError as error:
+        raise ArithmeticError("the moments of the inputs have no triangular factor") from error
 
 
 def _as_weight(codes: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

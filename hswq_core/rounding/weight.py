@@ -19,7 +19,8 @@ class QuantizedWeight:
 
     ``error`` is the importance-weighted squared error of these codes, ``plain_error`` that of a plain cast to FP8.
     ``gain`` is the squared error of the layer's output over nearest rounding's, where rounding was calibrated.
-    ``group`` is how many columns are rotated together; 1 is none.
+    ``group`` is how many columns are rotated together; 1 is none. ``fallback`` is why the layer was rounded to nearest
+    where it was to be calibrated; empty where it was not.
     """
 
     codes: torch.Tensor
@@ -28,6 +29,7 @@ class QuantizedWeight:
     plain_error: float
     gain: float | None = None
     group: int = 1
+    fallback: str = ""
 
 
 def quantize_weight(
@@ -47,7 +49,7 @@ def quantize_weight(
         importance: [C_in], mean |x| of each input channel; ``None`` weighs all channels alike.
         rows, second_moment: sampled inputs [R, K] and E[x^2] [C_in]; with both, rounding is calibrated.
 
-    Errors: ValueError for a weight that holds NaN or infinity.
+    Errors: ValueError for a weight that holds NaN or infinity; ArithmeticError for rows that cannot be calibrated with.
     """
     distribution = histogram(weight, importance)
     scale = find_scale(distribution, grid, scaled=scaling == "tensor")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..calibration.statistics import Statistics
-from ..errors import CheckpointError, StatisticsError
+from ..errors import StatisticsError
 from ..files.formats import Format
 from ..files.source import TensorSource
 from ..options import QuantizeOptions
 from ..parallel import ordered_map
 from ..progress import Progress
+from ..quantize_layer import as_rotated, weight_problem
 from .error import relative_output_error
 
 
@@ -26,8 +27,8 @@ def layer_sensitivities(
     """Sensitivity by layer; larger is worse.
 
     ``variance`` is the model card's: the variance of the layer's output. ``error`` is the relative error of
-    the layer's output under nearest rounding, and reads every weight once. ``measured`` is the impact on the
-    model's own output, as HSWQ Measure Sensitivity found it.
+    the layer's output under nearest rounding in the format, and reads every weight once. ``measured`` is the impact on
+    the model's own output, as HSWQ Measure Sensitivity found it.
 
     Errors: CheckpointError for weights that are not finite, StatisticsError for layers that were not measured.
     """
@@ -41,11 +42,11 @@ def layer_sensitivities(
         importance = measured.of_columns(measured.importance, weight.shape)
         second_moment = measured.of_columns(measured.second_moment, weight.shape)
         try:
-            return relative_output_error(weight, importance, second_moment, form.grid, scaled=form.scaling != "none")
+            if (turned := as_rotated(weight, measured, form)) is not None:
+                weight, importance, second_moment = turned.weight, turned.importance, turned.second_moment
+            return relative_output_error(weight, importance, second_moment, form.grid, scaling=form.scaling)
         except ValueError as problem:
-            raise CheckpointError(
-                f"layer {name}: {problem}", where=source.path, remedy="Repair the checkpoint"
-            ) from None
+            raise weight_problem(name, problem, source.path) from None
 
     found: dict[str, float] = {}
     for name, value in zip(layers, ordered_map(error, layers), strict=True):

@@ -13,8 +13,8 @@ PACKAGES = ("hswq_core", "farm", "loader", "nodes")
 ORDER = (
     "version", "errors", "progress", "heap", "parallel", "options", "fingerprint",
     "comfyui_process", "comfyui_server", "prompts", "grids", "kernels", "backend", "rounding", "inference", "metrics",
-    "files", "calibration", "sensitivity", "planning", "proof",
-    "quantize_layer", "report", "quantize_file", "convert_file", "api", "publishing",
+    "files", "calibration", "quantize_layer", "sensitivity", "planning", "proof",
+    "report", "quantize_file", "convert_file", "api", "publishing",
     "cli_options", "cli", "__main__", "__init__",
 )  # fmt: skip
 LINES = 260
