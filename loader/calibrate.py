@@ -12,15 +12,18 @@ from comfy.patcher_extension import WrappersMP
 from ..hswq_core.calibration import DualMonitor
 from ..hswq_core.calibration.monitor import DEVICE_MEMORY
 from ..hswq_core.calibration.session import CalibrationSession
-from ..hswq_core.calibration.statistics import NOISE_BINS
+from ..hswq_core.calibration.statistics import NOISE_BINS, Statistics
 from ..hswq_core.errors import StatisticsError
 from ..hswq_core.fingerprint import Fingerprint
-from .compat import is_quantized, uncompiled
+from .compat import is_quantized, on_one_device, uncompiled
+from .hooks import change_weights, weight_hooks
 from .memory import reserved_memory
 from .provenance import patches_of
 from .weights import plain_layers, unpatched_weights
 
 _KEY = "hswq_calibration"
+_HOOKED = "the conditioning has a hook that puts a LoRA or another model's weights on, and no file holds that"
+_HOOKED_REMEDY = "Put Load LoRA before HSWQ Calibrate instead, or calibrate without the hook"
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ def calibrated_clone(
     """A clone of MODEL whose sampling runs are measured into ``session``.
 
     ComfyUI's clones share one module, so hooks must never outlive a run: they are attached when a run of
-    this clone begins and removed when it ends, also by an error. A run that fails or is cancelled adds nothing.
+    this clone begins and removed when it ends, also by an error. A run that fails or is cancelled adds nothing. A run
+    on several devices is made on one, as modules of their own compute on the others.
     """
 
     def measure(
@@ -60,9 +64,19 @@ def calibrated_clone(
         callback: Any = None, *args: Any, **kwargs: Any,
     ) -> Any:  # fmt: skip
         session.check_model(fingerprint, patches)  # two models of one architecture may have been given one session name
-        patched = executor.class_obj.model_patcher.model
-        before, steps = session.statistics, len(sigmas) - 1
+        guider = executor.class_obj
+        patched = guider.model_patcher.model
+        before, batch, steps = session.statistics, int(noise.shape[0]), len(sigmas) - 1
         bins: list[int] = []
+
+        def add(run: Statistics, reason: str = "") -> None:
+            if left_out := session.add_run(run, reason):
+                on_step(StepReport(before.samples, batch, steps, steps, before.noise_levels, left_out))
+
+        if change_weights(guider.model_patcher, guider.conds):
+            result = executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, *args, **kwargs)
+            add(Statistics({}, fingerprint=fingerprint), f"{_HOOKED}. {_HOOKED_REMEDY}")
+            return result
         seen = 0
 
         def step(number: int, *arguments: Any) -> None:
@@ -75,19 +89,24 @@ def calibrated_clone(
                 bins.append(levels[number])
             seen = monitor.calls
             so_far = tuple(a + b for a, b in zip(before.noise_levels, _counts(bins), strict=True))
-            on_step(StepReport(before.samples, int(noise.shape[0]), number + 1, steps, so_far))
+            on_step(StepReport(before.samples, batch, number + 1, steps, so_far))
 
-        with uncompiled(), reserved_memory(patched, DEVICE_MEMORY), DualMonitor(
-            patched.diffusion_model, rows_per_layer, seed=before.runs, expected_calls=steps,
-            earlier=before if before.runs else None, only=layers,
-        ) as monitor:  # fmt: skip
+        with (
+            uncompiled(),
+            on_one_device(guider.model_patcher),
+            reserved_memory(patched, DEVICE_MEMORY),
+            DualMonitor(
+                patched.diffusion_model, rows_per_layer, seed=before.runs, expected_calls=steps,
+                earlier=before if before.runs else None, only=layers,
+            ) as monitor,
+        ):  # fmt: skip
             result = executor(noise, latent_image, sampler, sigmas, denoise_mask, step, *args, **kwargs)
         name = getattr(getattr(sampler, "sampler_function", None), "__name__", type(sampler).__name__)
-        left_out = session.add_run(
+        add(
             replace(
                 monitor.statistics(),
                 runs=1,
-                samples=int(noise.shape[0]),
+                samples=batch,
                 steps=len(bins),
                 partial_runs=int(_is_a_part(noise, sigmas, patched.model_sampling)),
                 samplers=frozenset({name}),
@@ -97,9 +116,6 @@ def calibrated_clone(
                 patches=patches,
             )
         )
-        if left_out:
-            batch = int(noise.shape[0])
-            on_step(StepReport(before.samples, batch, steps, steps, before.noise_levels, left_out))
         return result
 
     fingerprint, patches = session.fingerprint, patches_of(model)
@@ -109,6 +125,12 @@ def calibrated_clone(
     clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, _KEY)
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, measure)
     return clone
+
+
+def check_conditioning(*conditionings: Sequence[Any]) -> None:
+    """Errors: StatisticsError when runs with these conditionings would be left out: they change the model's weights."""
+    if any(weight_hooks(extras for _, extras in conditioning) for conditioning in conditionings):
+        raise StatisticsError(_HOOKED, remedy=_HOOKED_REMEDY)
 
 
 def _noise_bins(sampling: Any, sigmas: torch.Tensor) -> list[int]:

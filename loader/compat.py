@@ -23,6 +23,8 @@ from ..hswq_core.sensitivity.gradient import own_weight
 
 _STOCK_LAYOUT = "TensorCoreFP8Layout"
 _OUR_LAYOUT = "HSWQScaledFP8Layout"
+_COPIES = "multigpu"
+"""Under this name ComfyUI keeps a MODEL's copies on other devices."""
 
 
 def _register_layout() -> str:
@@ -95,6 +97,20 @@ def uncompiled() -> contextlib.AbstractContextManager[Any]:
     """Meanwhile compiled models run as they are written, where torch can: hooks are no part of a compiled graph."""
     stance = getattr(torch.compiler, "set_stance", None)
     return contextlib.nullcontext() if stance is None else stance("force_eager")
+
+
+@contextlib.contextmanager
+def on_one_device(patcher: Any) -> Iterator[None]:
+    """Meanwhile a MODEL samples on its own device alone, where newer versions share the work among copies on others.
+
+    Each copy has modules of its own, so hooks on the MODEL's see a part of the calls.
+    """
+    copies = getattr(patcher, "additional_models", {}).pop(_COPIES, None)
+    try:
+        yield
+    finally:
+        if copies is not None:
+            patcher.set_additional_models(_COPIES, copies)
 
 
 def weight_in_use(module: Any, like: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,8 @@ from ..hswq_core.calibration.model_inputs import OPTIONS, TOO_LARGE, ModelInput,
 from ..hswq_core.proof.pair import relative_error
 from ..hswq_core.proof.runs import Run, UnfinishedRuns
 from ..hswq_core.sensitivity.model_calls import call, in_one, on_device
-from .compat import uncompiled
+from .compat import on_one_device, uncompiled
+from .hooks import weight_hooks
 from .impact import own_options
 from .sample import sample
 
@@ -41,6 +42,11 @@ class Sampling:
     scheduler: str
     on_steps: Callable[[int], None]
 
+    def has_weight_hooks(self, number: int) -> bool:
+        """Whether a pair is sampled with a LoRA that comes with the conditioning."""
+        parts = [*self.positive[self.plan[number][0]], *self.negative]
+        return bool(weight_hooks(extras for _, extras in parts))
+
 
 def paired_runs(reference: Any, candidate: Any, sampling: Sampling, runs: UnfinishedRuns) -> Iterator[tuple[Run, Run]]:
     """The runs of two MODELs, pair by pair; those that are there already are not made again.
@@ -52,7 +58,8 @@ def paired_runs(reference: Any, candidate: Any, sampling: Sampling, runs: Unfini
 
     def ours(number: int) -> Run:
         def make() -> Run:
-            return _sampled(reference, sampling, number, number, keep_calls=True)
+            # Called again, a candidate would be without what the conditioning puts on the weights.
+            return _sampled(reference, sampling, number, number, keep_calls=not sampling.has_weight_hooks(number))
 
         return runs.run(f"reference_{number}", make)
 
@@ -80,7 +87,7 @@ def _sampled(model: Any, sampling: Sampling, number: int, runs_before: int, *, k
         latents.append(noisy.detach().float().cpu())
         sampling.on_steps(sampling.steps * runs_before + done + 1)
 
-    with _recorded(model, calls) if keep_calls else nullcontext():
+    with on_one_device(model), _recorded(model, calls) if keep_calls else nullcontext():
         final = sample(
             model, sampling.positive[prompt], sampling.negative, sampling.latent, steps=sampling.steps,
             cfg=sampling.cfg, sampler=sampling.sampler, scheduler=sampling.scheduler, seed=seed, callback=step,

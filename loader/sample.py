@@ -13,13 +13,14 @@ import torch
 def encode(clip: Any, texts: Sequence[str]) -> list[Any]:
     """The conditioning of a batch of texts, one for each image."""
     each = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in texts]
+    if len(each) == 1:
+        return list(each[0])  # a scheduled text encoder gives one for each part of the steps
     (first, extras), *_ = each[0]
     joined: dict[str, Any] = dict(extras)
-    if len(each) > 1:
-        length = max(entry[0][0].shape[1] for entry in each)
-        first = torch.cat([_padded(entry[0][0], length) for entry in each])
-        if extras.get("pooled_output") is not None:
-            joined["pooled_output"] = torch.cat([entry[0][1]["pooled_output"] for entry in each])
+    length = max(entry[0][0].shape[1] for entry in each)
+    first = torch.cat([_padded(entry[0][0], length) for entry in each])
+    if extras.get("pooled_output") is not None:
+        joined["pooled_output"] = torch.cat([entry[0][1]["pooled_output"] for entry in each])
     return [[first, joined]]
 
 

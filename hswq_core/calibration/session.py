@@ -112,14 +112,17 @@ class CalibrationSession:
                 remedy="Choose another session name, or turn on 'reset' to start it anew",
             )
 
-    def add_run(self, run: Statistics) -> str:
+    def add_run(self, run: Statistics, reason: str = "") -> str:
         """Add a finished sampling run. A failed write is logged: sampling must not fail because of it.
 
         A run with NaN or infinity, or without any layer, would spoil the sum; it is left out and counted.
 
+        Args:
+            reason: why it is to be left out, where that is known already.
+
         Returns: why it was left out; nothing when it was added.
         """
-        reason = _why_unusable(run)
+        reason = reason or _why_unusable(run)
         if reason:
             logger.warning("HSWQ: session %s: a run was left out: %s", self.path.stem, reason)
             run = Statistics(layers={}, fingerprint=run.fingerprint, left_out={reason: 1})

@@ -20,6 +20,7 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from safetensors.torch import save_file
 
 from .families import ProbeFamily, ProbeLowVram, ProbeReference
+from .partial_runs import ProbeBypassed, ProbeCopies
 
 
 def _inputs(unet: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -294,7 +295,7 @@ class ProbeExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             ProbeWeights, ProbeHooks, ProbeFailingSampler, ProbeControlNets, ProbeCompiled, ProbeFamily, ProbeReference,
-            ProbeLowVram, ProbeInjected, ProbeClipVision, ProbeHooked, ProbeCopied,
+            ProbeLowVram, ProbeInjected, ProbeClipVision, ProbeHooked, ProbeCopied, ProbeBypassed, ProbeCopies,
         ]  # fmt: skip
 
 
