@@ -12,7 +12,7 @@ from comfy_api.latest import io
 
 from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.files.names import EXTENSION, safe_file_name
-from ..loader.calibrate import calibrated_clone, model_fingerprint
+from ..loader.calibrate import calibrated_clone, check_conditioning, model_fingerprint
 from ..loader.latents import empty_latent, given_latent
 from ..loader.provenance import source_of
 from ..loader.sample import encode, previewer, sample
@@ -94,6 +94,12 @@ class HSWQCalibrateRun(io.ComfyNode):
                         "Input rows to sample from each layer, for calibrated rounding. SDXL: 1024 rows take 2.7 GB."
                     ),
                 ),
+                io.Boolean.Input(
+                    "reset",
+                    default=False,
+                    optional=True,
+                    tooltip="Discard what the session has measured and start again.",
+                ),
                 io.Latent.Input(
                     "latent",
                     optional=True,
@@ -108,7 +114,9 @@ class HSWQCalibrateRun(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, session: str, **_: Any) -> int:
+    def fingerprint_inputs(cls, session: str, reset: bool = False, **_: Any) -> float:
+        if reset:
+            return float("nan")  # equals nothing, so every workflow begins anew
         # A session that was deleted, or continued elsewhere, is to be looked at again.
         if session == DEFAULT_SESSION:  # named by the model's file, which is not known here
             return max((modification_time(path) for path in statistics_folder().glob(f"*{EXTENSION}")), default=0)
@@ -131,6 +139,7 @@ class HSWQCalibrateRun(io.ComfyNode):
         seed: int,
         session: str,
         rows_per_layer: int,
+        reset: bool = False,
         latent: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
         texts = choose_prompts(prompts)
@@ -138,12 +147,13 @@ class HSWQCalibrateRun(io.ComfyNode):
         warn_of_format(source)
         session = session_for(session, source)
         path = statistics_folder() / safe_file_name(session, "session name")
-        opened = CalibrationSession.open(path, model_fingerprint(model))
+        opened = CalibrationSession.open(path, model_fingerprint(model), reset=reset)
         events = calibration_events(cls.hidden.unique_id, session, samples)
         measured = calibrated_clone(model, opened, rows_per_layer, source, events)
         # All texts first: on a small card, text encoder and diffusion model would take turns for every image.
         wanted = {text: encode(clip, [text]) for text in texts[:samples]}
         unwanted = encode(clip, [negative])
+        check_conditioning(unwanted, *wanted.values())
         bar, preview = comfy.utils.ProgressBar(samples * steps), previewer(model)
         began, first = time.monotonic(), min(opened.statistics.samples, samples)
         begin = empty_latent(model, 1, width, height) if latent is None else given_latent(model, latent)

@@ -69,6 +69,17 @@ def test_the_recipe_draws_measures_and_continues(server: ComfyServer) -> None:
         assert torch.allclose(recipe_one.layers[name].importance, layer.importance, rtol=1e-4, atol=1e-7), name
 
 
+def test_a_recipe_that_is_reset_begins_anew_each_time(server: ComfyServer) -> None:
+    server.run(recipe("anew", 2, steps=2))
+    for _ in range(2):
+        before = session_file(server, "anew").stat().st_mtime_ns
+        server.run(recipe("anew", 1, steps=2, seed=9, reset=True))
+        found = load_statistics(session_file(server, "anew"))
+        assert (found.runs, found.samples) == (1, 1) and session_file(server, "anew").stat().st_mtime_ns > before
+    server.run(recipe("anew", 2, steps=2, seed=9, reset=False))
+    assert load_statistics(session_file(server, "anew")).samples == 2
+
+
 def test_a_cancelled_recipe_keeps_its_finished_images(server: ComfyServer) -> None:
     with pytest.raises(ExecutionError, match="interrupted"):
         server.run(recipe("cancelled", 40), interrupt_at_step=15)
