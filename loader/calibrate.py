@@ -23,6 +23,10 @@ from .weights import plain_layers, unpatched_weights
 
 _KEY = "hswq_calibration"
 _HOOKED = "the conditioning has a hook that puts a LoRA or another model's weights on, and no file holds that"
+_BYPASSED = (
+    "the layer {} was computed without its module in a part of the run or all of it; start ComfyUI without --fast, or "
+    "take away what replaces the layer"
+)
 _HOOKED_REMEDY = "Put Load LoRA before HSWQ Calibrate instead, or calibrate without the hook"
 
 
@@ -102,6 +106,7 @@ def calibrated_clone(
         ):  # fmt: skip
             result = executor(noise, latent_image, sampler, sigmas, denoise_mask, step, *args, **kwargs)
         name = getattr(getattr(sampler, "sampler_function", None), "__name__", type(sampler).__name__)
+        bypassed = monitor.bypassed()
         add(
             replace(
                 monitor.statistics(),
@@ -114,7 +119,8 @@ def calibrated_clone(
                 fingerprint=fingerprint,
                 source=source,
                 patches=patches,
-            )
+            ),
+            _BYPASSED.format(bypassed) if bypassed else "",
         )
         return result
 

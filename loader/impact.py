@@ -80,6 +80,7 @@ def measure_impacts(
             logger.warning("HSWQ: sensitivity is measured one layer after another: %s", error)
     options = {OPTIONS: own_options(model)}
     meter = ImpactMeter(model.model.diffusion_model, statistics.probes(probes), device, options)
+    meter.check_called(chosen)
     for number, (name, module) in enumerate(chosen.items()):
         progress(number, len(chosen))
         yield name, meter.impact(module, change_of(name)(weight_of(name).detach().to(device)))

@@ -39,6 +39,13 @@ def recorded(value: object, depth: int = 0) -> Argument:
     return NotRecorded(type(value).__name__)
 
 
+def layer_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:
+    """What a layer is called with, by position or by keyword: its first argument."""
+    if args:
+        return args[0]  # type: ignore[no-any-return]
+    return kwargs["input"] if "input" in kwargs else next(iter(kwargs.values()))  # type: ignore[no-any-return]
+
+
 def map_tensors(value: Argument, change: Callable[[torch.Tensor], torch.Tensor]) -> Argument:
     """The same with every tensor changed."""
     return change(value) if isinstance(value, torch.Tensor) else rebuilt(value, lambda each: map_tensors(each, change))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from .statistics import NOISE_BINS, Statistics
 
 FEW_SAMPLES = 8
@@ -17,6 +19,8 @@ def coverage_warnings(statistics: Statistics) -> list[str]:
     for why, count in statistics.left_out.items():
         runs = "1 run was" if count == 1 else f"{count} runs were"
         found.append(f"{runs} left out: {why}")
+    if statistics.never_ran:
+        found.append(_never_ran(statistics.never_ran))
     covered = [number for number, count in enumerate(statistics.noise_levels) if count]
     if not covered:
         return found
@@ -28,3 +32,13 @@ def coverage_warnings(statistics: Statistics) -> list[str]:
         remedy = "sample with more steps" if is_expert else "sample with full denoise and 20 steps or more"
         found.append(f"these noise levels were not calibrated: {tenths}; {remedy}")
     return found
+
+
+def _never_ran(shares: Mapping[str, float]) -> str:
+    """Args: shares: of all layers' weights, by layer."""
+    layers = "1 layer" if len(shares) == 1 else f"{len(shares)} layers"
+    example = max(shares, key=lambda name: shares[name])
+    return (
+        f"{layers} with {100 * sum(shares.values()):.2g} % of the weights never ran where it could be measured, such "
+        f"as {example}, and will not be quantized; with --fast, newer versions compute layers past their modules"
+    )

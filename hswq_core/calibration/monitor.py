@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 from .accumulators.bank import SumBank
+from .arguments import layer_input
+from .bypasses import Seen, bypassed_layer
 from .landing import Landing
 from .model_inputs import InputRecorder
 from .positions import PositionSampler
@@ -118,7 +120,18 @@ class DualMonitor:
             for name, layer in self._layers.items()
             if layer.input_rows
         }
-        return Statistics(layers=layers, inputs=self._inputs.inputs())
+        return Statistics(layers=layers, inputs=self._inputs.inputs(), never_ran=self._never_ran())
+
+    def bypassed(self) -> str:
+        """A layer that was computed without its module in the run, so that its statistics are a part; or nothing."""
+        seen = {name: Seen(layer.calls, layer.input_rows) for name, layer in self._layers.items()}
+        before = self._earlier.layers if self._earlier else {}
+        return bypassed_layer(self._root, seen, {name: layer.input_rows for name, layer in before.items()})
+
+    def _never_ran(self) -> dict[str, float]:
+        """The layers without a call, with their share of the weights of all layers."""
+        whole = sum(math.prod(layer.shape) for layer in self._layers.values())
+        return {name: math.prod(e.shape) / whole for name, e in self._layers.items() if not e.calls and e.shape}
 
     def _begin_call(self, _root: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._begun:
@@ -131,13 +144,15 @@ class DualMonitor:
         for name, module in quantizable_layers(self._root):
             if name not in self._layers and (self._only is None or name in self._only):
                 self._layers[name] = layer = LayerState(name, module)
-                self._handles.append(module.register_forward_hook(self._hook(layer)))
+                self._handles.append(module.register_forward_hook(self._hook(layer), with_kwargs=True))
 
     def _hook(self, layer: LayerState) -> Any:
-        def measure(_module: torch.nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
+        def measure(
+            _module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor
+        ) -> None:
             if layer.called:  # twice in one call of the model
                 self._fold()
-            self._see(layer, args[0], output)
+            self._see(layer, layer_input(args, kwargs), output)
 
         return measure
 
@@ -165,6 +180,7 @@ class DualMonitor:
         else:
             layer.sums.add(None, channel, y, None)
         layer.called = True
+        layer.calls += 1
         layer.input_rows += rows
         layer.outputs += y.numel()
 

@@ -26,7 +26,7 @@ class LayerState:
     Attributes:
         leader: the layer that measures the input for this one, often itself.
         called: whether it was called in the present call of the model.
-        input_rows, outputs: rows and output elements seen so far.
+        calls, input_rows, outputs: how often it was called, and the rows and output elements seen so far.
     """
 
     def __init__(self, name: str, module: torch.nn.Module) -> None:
@@ -42,6 +42,7 @@ class LayerState:
         self.leader = self
         self.reservoir: Reservoir | None = None
         self.called = False
+        self.calls = 0
         self.input_rows = 0
         self.outputs = 0
 

@@ -76,7 +76,8 @@ class Statistics:
     Wan 2.2 do; ``noise_levels`` counts steps by tenths of the schedule, from clean to pure noise; ``inputs`` are some
     of the model's own; ``left_out`` counts the runs that were measured but not added, by reason. ``source`` is the file
     that the model was loaded from ("LIST/NAME"), where it is known; ``patches`` a digest of what was put on top of its
-    weights (LoRA, merges), empty for nothing.
+    weights (LoRA, merges), empty for nothing. ``never_ran`` are the model's layers that no run has called, with their
+    share of the weights of all its layers.
     """
 
     layers: Mapping[str, LayerStatistics]
@@ -91,6 +92,7 @@ class Statistics:
     left_out: Mapping[str, int] = field(default_factory=dict)
     source: str = ""
     patches: str = ""
+    never_ran: Mapping[str, float] = field(default_factory=dict)
 
     def __add__(self, other: Statistics) -> Statistics:
         """The exact statistics of both together. Errors: StatisticsError when they are of different models."""
@@ -115,6 +117,7 @@ class Statistics:
             left_out=left_out,
             source=self.source or other.source,
             patches=self.patches,
+            never_ran={k: v for k, v in {**self.never_ran, **other.never_ran}.items() if k not in layers},
         )
 
     def check_not_empty(self) -> None:

@@ -42,6 +42,7 @@ from .statistics_schema import (
     parsed,
     rows_of_owner,
     shapes_by_name,
+    shares_by_name,
     strings,
 )
 
@@ -140,7 +141,8 @@ def _content(statistics: Statistics) -> tuple[dict[str, torch.Tensor], dict[str,
             measured = [layer.impacts.get(purpose, math.nan) for purpose in purposes]
             tensors[f"{name}.impact"] = torch.tensor(measured, dtype=torch.float64)
     input_tensors, inputs = stored_inputs(statistics.inputs)
-    return tensors | input_tensors, {
+    idle = {"hswq.never_ran": json.dumps(statistics.never_ran)} if statistics.never_ran else {}
+    return tensors | input_tensors, idle | {
         "hswq.kind": "statistics",
         "hswq.format_version": _FORMAT_VERSION,
         "hswq.runs": str(statistics.runs),
@@ -231,4 +233,5 @@ def described(metadata: Mapping[str, str]) -> Statistics:
         source=metadata.get("hswq.source", ""),
         patches=metadata.get("hswq.patches", ""),
         left_out=counts_by_name(metadata, "hswq.left_out"),
+        never_ran=shares_by_name(metadata, "hswq.never_ran"),
     )

@@ -67,6 +67,13 @@ def names_by_name(metadata: Mapping[str, str], key: str) -> dict[str, str]:
     return found
 
 
+def shares_by_name(metadata: Mapping[str, str], key: str) -> dict[str, float]:
+    found = parsed(metadata, key, {})
+    if not isinstance(found, dict) or not all(type(v) in (int, float) and 0 <= v <= 1 for v in found.values()):
+        raise ValueError(f"{key} is no table of shares")
+    return found
+
+
 def shapes_by_name(metadata: Mapping[str, str], key: str) -> dict[str, tuple[int, ...]]:
     found = parsed(metadata, key, {})
     if not isinstance(found, dict):

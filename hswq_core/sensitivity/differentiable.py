@@ -17,7 +17,7 @@ import torch
 from torch.autograd.graph import allow_mutation_on_saved_tensors
 from torch.utils.checkpoint import checkpoint
 
-from ..calibration.arguments import rebuilt
+from ..calibration.arguments import layer_input, rebuilt
 
 _BLOCK = (2, 16)
 """A block that is computed twice holds this many layers: a transformer or residual block of every known family."""
@@ -25,6 +25,10 @@ _BLOCK = (2, 16)
 
 class Tap(Protocol):
     """What happens at a layer in a backward pass."""
+
+    def called(self) -> None:
+        """The layer's module is called."""
+        ...
 
     def backward(
         self, x: torch.Tensor, gradient: torch.Tensor, memory: dict[str, torch.Tensor], *, onward: bool
@@ -85,8 +89,11 @@ class _Tapped(torch.autograd.Function):
 
 
 def _tapped(forward: Callable[..., Any], tap: Tap, anchor: torch.Tensor) -> Callable[..., Any]:
-    def tapped(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        run = forward if not (args or kwargs) else lambda value: forward(value, *args, **kwargs)
+    def tapped(*args: Any, **kwargs: Any) -> torch.Tensor:
+        tap.called()
+        x, more = layer_input(args, kwargs), args[1:]
+        named = kwargs if args else {name: value for name, value in kwargs.items() if value is not x}
+        run = forward if not (more or named) else lambda value: forward(value, *more, **named)
         return _Tapped.apply(x, anchor, run, tap)  # type: ignore[no-any-return]
 
     return tapped

@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
+from ..calibration.arguments import layer_input
 from ..calibration.model_inputs import ModelInput
-from .model_calls import batched, call, on_device, through
+from ..calibration.monitor import quantizable_layers
+from .model_calls import batched, call, not_called, on_device, through
 
 
 class ImpactMeter:
@@ -30,11 +32,27 @@ class ImpactMeter:
     ) -> None:
         self._root, self._options = root, options
         self._batches = [on_device(device, batch) for batch in batched(inputs)]
-        self._reference = [self._run(batch) for batch in self._batches]
+        self._called: set[torch.nn.Module] = set()
+        counting = [module.register_forward_hook(self._count) for _, module in quantizable_layers(root)]
+        try:
+            self._reference = [self._run(batch) for batch in self._batches]
+        finally:
+            for hook in counting:
+                hook.remove()
+
+    def check_called(self, layers: Mapping[str, torch.nn.Module]) -> None:
+        """Errors: StatisticsError for the first of these layers that no input leads to."""
+        for name, layer in layers.items():
+            if layer not in self._called:
+                raise not_called(name)
 
     def impact(self, layer: torch.nn.Module, change: torch.Tensor) -> float:
-        """|y_q - y|^2 / |y|^2, the mean over the inputs, when ``change`` is added to the weight of ``layer``."""
-        hook = layer.register_forward_hook(_adding(change))
+        """|y_q - y|^2 / |y|^2, the mean over the inputs, when ``change`` is added to the weight of ``layer``.
+
+        Errors: StatisticsError when no input leads to the layer's module: that would be an impact of nothing.
+        """
+        self.check_called({type(layer).__name__: layer})
+        hook = layer.register_forward_hook(_adding(change), with_kwargs=True)
         total, count = torch.zeros((), dtype=torch.float64), 0
         try:
             for batch, expected in zip(self._batches, self._reference, strict=True):
@@ -46,13 +64,18 @@ class ImpactMeter:
             hook.remove()
         return float(total) / count
 
+    def _count(self, layer: torch.nn.Module, *_: Any) -> None:
+        self._called.add(layer)
+
     def _run(self, batch: ModelInput) -> torch.Tensor:
         with torch.inference_mode():
             return call(self._root, batch, self._options).float()
 
 
 def _adding(change: torch.Tensor) -> Any:
-    def hook(module: torch.nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-        return output + through(module, args[0], change)
+    def hook(
+        module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor
+    ) -> torch.Tensor:
+        return output + through(module, layer_input(args, kwargs), change)
 
     return hook

@@ -21,7 +21,7 @@ from ..progress import Progress, no_progress
 from .differentiable import NotDifferentiableError, differentiable, ordinary
 from .first_order_check import FirstOrderCheck, Pass, sum_of_effects
 from .layer_tap import Change, LayerTap, WeightOf, own_weight
-from .model_calls import batched, call, latent_size, on_device
+from .model_calls import batched, call, latent_size, not_called, on_device
 
 VECTORS = 64
 """Random vectors in all, for inputs of two images: 128 estimates of each layer, and a standard error of an eighth."""
@@ -77,7 +77,8 @@ class GradientMeter:
             progress: called with passes done and in all; what it raises ends the measurement.
 
         Errors: NotDifferentiableError when the model has no backward pass, not enough memory for one, or one that
-        contradicts what the model does when its layers are changed.
+        contradicts what the model does when its layers are changed. StatisticsError for a layer whose module is not
+        called on any input.
         """
         taps: dict[str, LayerTap] = {}
         recompute = max(latent_size(batch) for batch in self._batches) > _KEEP
@@ -90,7 +91,7 @@ class GradientMeter:
             by_module = {module: taps[name] for name, module in layers.items()}
             try:
                 with differentiable(self._root, by_module, recompute=recompute, in_place=in_place):
-                    self._run(list(taps.values()), progress)
+                    self._run(taps, progress)
                 break
             except (RuntimeError, NotImplementedError, TypeError) as error:
                 if in_place or isinstance(error, torch.cuda.OutOfMemoryError):
@@ -99,11 +100,12 @@ class GradientMeter:
             self._random.set_state(seed)
         return {name: sum(tap.effects()) / self._images for name, tap in taps.items()}
 
-    def _run(self, taps: Sequence[LayerTap], progress: Progress) -> None:
+    def _run(self, named: Mapping[str, LayerTap], progress: Progress) -> None:
         """Half of the passes go to all inputs alike, the others to where the first ones found the effect.
 
         The impact on images with little noise left is up to twenty times that on the others, and so is its variance.
         """
+        taps = list(named.values())
         count, check = len(self._batches), FirstOrderCheck(taps)
         first = [max(1, self.passes // 2 // count)] * count if count > 1 else [self.passes]
         done = 0
@@ -118,6 +120,9 @@ class GradientMeter:
         progress(0, self.passes)
         compared = max(1, count * _COMPARED // max(self._images, _COMPARED))
         run(first, {(2 * i + 1) * count // (2 * compared) for i in range(compared)})
+        for name, tap in named.items():  # all inputs have been run once
+            if not tap.was_called:
+                raise not_called(name)
         check.conclude()
         effects = [sum(tap.effects()[number] for tap in taps) for number in range(count)]
         share = (self.passes - sum(first)) / (sum(effects) or 1.0)
@@ -150,7 +155,7 @@ class GradientMeter:
 
     def _changed(self, entry: ModelInput, taps: Sequence[LayerTap]) -> torch.Tensor:
         """The output with these layers changed."""
-        hooks = [tap.module.register_forward_hook(tap.add_effect) for tap in taps]
+        hooks = [tap.module.register_forward_hook(tap.add_effect, with_kwargs=True) for tap in taps]
         try:
             with torch.no_grad():
                 return call(self._root, entry, self._options)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 
+from ..calibration.arguments import layer_input
 from .model_calls import through
 
 Change = Callable[[torch.Tensor], torch.Tensor]
@@ -36,6 +37,7 @@ class LayerTap:
     def __init__(self, module: torch.nn.Module, change: Change, weight_of: WeightOf, inputs: int) -> None:
         self.module, self._change, self._weight_of = module, change, weight_of
         self.inner: torch.Tensor | None = None  # <g, dW x> of each sample, [B], or of all together, [1]
+        self.was_called = False
         self._samples = 1
         self._total = torch.zeros((), dtype=torch.float64)
         self._sums, self._passes = [0.0] * inputs, [0] * inputs
@@ -43,6 +45,9 @@ class LayerTap:
     def effects(self) -> list[float]:
         """|J dW x|^2 / |y|^2 by batch of inputs, summed over its images: the mean over the passes so far."""
         return [total / max(1, passes) for total, passes in zip(self._sums, self._passes, strict=True)]
+
+    def called(self) -> None:
+        self.was_called = True
 
     def begin(self, samples: int) -> None:
         self.inner, self._samples = None, samples
@@ -75,9 +80,11 @@ class LayerTap:
         self._passes[number] += passes
         self._total = torch.zeros((), dtype=torch.float64)
 
-    def add_effect(self, module: torch.nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-        """As a forward hook: the layer's output with the change."""
-        x = args[0]
+    def add_effect(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor
+    ) -> torch.Tensor:
+        """As a forward hook with keywords: the layer's output with the change."""
+        x = layer_input(args, kwargs)
         return output + through(module, x, self._change(self._weight_of(module, x)))
 
 

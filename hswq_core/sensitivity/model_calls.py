@@ -9,6 +9,7 @@ import torch
 
 from ..calibration.arguments import joined, map_tensors, tensors_of
 from ..calibration.model_inputs import LATENT, OPTIONS, ModelInput, images_of, not_recorded, parts_of
+from ..errors import StatisticsError
 
 TOGETHER = 1 << 17
 """Latent elements that are run together: one input of SDXL's at 1024 x 1024, many of a small model's."""
@@ -50,6 +51,17 @@ def through(module: Any, x: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.linear(x, change.to(x))
     convolve: Any = _CONVOLUTIONS[change.dim()]
     return convolve(x, change.to(x), None, module.stride, module.padding, module.dilation, module.groups)
+
+
+def not_called(layer: str) -> StatisticsError:
+    """The error for a layer whose effect would be measured as nothing, as hooks on it see no call."""
+    return StatisticsError(
+        "this layer ran during calibration, but its module was not called on the inputs that were kept, so that its "
+        "effect cannot be measured",
+        where=layer,
+        remedy="Start ComfyUI without --fast, with which newer versions compute some layers past their modules; or "
+        "measure on more probes",
+    )
 
 
 def on_device(device: torch.device, batch: ModelInput) -> ModelInput:

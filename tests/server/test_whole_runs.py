@@ -128,3 +128,47 @@ def test_a_run_that_several_devices_share_is_measured_whole(hooking: ComfyServer
     flow["behind_sampler"]["inputs"]["model"] = ["copies", 0]
     hooking.run(flow)
     assert equal(session_of(hooking, "behind"), session_of(hooking, "alone"))
+
+
+def bypassed(name: str, session: str, every: int = 1, **options: int) -> w.Workflow:
+    """A run of a model that computes its ``ff.net.2`` past their modules, in every so many calls."""
+    flow = w.calibrated(name, session=session, steps=2, **options)  # type: ignore[arg-type]
+    flow["bypassed"] = w.node("ProbeBypassed", model=["loader", 0], every=every)
+    flow["calibrate"]["inputs"]["model"] = ["bypassed", 0]
+    return flow
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_run_in_which_layers_are_computed_past_their_modules_is_left_out(hooking: ComfyServer, every: int) -> None:
+    session = f"bypassed-{every}"
+    hooking.run(w.calibrated("whole", session=session, steps=2))
+    hooking.run(bypassed("bypassed", session, every, seed=5))
+    hooking.run(w.calibrated("smaller", session=session, steps=3, batch=2, cfg=1.0))
+    found = session_of(hooking, session)
+    ((reason, count),) = found.left_out.items()
+    assert (found.runs, count) == (2, 1) and ".ff.net.2 was computed without its module" in reason
+    assert not found.never_ran
+
+
+@pytest.mark.parametrize("method", ["exact", "gradient"])
+def test_layers_that_never_ran_are_told_and_not_measured_as_harmless(hooking: ComfyServer, method: str) -> None:
+    hooking.run(bypassed("idle", "idle"))
+    (warning,) = [e for e in hooking.get("/hswq/session?session=idle")["warnings"] if "of the weights never ran" in e]
+    assert ".ff.net.2" in warning
+    flow = bypassed("idle", "idle") | {"report": w.node("HSWQReport", stats=["calibrate", 1], keep_ratio=0.25)}
+    flow |= w.quantize(["calibrate", 1], ["idle_sampler", 0], filename=f"idle-{method}")
+    flow["text"] = w.node("PreviewAny", source=["report", 1])
+    outputs = hooking.run(flow)
+    assert warning in outputs["text"]["text"][0] and warning in outputs["quantize"]["text"][0]
+    # Calibrated whole and measured on a model that computes them past their modules.
+    hooking.run(w.calibrated("ran", session="ran", steps=2))
+    flow = bypassed("ran", "ran") | {
+        "measure": w.node(
+            "HSWQMeasureSensitivity", model=["bypassed", 0], stats=["load", 0], mode="v2", probes=1, method=method,
+            rounding="nearest",
+        ),
+        "load": w.node("HSWQLoadStatistics", file="ran.safetensors"),
+        "text": w.node("PreviewAny", source=["measure", 0]),
+    }  # fmt: skip
+    with pytest.raises(ExecutionError, match=r"\.ff\.net\.2: this layer ran during calibration, but its module"):
+        hooking.run({key: flow[key] for key in ("loader", "bypassed", "measure", "load", "text")})
