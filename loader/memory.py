@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +27,7 @@ def reserved_memory(base_model: Any, extra: int) -> Iterator[None]:
     before = vars(base_model).get("memory_required")
     estimate = base_model.memory_required
 
+    @functools.wraps(estimate)  # versions, and other tools, ask which arguments it takes
     def with_ours(*args: Any, **kwargs: Any) -> Any:
         return estimate(*args, **kwargs) + extra
 
