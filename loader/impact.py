@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import comfy.model_management
@@ -53,9 +54,44 @@ def measure_impacts(
         progress: called with the amount done and in all; what it raises ends the measurement.
         vectors: of ``gradient``.
 
-    Errors: StatisticsError when no inputs were kept, or not all that the model was called with.
+    Errors: StatisticsError when no inputs were kept, or not all that the model was called with; when the model cannot
+    be called on them, or does not call a layer; and when a weight cannot be rounded.
     """
     _check_inputs(statistics)
+    with _clear_errors():
+        yield from _impacts(model, statistics, layers, form, rounding, probes, method, progress, vectors)
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Whatever a model, or the arithmetic of a layer, raises is told as what could not be done and what to do instead.
+
+    Memory that runs out stays what it is: ComfyUI frees some and says so.
+    """
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (ArithmeticError, AttributeError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise StatisticsError(
+            f"the model could not be called on the inputs that were kept ({type(error).__name__}: {reason})",
+            remedy="Choose the selection variance or error, which need no calls; if the model was changed since the "
+            "calibration, calibrate once more",
+        ) from error
+
+
+def _impacts(
+    model: Any,
+    statistics: Statistics,
+    layers: list[str],
+    form: Format,
+    rounding: Rounding,
+    probes: int,
+    method: Method,
+    progress: Progress,
+    vectors: int,
+) -> Iterator[tuple[str, float]]:
     comfy.model_management.load_models_gpu([model], memory_required=_memory_required(model, statistics, method))
     modules = dict(quantizable_layers(model.model.diffusion_model))
     chosen = {name: modules[name] for name in layers}

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from hswq_core.calibration import Statistics, load_statistics
+from hswq_core.calibration import Statistics, load_statistics, save_statistics
 from tests.support import workflows as w
 from tests.support.probing import PROBE
 from tests.support.server import ComfyServer, ExecutionError
@@ -172,3 +173,24 @@ def test_layers_that_never_ran_are_told_and_not_measured_as_harmless(hooking: Co
     }  # fmt: skip
     with pytest.raises(ExecutionError, match=r"\.ff\.net\.2: this layer ran during calibration, but its module"):
         hooking.run({key: flow[key] for key in ("loader", "bypassed", "measure", "load", "text")})
+
+
+@pytest.mark.parametrize("method", ["exact", "gradient"])
+def test_inputs_that_the_model_cannot_be_called_with_are_one_clear_error(hooking: ComfyServer, method: str) -> None:
+    hooking.run(w.calibrated("ran", session="ran", steps=2))
+    ran = session_of(hooking, "ran")
+    cut = tuple({**entry, "context": entry["context"][..., :3]} for entry in ran.inputs)
+    save_statistics(replace(ran, inputs=cut), hooking.output / "hswq" / f"cut-{method}.safetensors")
+    flow = {
+        "loader": w.node("CheckpointLoaderSimple", ckpt_name=w.TINY),
+        "load": w.node("HSWQLoadStatistics", file=f"cut-{method}.safetensors"),
+        "measure": w.node(
+            "HSWQMeasureSensitivity", model=["loader", 0], stats=["load", 0], mode="v2", probes=1, method=method,
+            rounding="nearest",
+        ),
+        "text": w.node("PreviewAny", source=["measure", 0]),
+    }  # fmt: skip
+    with pytest.raises(
+        ExecutionError, match=r"could not be called on the inputs that were kept .*Choose the selection"
+    ):
+        hooking.run(flow)
