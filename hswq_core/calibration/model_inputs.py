@@ -21,6 +21,9 @@ LATENT, TIMESTEP = "0", "1"
 OPTIONS = "transformer_options"
 """The keyword of the host's options. What is no plain data among them, such as functions, belongs to the model that is
 called and not to the call."""
+FRAMES = "num_video_frames"
+"""The keyword by which a model is told that so many elements of its batch, one after another, are one video: Stable
+Video Diffusion and SV3D, whose layers mix them. Other families have frames in a dimension of their own."""
 TOO_LARGE = {"control": "the control net's output"}
 """Not kept: for SDXL a hundred megabytes a call."""
 _LARGEST_OPTION = 1 << 18
@@ -38,7 +41,7 @@ class InputRecorder:
     def see(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """One call of the model."""
         if self._calls % self._every == 0:
-            self._kept.append(_two_of_the_batch(recorded_call(args, kwargs), self._calls))
+            self._kept.append(_two_samples(recorded_call(args, kwargs), self._calls))
             if len(self._kept) == 2 * PER_RUN:
                 self._kept, self._every = self._kept[::2], self._every * 2
         self._calls += 1
@@ -55,12 +58,23 @@ def images_of(entry: ModelInput) -> int:
     return len(latent[0]) if latent and latent[0].dim() else 0
 
 
+def frames_of(entry: ModelInput) -> int:
+    """How many elements of the batch are one sample: the frames of a video, or one image."""
+    frames = entry.get(FRAMES)
+    return frames if type(frames) is int and frames > 0 and images_of(entry) % frames == 0 else 1
+
+
+def samples_of(entry: ModelInput) -> int:
+    """How many images the batch has, or videos where each is several of its elements."""
+    return images_of(entry) // frames_of(entry)
+
+
 def parts_of(entry: ModelInput) -> int:
     """Of how many equal parts the batch is: prompt and negative prompt, or 1 where the host does not say."""
     options = entry.get(OPTIONS)
     parts = options.get("cond_or_uncond") if isinstance(options, dict) else None
     count = len(parts) if isinstance(parts, (list, tuple)) else 0
-    return count if count and images_of(entry) % count == 0 else 1
+    return count if count and samples_of(entry) % count == 0 else 1
 
 
 def not_recorded(entry: ModelInput) -> dict[str, str]:
@@ -119,12 +133,12 @@ def _plain_options(options: Mapping[Any, Any]) -> dict[str, Argument]:
     }
 
 
-def _two_of_the_batch(entry: ModelInput, call: int) -> ModelInput:
-    """Copies with two images of the batch: with guidance, one of its parts has the prompt and the other none."""
-    batch = images_of(entry)
+def _two_samples(entry: ModelInput, call: int) -> ModelInput:
+    """Copies with two images or videos: with guidance, one of the batch's parts has the prompt and the other none."""
+    batch, frames, samples = images_of(entry), frames_of(entry), samples_of(entry)
     parts = max(2, parts_of(entry))
-    each = max(batch // parts, 1)
-    chosen = [call % each + part * each for part in range(parts)]
+    each = max(samples // parts, 1)
+    chosen = [(call % each + part * each) * frames + frame for part in range(parts) for frame in range(frames)]
 
     def chosen_of(tensor: torch.Tensor) -> torch.Tensor:
         return tensor[chosen] if batch > len(chosen) and tensor.dim() and len(tensor) == batch else tensor.clone()

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ..calibration.arguments import map_tensors
-from ..calibration.model_inputs import ModelInput, images_of
+from ..calibration.model_inputs import ModelInput, samples_of
 from ..progress import Progress, no_progress
 from .differentiable import NotDifferentiableError, differentiable, ordinary
 from .first_order_check import FirstOrderCheck, Pass, sum_of_effects
@@ -62,7 +62,7 @@ class GradientMeter:
     ) -> None:
         self._root, self._options, self._weight_of, self._device = root, options, weight_of, device
         self._batches = batched(inputs, _KEEP)
-        self._images = sum(images_of(batch) for batch in self._batches)
+        self._images = sum(samples_of(batch) for batch in self._batches)
         self.passes = max(len(self._batches), math.ceil(vectors * 2 * len(self._batches) / max(1, self._images)))
         self._random = torch.Generator().manual_seed(seed)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..calibration.arguments import joined, map_tensors, tensors_of
-from ..calibration.model_inputs import LATENT, OPTIONS, ModelInput, images_of, not_recorded, parts_of
+from ..calibration.model_inputs import LATENT, OPTIONS, ModelInput, frames_of, images_of, not_recorded, parts_of
 from ..errors import StatisticsError
 
 TOGETHER = 1 << 17
@@ -21,7 +21,9 @@ _CONVOLUTIONS = {
 
 
 def call(root: torch.nn.Module, entry: ModelInput, options: Mapping[str, Any]) -> torch.Tensor:
-    """The model's output for a kept input, [B, ...].
+    """The model's output for a kept input, [B, ...]; or [videos, frames, ...] where the batch is of frames.
+
+    Frames of a video act on each other, so what is counted and compared is whole videos.
 
     Args:
         options: more keyword arguments; the host's options among them are added to those that were kept.
@@ -30,7 +32,8 @@ def call(root: torch.nn.Module, entry: ModelInput, options: Mapping[str, Any]) -
     positional = [kept.pop(str(i)) for i in range(sum(name.isdigit() for name in kept))]
     if isinstance(kept.get(OPTIONS), dict) and OPTIONS in options:
         options = {**options, OPTIONS: {**kept[OPTIONS], **options[OPTIONS]}}
-    return in_one(root(*positional, **{**kept, **options}))
+    output, frames = in_one(root(*positional, **{**kept, **options})), frames_of(entry)
+    return output if frames == 1 else output.unflatten(0, (-1, frames))
 
 
 def in_one(output: Any) -> torch.Tensor:

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
-from hswq_core.calibration import DualMonitor, load_statistics, save_statistics
-from hswq_core.calibration.model_inputs import InputRecorder, images_of, not_recorded
+from hswq_core.calibration import DualMonitor, load_statistics, quantizable_layers, save_statistics
+from hswq_core.calibration.model_inputs import InputRecorder, images_of, not_recorded, samples_of
 from hswq_core.sensitivity.exact import ImpactMeter
+from hswq_core.sensitivity.gradient import GradientMeter
 from hswq_core.sensitivity.model_calls import batched, call
 
 
@@ -56,3 +58,43 @@ def test_what_cannot_be_recorded_is_named() -> None:
     recorder = InputRecorder()
     recorder.see((torch.ones(2, 4), torch.ones(2)), {"guide": object(), "deep": [{"a": (1, torch.ones(2))}]})
     assert not_recorded(recorder.inputs()[0]) == {"guide": "object"}
+
+
+class Video(torch.nn.Module):
+    """Frames in the batch, as Stable Video Diffusion has them: each is computed alone, then all of a video together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.space, self.time = torch.nn.Linear(4, 4), torch.nn.Linear(5, 5)
+
+    def forward(
+        self, x: torch.Tensor, t: torch.Tensor, *, num_video_frames: int, y: torch.Tensor, **_: object
+    ) -> torch.Tensor:
+        assert len(x) % num_video_frames == 0 and len(y) == len(x)
+        frames = (self.space(x) + y).unflatten(0, (-1, num_video_frames))
+        return self.time(frames.transpose(1, 2)).transpose(1, 2).flatten(0, 1) * t[:, None]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_what_is_kept_of_a_video_is_all_of_its_frames(tmp_path: Path, parts: int) -> None:
+    net, frames, generator = Video().requires_grad_(False), 5, torch.Generator().manual_seed(1)
+    options = {"cond_or_uncond": [1, 0] if parts > 1 else [0]}
+    with torch.no_grad(), DualMonitor(net) as monitor:
+        for step in range(6):
+            batch = parts * frames
+            net(
+                torch.randn(batch, 4, generator=generator), torch.full((batch,), float(step + 1)),
+                num_video_frames=frames, y=torch.randn(batch, 4, generator=generator), transformer_options=options,
+            )  # fmt: skip
+    save_statistics(monitor.statistics(), tmp_path / "s.safetensors")
+    inputs = load_statistics(tmp_path / "s.safetensors").inputs
+    assert [images_of(entry) for entry in inputs] == [min(parts, 2) * frames] * 6
+    assert samples_of(batched(inputs)[0]) == 6 * min(parts, 2)
+    layers, cpu = dict(quantizable_layers(net)), torch.device("cpu")
+    changes = {name: torch.randn(layer.weight.shape, generator=generator) * 1e-3 for name, layer in layers.items()}  # type: ignore[operator,union-attr,arg-type]
+    exact = ImpactMeter(net, inputs, cpu, {})
+    meter = GradientMeter(net, inputs, cpu, {}, vectors=1000)
+    found = meter.impacts(layers, {name: lambda _weight, d=change: d for name, change in changes.items()})
+    for name, layer in layers.items():
+        assert found[name] == pytest.approx(exact.impact(layer, changes[name]), rel=0.15), name

@@ -10,7 +10,7 @@ FAMILIES: dict[str, Family] = IMAGES | MOVING
 LEFT_OUT: dict[str, tuple[str, ...]] = {
     "the same modules as a family of the table, with other settings": (
         "LotusD", "Stable_Zero123", "SD15_instructpix2pix", "SD21UnclipL", "SD21UnclipH", "SDXL_instructpix2pix",
-        "SSD1B", "KOALA_700M", "KOALA_1B", "Segmind_Vega", "SD_X4Upscaler", "SV3D_u", "SV3D_p", "PixArtAlpha",
+        "SSD1B", "KOALA_700M", "KOALA_1B", "Segmind_Vega", "SD_X4Upscaler", "SV3D_u", "PixArtAlpha",
         "HunyuanDiT1", "FluxInpaint", "FluxSchnell", "LongCatImage", "HunyuanVideo15_SR_Distilled",
         "HunyuanImage21Refiner", "HunyuanVideoSkyreelsI2V", "HunyuanVideoI2V", "CosmosI2V", "CosmosI2VPredict2",
         "WAN21_FlowRVS", "Hunyuan3Dv2mini", "Kandinsky5Image", "CogVideoX_I2V", "CogVideoX_Inpaint",

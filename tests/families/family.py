@@ -35,6 +35,7 @@ class Family:
         gain: of the random weights.
         layout: whose names the file has, if not ComfyUI's: ``diffusers`` or ``tencent``.
         reference: the argument of the model with an image or video to follow.
+        frames: of a video whose frames are the batch.
     """
 
     kind: str
@@ -52,6 +53,7 @@ class Family:
     gain: float = 1.0
     layout: str = ""
     reference: str = ""
+    frames: int = 1
 
 
 def constant(**extras: Any) -> Callable[[torch.Generator], dict[str, Any]]:

@@ -69,6 +69,7 @@ _SVD = UNET | {
     "video_kernel_size": [3, 1, 1], "num_head_channels": 64, "num_heads": -1, "model_channels": 64,
     "use_spatial_context": True,
 }  # fmt: skip
+_SV3D = _SVD | {"adm_in_channels": 1280}
 
 _VIDEO = (16, 3, 8, 8)
 
@@ -114,7 +115,15 @@ MOVING: dict[str, Family] = {
     "Stable Video Diffusion": Family(
         "SVD_img2vid", _SVD, (1, 48), (4, 16, 16), 0,
         lambda g: {"concat_latent_image": torch.randn(1, 4, 16, 16, generator=g)}, force=True, post=_SVD,
-        prefix=IN_CHECKPOINTS, dtype=torch.float16,
+        prefix=IN_CHECKPOINTS, dtype=torch.float16, frames=3,
+    ),
+    "SV3D, cameras by angle": Family(
+        "SV3D_p", _SV3D, (1, 48), (4, 16, 16), 0,
+        lambda g: {
+            "concat_latent_image": torch.randn(1, 4, 16, 16, generator=g), "elevation": [10.0] * 3,
+            "azimuth": [0.0, 120.0, 240.0],
+        },
+        force=True, post=_SV3D, prefix=IN_CHECKPOINTS, dtype=torch.float16, frames=3,
     ),
     "ACE-Step (sound)": Family(
         "ACEStep", _ACE, (20, 96), (8, 16, 32), 0,

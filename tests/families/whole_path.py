@@ -86,8 +86,9 @@ def _sample(model: Any, family: Family) -> torch.Tensor:
     from tests.families import building
 
     return sample(
-        model, building.conditioning(family, 0), building.conditioning(family, 1), torch.zeros(1, *family.latent),
-        steps=STEPS, cfg=family.cfg, sampler="euler", scheduler="normal", seed=1,
+        model, building.conditioning(family, 0), building.conditioning(family, 1),
+        torch.zeros(family.frames, *family.latent), steps=STEPS, cfg=family.cfg, sampler="euler", scheduler="normal",
+        seed=1,
     )  # fmt: skip
 
 
