@@ -8,7 +8,6 @@ there, since compilers, drivers and cards are many and wrong results would show 
 from __future__ import annotations
 
 import importlib
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +15,9 @@ from types import ModuleType
 
 import torch
 
-logger = logging.getLogger(__name__)
+from .log import get_logger
+
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ class HSWQError(Exception):
     """
 
     def __init__(self, what: str, *, where: str | Path | None = None, remedy: str | None = None) -> None:
-        self.what, self.where, self.remedy = what, where, remedy
+        self.what, self.where, self.remedy = printable(what), where, remedy and printable(remedy)
         message = f"{where}: {what}" if where is not None else what
-        super().__init__(f"{message}. {remedy}." if remedy else f"{message}.")
+        super().__init__(printable(f"{message}. {remedy}." if remedy else f"{message}."))
 
 
 class CheckpointError(HSWQError):
@@ -36,6 +36,15 @@ class PlanError(HSWQError):
 
 class TargetError(HSWQError):
     """An output file that cannot or must not be written."""
+
+
+def printable(text: str) -> str:
+    """The text as any console, log or page takes it.
+
+    Names of files need not be UTF-8, and JSON may hold half of a character: what cannot be encoded becomes an escape,
+    as in ``\\udcff``. ComfyUI's own printing of an error would fail otherwise, and end the thread that runs workflows.
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def nearest_name(name: str, choices: Iterable[str]) -> str | None:

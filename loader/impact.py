@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +15,7 @@ from ..hswq_core.calibration.monitor import quantizable_layers
 from ..hswq_core.calibration.statistics import Statistics
 from ..hswq_core.errors import StatisticsError
 from ..hswq_core.files.formats import Format
+from ..hswq_core.log import get_logger
 from ..hswq_core.options import Method, Rounding
 from ..hswq_core.progress import Progress
 from ..hswq_core.quantize_layer import quantize_layer, weight_problem
@@ -27,7 +27,7 @@ from ..hswq_core.sensitivity.rounding_change import rounding_change
 from .compat import differentiable_attention, differentiable_operations, weight_in_use
 from .weights import patched_weights
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def measure_impacts(

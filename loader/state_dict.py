@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +13,11 @@ import torch
 from ..hswq_core.errors import CheckpointError
 from ..hswq_core.files.layers import LAYER_DIMENSIONS, MARKERS, WEIGHT, checked_scale, group_of, scale_key
 from ..hswq_core.files.text_encoders import TEXT_ENCODERS
+from ..hswq_core.log import get_logger
 from ..hswq_core.rounding.rotation import rotated
 from .compat import quantized_tensor
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 _FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 _CODES = (*_FP8, torch.int8)
 _SAMPLE = 1 << 16

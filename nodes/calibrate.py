@@ -7,10 +7,12 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..hswq_core.calibration.session import CalibrationSession
+from ..hswq_core.files.folders import writable_folder
 from ..hswq_core.files.names import safe_file_name
 from ..loader.calibrate import calibrated_clone, model_fingerprint
 from ..loader.provenance import source_of
 from .common import CATEGORY, HSWQStats, session_for, statistics_folder
+from .inputs import checked
 from .sources import list_of, warn_of_format
 from .web_api import calibration_events
 
@@ -64,11 +66,12 @@ class HSWQCalibrate(io.ComfyNode):
         return float("nan") if reset else 0.0
 
     @classmethod
+    @checked
     def execute(cls, model: Any, session: str, rows_per_layer: int, reset: bool) -> io.NodeOutput:
         source = source_of(cls.hidden.prompt, cls.hidden.unique_id, list_of)
         warn_of_format(source)
         session = session_for(session, source)
-        path = statistics_folder() / safe_file_name(session, "session name")
+        path = writable_folder(statistics_folder()) / safe_file_name(session, "session name")
         opened = CalibrationSession.open(path, model_fingerprint(model), reset=reset)
         events = calibration_events(cls.hidden.unique_id, session)
         return io.NodeOutput(calibrated_clone(model, opened, rows_per_layer, source, events), opened)

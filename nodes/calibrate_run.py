@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Any
 
@@ -11,17 +10,20 @@ import comfy.utils
 from comfy_api.latest import io
 
 from ..hswq_core.calibration.session import CalibrationSession
+from ..hswq_core.files.folders import writable_folder
 from ..hswq_core.files.names import EXTENSION, safe_file_name
+from ..hswq_core.log import get_logger
 from ..loader.calibrate import calibrated_clone, check_conditioning, model_fingerprint
 from ..loader.latents import empty_latent, given_latent
 from ..loader.provenance import source_of
 from ..loader.sample import encode, previewer, sample
 from .common import CATEGORY, DEFAULT_SESSION, HSWQStats, modification_time, session_for, statistics_folder
+from .inputs import checked
 from .prompts import choose_prompts
 from .sources import list_of, warn_of_format
 from .web_api import calibration_events
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class HSWQCalibrateRun(io.ComfyNode):
@@ -123,6 +125,7 @@ class HSWQCalibrateRun(io.ComfyNode):
         return modification_time(statistics_folder() / f"{session}{EXTENSION}")
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,
@@ -146,7 +149,7 @@ class HSWQCalibrateRun(io.ComfyNode):
         source = source_of(cls.hidden.prompt, cls.hidden.unique_id, list_of)
         warn_of_format(source)
         session = session_for(session, source)
-        path = statistics_folder() / safe_file_name(session, "session name")
+        path = writable_folder(statistics_folder()) / safe_file_name(session, "session name")
         opened = CalibrationSession.open(path, model_fingerprint(model), reset=reset)
         events = calibration_events(cls.hidden.unique_id, session, samples)
         measured = calibrated_clone(model, opened, rows_per_layer, source, events)

@@ -33,7 +33,7 @@ def statistics_folder() -> Path:
 
 
 def statistics_files() -> list[str]:
-    return sorted(path.name for path in statistics_folder().glob(f"*{EXTENSION}"))
+    return sorted(path.name for path in statistics_folder().glob(f"*{EXTENSION}") if path.is_file())
 
 
 def session_for(session: str, source: str) -> str:

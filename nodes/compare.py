@@ -10,6 +10,7 @@ from comfy_api.latest import io, ui
 
 from ..hswq_core.metrics import ImageComparison, compare_images
 from .common import CATEGORY
+from .inputs import checked
 
 
 class HSWQCompare(io.ComfyNode):
@@ -42,6 +43,7 @@ class HSWQCompare(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, reference: Any, candidate: Any) -> io.NodeOutput:
         result = compare_images(reference, candidate)
         report = json.dumps(result.figures(), indent=2)

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..hswq_core.files.inspection import Inspection
 from ..loader.load import load_checkpoint, load_diffusion_model
 from .common import CATEGORY
+from .inputs import checked
 from .sources import known_path, model_modification_time, model_path
 from .web_api import file_summary
 
@@ -73,6 +74,7 @@ class HSWQLoader(io.ComfyNode):
         return model_modification_time("checkpoints", ckpt_name)
 
     @classmethod
+    @checked
     def execute(cls, ckpt_name: str, path: str | None = None, fp8_matmul: bool = False) -> io.NodeOutput:
         file = known_path(path) if path else model_path("checkpoints", ckpt_name)
         embeddings = folder_paths.get_folder_paths("embeddings")
@@ -104,6 +106,7 @@ class HSWQDiffusionModelLoader(io.ComfyNode):
         return model_modification_time("diffusion_models", unet_name)
 
     @classmethod
+    @checked
     def execute(cls, unet_name: str, path: str | None = None, fp8_matmul: bool = False) -> io.NodeOutput:
         file = known_path(path) if path else model_path("diffusion_models", unet_name)
         model, found = load_diffusion_model(file, fp8_matmul=fp8_matmul)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Any
 
@@ -10,7 +9,9 @@ from comfy_api.latest import io
 
 from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.calibration.statistics import Statistics, check_same_model
+from ..hswq_core.files.folders import writable_folder
 from ..hswq_core.files.formats import FORMATS
+from ..hswq_core.log import get_logger
 from ..hswq_core.options import METHODS, MODES, ROUNDINGS, Method, QuantizeOptions, Rounding, check_choice
 from ..hswq_core.planning.source_check import check_patches
 from ..hswq_core.sensitivity.gradient import FEW_PROBES, FEW_VECTORS, VECTORS
@@ -18,9 +19,10 @@ from ..loader.calibrate import model_fingerprint
 from ..loader.impact import measure_impacts
 from ..loader.provenance import patches_of
 from .common import CATEGORY, HSWQStats, progress_bar, statistics_of
+from .inputs import checked
 from .web_api import work_events
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 _SAVE_EVERY = 60.0
 """Seconds: each time the whole session is written, which takes some for a large model with rows."""
 _PROBES = 8
@@ -86,6 +88,7 @@ class HSWQMeasureSensitivity(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: Any,
@@ -125,6 +128,8 @@ def with_impacts(
     check_same_model(statistics, Statistics({}, fingerprint=model_fingerprint(model)))
     check_patches(patches_of(model), "the connected MODEL", statistics)
     mode, rounding = purpose.split()
+    if isinstance(stats, CalibrationSession):
+        writable_folder(stats.path.parent)  # before minutes of measuring
     layers = [name for name, layer in sorted(statistics.layers.items()) if purpose not in layer.impacts]
     if not layers:
         return stats

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..hswq_core.errors import printable
 from ..hswq_core.files.names import next_free, usable_name
 from ..hswq_core.proof import Proof, proof_page
 from ..hswq_core.proof.page import Pictures
@@ -54,8 +55,8 @@ def write_proof(
     """
     made = next_free(folder / usable_name(Path(proof.candidate).stem))
     made.mkdir(parents=True)
-    (made / "proof.json").write_text(json.dumps(proof.as_dict(), indent=1, ensure_ascii=False), "utf-8")
-    (made / "proof.html").write_text(proof_page(proof, pictures), "utf-8")
+    (made / "proof.json").write_text(printable(json.dumps(proof.as_dict(), indent=1, ensure_ascii=False)), "utf-8")
+    (made / "proof.html").write_text(printable(proof_page(proof, pictures)), "utf-8")
     (made / PICTURE).write_bytes(as_jpeg(side_by_side[:_PAIRS_IN_A_PICTURE].flatten(0, 1)))
     for number, pair in enumerate(drawn):
         for side, batch in zip(("reference", "candidate"), pair, strict=False):

@@ -12,6 +12,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
+from ..hswq_core.files.folders import writable_folder
 from ..hswq_core.metrics import compare_images, mse
 from ..hswq_core.proof import Pair, Proof, compare_latents
 from ..hswq_core.proof.page import Pictures
@@ -25,6 +26,7 @@ from ..loader.provenance import patches_of, sources_of, upstream_of
 from ..loader.sample import encode
 from ..loader.weights import weights_digest
 from .common import CATEGORY
+from .inputs import checked
 from .pictures import data_uri
 from .prompts import choose_prompts
 from .proof_files import name_of, proved_file, write_proof
@@ -102,6 +104,7 @@ class HSWQProve(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         reference: Any,
@@ -140,7 +143,7 @@ class HSWQProve(io.ComfyNode):
             "height": height, "negative": negative, "first_seed": seed, "hswq": __version__, "torch": torch.__version__,
             "device": str(reference.load_device),
         }  # fmt: skip
-        folder = Path(folder_paths.get_output_directory()) / "hswq_proof"
+        folder = writable_folder(Path(folder_paths.get_output_directory()) / "hswq_proof")
         nodes = upstream_of(cls.hidden.prompt, cls.hidden.unique_id)
         models = [(weights_digest(model), patches_of(model)) for model in (reference, candidate)]
         runs = UnfinishedRuns(folder / "unfinished", [made, plan, nodes, models])

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..hswq_core.files.names import next_free
 from ..hswq_core.publishing import About, publish
 from .common import CATEGORY, progress_bar
+from .inputs import checked
 from .sources import known_path
 
 
@@ -47,6 +48,7 @@ class HSWQPublish(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, path: str, proof: str = "", **about: Any) -> io.NodeOutput:
         file = known_path(path)
         folder = next_free(Path(f"{file.with_suffix('')}_publish"))

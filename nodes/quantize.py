@@ -12,12 +12,14 @@ import torch
 from comfy_api.latest import io
 
 from ..hswq_core import quantize
+from ..hswq_core.files.folders import writable_folder
 from ..hswq_core.files.names import default_name, next_free, safe_file_name
 from ..hswq_core.files.writer import check_target
 from ..hswq_core.options import MODES, PARTS, ROUNDINGS, SCALES, SELECTIONS
 from ..hswq_core.parallel import WORKING_MEMORY
 from ..loader.memory import make_room
 from .common import CATEGORY, HSWQStats, progress_bar, quantize_options, statistics_of
+from .inputs import checked
 from .measure import measured_stats
 from .pictures import data_uri
 from .sources import Connected, source_to_quantize, sources
@@ -178,6 +180,7 @@ class HSWQQuantize(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         source: str,
@@ -199,10 +202,9 @@ class HSWQQuantize(io.ComfyNode):
         connected = Connected(model, clip, vae, cls.hidden.prompt, cls.hidden.unique_id)
         with source_to_quantize(source, statistics, connected) as (folder, stem, opened):
             name = filename or default_name(f"{stem}.safetensors", statistics.samples, options)
-            target = Path(folder_paths.get_output_directory()) / folder / safe_file_name(name)
+            target = writable_folder(Path(folder_paths.get_output_directory()) / folder) / safe_file_name(name)
             if not filename and not overwrite:
                 target = next_free(target)
-            target.parent.mkdir(parents=True, exist_ok=True)
             check_target(target, overwrite=overwrite)  # before minutes of measuring
             if options.selection == "measured" and model is not None:
                 statistics = statistics_of(measured_stats(model, stats, options.impact_purpose, cls.hidden.unique_id))

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..hswq_core.planning.preview import preview
 from .common import CATEGORY, HSWQStats, statistics_of
+from .inputs import checked
 from .report_chart import report_chart
 
 
@@ -40,6 +41,7 @@ class HSWQReport(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, stats: Any, keep_ratio: float, after: Any = None) -> io.NodeOutput:
         found = preview(statistics_of(stats), keep_ratio)
         return io.NodeOutput(report_chart(found), str(found))

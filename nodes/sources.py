@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,12 +16,13 @@ from ..hswq_core.errors import CheckpointError, HSWQError
 from ..hswq_core.files.checkpoint import CheckpointReader
 from ..hswq_core.files.layers import find_prefix
 from ..hswq_core.files.source import TensorSource
+from ..hswq_core.log import get_logger
 from ..hswq_core.planning.source_check import check_patches, holds_model_of, names_differ
 from ..loader.connected import SAMPLING_SETTINGS, by_native_names, connected_source, is_as_in_file
 from ..loader.provenance import Prompt, opened_file, patches_of, sources_of
 from .common import modification_time
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 CALIBRATED = "(the calibrated model)"
 SOURCES = ("checkpoints", "diffusion_models")
 """The lists of models that can be quantized; the files go to folders of the same names."""

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.files.names import safe_file_name
 from .common import CATEGORY, HSWQStats, modification_time, statistics_files, statistics_folder, statistics_of
+from .inputs import checked
 
 
 class HSWQLoadStatistics(io.ComfyNode):
@@ -24,6 +25,7 @@ class HSWQLoadStatistics(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, file: str) -> io.NodeOutput:
         return io.NodeOutput(CalibrationSession.load(statistics_folder() / safe_file_name(file)))
 
@@ -48,5 +50,6 @@ class HSWQMergeStatistics(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, a: Any, b: Any) -> io.NodeOutput:
         return io.NodeOutput(statistics_of(a) + statistics_of(b))

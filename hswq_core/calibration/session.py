@@ -6,7 +6,6 @@ it whole, unlock. What cannot be written is kept in memory and tried again with 
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,11 +17,12 @@ from ..errors import StatisticsError
 from ..files.source import FileIdentity
 from ..fingerprint import Fingerprint
 from ..heap import give_back
+from ..log import get_logger
 from .session_lock import SessionLock
 from .statistics import Statistics
 from .statistics_file import load_statistics, save_statistics, with_stored_rows
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 _SPARING = 10.0
 _MOST_PENDING = 4 << 30
 """Bytes of rows in runs that are not written yet: beyond it even a slow disk is written to."""

@@ -11,8 +11,10 @@ from ..options import QuantizeOptions
 
 # Windows refuses these with any extension, and a file so named cannot leave a Linux machine.
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{p}{i}" for p in ("com", "lpt") for i in range(1, 10))}
-_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
+# The last range is half of a character: of a name in a workflow, or of one on disk that is not UTF-8.
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\ud800-\udfff]')
 EXTENSION = ".safetensors"
+_OTHERS = (".ckpt", ".pt", ".pth", ".bin", ".gguf", ".sft")
 _LONGEST = 200
 """Bytes of a name without its extension: file systems allow 255, and temporary files beside it have longer ones."""
 
@@ -20,9 +22,15 @@ _LONGEST = 200
 def safe_file_name(name: str, what: str = "file name") -> str:
     """``name`` with the extension .safetensors.
 
-    Errors: TargetError for a name that is empty, contains a separator, a drive or a forbidden character,
-    begins or ends with a dot or a blank, is too long for a file system, or is reserved on Windows.
+    Errors: TargetError for a name that is empty, contains a separator, a drive, a forbidden character or half of one,
+    begins or ends with a dot or a blank, has the extension of another kind of file, is too long for a file system,
+    or is reserved on Windows.
     """
+    if name.lower().endswith(_OTHERS):
+        raise TargetError(
+            f"{name!r} cannot be used as a {what}: what is written is a safetensors file, whatever its name",
+            remedy="Let it end in .safetensors, or in nothing",
+        )
     stem = name[: -len(EXTENSION)] if name.lower().endswith(EXTENSION) else name
     remedy = "Use letters, digits, '.', '_' and '-'"
     if not stem or stem != stem.strip(" ."):
@@ -31,7 +39,8 @@ def safe_file_name(name: str, what: str = "file name") -> str:
         raise TargetError(f"{name[:40]!r}... is too long as a {what}", remedy=f"Use at most {_LONGEST} bytes")
     if _FORBIDDEN.search(stem):
         raise TargetError(
-            f"{name!r} cannot be used as a {what}: it contains a separator or a forbidden character", remedy=remedy
+            f"{name!r} cannot be used as a {what}: it contains a separator, a forbidden character or half of one",
+            remedy=remedy,
         )
     if stem.split(".")[0].lower() in _RESERVED:
         raise TargetError(f"{name!r} cannot be used as a {what}: Windows reserves it", remedy=remedy)

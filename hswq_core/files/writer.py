@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 
-from ..errors import TargetError
+from ..errors import TargetError, printable
 from .dtypes import BITS, nbytes_of
 from .modelspec import HASH, UNKNOWN_HASH
 
@@ -34,7 +34,9 @@ class FileLayout:
     def __init__(self, tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> None:
         # Largest element first, as the library orders them, so that every tensor stays aligned to its type.
         order = sorted(tensors, key=lambda name: (-BITS[tensors[name][0]], name))
-        header: dict[str, object] = {"__metadata__": dict(metadata)}
+        header: dict[str, object] = {
+            "__metadata__": {printable(key): printable(text) for key, text in metadata.items()}
+        }
         self.spans: dict[str, tuple[int, int]] = {}
         offset = 0
         for name in order:

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from ..errors import CheckpointError, TargetError
+from ..errors import CheckpointError, TargetError, printable
 from ..progress import Progress, no_progress
 from .card import About, civitai_description, model_card
 from .facts import facts_of
@@ -62,7 +62,7 @@ def publish(
             made = Path(temporary) / "made"
             made.mkdir()
             for name, text in texts.items():
-                (made / name).write_text(text, "utf-8", newline="\n")
+                (made / name).write_text(printable(text), "utf-8", newline="\n")
             for name, source in (shown.files if shown else {}).items():
                 shutil.copyfile(source, made / name)
             if folder.exists():

@@ -11,8 +11,10 @@ from safetensors.torch import load_file, save_file
 from hswq_core.errors import CheckpointError, HSWQError, TargetError
 from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.files.dtypes import tensor_bytes
+from hswq_core.files.folders import writable_folder
 from hswq_core.files.names import default_name, next_free, safe_file_name
 from hswq_core.files.writer import CheckpointWriter, FileLayout
+from hswq_core.log import get_logger
 from hswq_core.options import QuantizeOptions
 
 
@@ -143,12 +145,41 @@ def test_a_source_that_shrinks_while_read(tmp_path: Path) -> None:
         "x ",
         " x",
         "what?",
+        "half\ud83d",
+        "not_utf8\udcff",
+        "model.ckpt",
         "y" * 300,
     ],
 )
 def test_names_that_are_refused(name: str) -> None:
     with pytest.raises(HSWQError):
         safe_file_name(name)
+
+
+def test_a_name_that_is_not_utf8_is_written_and_told_with_escapes(tmp_path: Path) -> None:
+    odd = "b\udce4r"
+    error = CheckpointError(f"{odd} is wrong", where=Path(odd), remedy=f"Rename {odd}")
+    assert str(error) == r"b\udce4r: b\udce4r is wrong. Rename b\udce4r."
+    assert error.what.encode() and error.remedy and error.remedy.encode()
+    path = tmp_path / "file.safetensors"
+    with CheckpointWriter(path, FileLayout({"a": ("F32", (1,))}, {"hswq.source": odd, odd: ""})) as writer:
+        writer.write("a", [bytes(4)])
+    with CheckpointReader(path) as reader:
+        assert reader.metadata == {"hswq.source": r"b\udce4r", r"b\udce4r": ""}
+
+
+def test_a_log_line_can_be_printed(caplog: pytest.LogCaptureFixture) -> None:
+    get_logger("hswq_core.test").warning("about %s", "b\udce4r")
+    assert caplog.messages == [r"about b\udce4r"]
+
+
+def test_a_folder_that_cannot_be_written_is_told_beforehand(tmp_path: Path) -> None:
+    assert writable_folder(tmp_path / "a" / "b").is_dir() and not list((tmp_path / "a" / "b").iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TargetError, match="there is a file where this folder is to be"):
+        writable_folder(tmp_path / "file")
+    with pytest.raises(TargetError, match=r"nothing can be written in this folder \(Not a directory\)"):
+        writable_folder(tmp_path / "file" / "checkpoints")
 
 
 def test_a_pickled_checkpoint_says_what_to_do(tmp_path: Path) -> None:
@@ -169,6 +200,7 @@ def test_names() -> None:
     long = default_name("画" * 100 + ".safetensors", 1, QuantizeOptions())
     assert long.endswith("_hswq_r1_r0.25_v2.safetensors") and len(long.encode()) < 240 and "�" not in long
     assert default_name("a:b?c.safetensors", 1, QuantizeOptions()).startswith("a_b_c_hswq")
+    assert default_name("b\udce4r.safetensors", 1, QuantizeOptions()).startswith("b_r_hswq")
     assert default_name("con.x.safetensors", 1, QuantizeOptions()).startswith("_con.x_hswq")
 
 

@@ -74,6 +74,28 @@ def test_names_that_lead_elsewhere(server: ComfyServer, name: str) -> None:
     assert_refused(server, w.calibrated("cal", session=name), "cannot be used as a session name")
 
 
+@pytest.mark.parametrize("place", ["hswq", "checkpoints", "hswq_proof"])
+def test_a_file_in_place_of_a_folder(server: ComfyServer, place: str) -> None:
+    folder, aside = server.output / place, server.output / f"{place}.aside"
+    moved = folder.exists()
+    if moved:
+        folder.rename(aside)
+    folder.write_text("")
+    flow = w.calibrated("cal", session="aside") | w.quantize(["calibrate", 1], ["cal_sampler", 0], filename="aside")
+    if place == "hswq_proof":
+        models = {"reference": ["loader", 0], "candidate": ["loader", 0], "clip": ["loader", 1], "vae": ["loader", 2]}
+        drawing = {"sampler_name": "euler", "scheduler": "normal", "width": 256, "height": 256, "steps": 1, "cfg": 1.0}
+        flow |= {"prove": w.node("HSWQProve", **models, **drawing, prompts="a", negative="", seeds=1, seed=0)}
+        del flow["quantize"]
+    try:
+        with pytest.raises(ExecutionError, match=f"{place}: there is a file where this folder is to be"):
+            server.run(flow, timeout=60)
+    finally:
+        folder.unlink()
+        if moved:
+            aside.rename(folder)
+
+
 def test_a_pattern_that_matches_nothing(server: ComfyServer) -> None:
     assert_refused(server, stored(server, force_keep="*.to_q, nothing.like.this"), "no layer matches the pattern")
 

@@ -1,6 +1,8 @@
 """Files and requests as strangers have them: opened, or refused in one sentence."""
 
 import json
+import os
+import shutil
 import urllib.error
 import urllib.request
 from urllib.parse import quote
@@ -108,3 +110,63 @@ def test_a_quantized_source_is_refused_before_anything_is_written(place: ComfySe
     with pytest.raises(ExecutionError, match=r"quantized already|of another model"):
         place.run(flow)
     assert not (place.output / "checkpoints/twice.safetensors").exists()
+
+
+NOT_UTF8 = os.fsdecode(b"b\xe4r.safetensors")
+HALF = "half \ud83d"
+
+
+def test_a_name_that_cannot_be_printed_ends_no_server(place: ComfyServer) -> None:
+    (place.checkpoints / os.fsdecode(b"damaged\xff.safetensors")).write_bytes(b"no checkpoint")
+    place.get("/object_info")
+    with pytest.raises(ExecutionError, match=r"damaged\\udcff.safetensors: this is not a safetensors file"):
+        place.run(w.hswq_loaded("damaged", os.fsdecode(b"damaged\xff.safetensors"), steps=1), timeout=60)
+    place.run(w.hswq_loaded("next", w.TINY, steps=1), timeout=60)
+
+
+@pytest.mark.parametrize("node", ["HSWQCalibrate", "HSWQCalibrateRun", "HSWQQuantize", "HSWQProve", "HSWQPublish"])
+def test_half_of_a_character_in_a_workflow(place: ComfyServer, node: str) -> None:
+    before = {*place.output.rglob("*.safetensors")}
+    flow = quantized("half", "half", "half")
+    drawing = {"sampler_name": "euler", "scheduler": "normal", "width": 256, "height": 256, "steps": 1, "cfg": 1.0}
+    texts = {"model": ["loader", 0], "clip": ["loader", 1], "prompts": f"{HALF}.txt", "negative": "", **drawing}
+    run = w.node("HSWQCalibrateRun", **texts, samples=1, seed=0, session="half", rows_per_layer=0)
+    if node == "HSWQCalibrate":
+        flow["calibrate"]["inputs"]["session"] = HALF
+    elif node == "HSWQCalibrateRun":
+        flow["quantize"]["inputs"]["stats"], flow["run"] = ["run", 0], run
+    elif node == "HSWQQuantize":
+        flow["quantize"]["inputs"]["filename"] = HALF
+    elif node == "HSWQProve":
+        models = {"reference": ["loader", 0], "candidate": ["loader", 0], "vae": ["loader", 2]}
+        flow = {"loader": flow["loader"], "prove": w.node(node, **texts | models, seeds=1, seed=0)}
+        del flow["prove"]["inputs"]["model"]
+    else:
+        about = {"title": HALF, "author": "", "licence": ""}
+        flow["publish"] = w.node(node, path=["quantize", 0], **about)
+        flow["quantize"]["inputs"]["filename"] = "published"
+    with pytest.raises(ExecutionError, match="half"):
+        place.run(flow, timeout=60)
+    assert not [path.name for path in {*place.output.rglob("*.safetensors")} - before if "half " in path.name]
+    place.run(w.hswq_loaded("next", w.TINY, steps=1, seed=len(node)), timeout=60)
+
+
+def test_a_source_whose_name_is_not_utf8(place: ComfyServer) -> None:
+    """It is quantized under a name that can be typed; ComfyUI itself cannot open it, which is said in a sentence."""
+    source = place.checkpoints / NOT_UTF8
+    shutil.copy(TINY_CHECKPOINT, source)
+    place.get("/object_info")
+    try:
+        flow = quantized("odd", "odd", "", source=NOT_UTF8)
+        flow["publish"] = w.node("HSWQPublish", path=["quantize", 0], title="", author="", licence="")
+        flow["told"] = w.node("PreviewAny", source=["quantize", 1])
+        outputs = place.run(flow, timeout=60)
+        path = written(outputs)
+        assert path.name == "b_r_hswq_r1_r0.1_v2.safetensors"
+        assert metadata(path)["modelspec.title"] == "b\\udce4r (HSWQ V2)"
+        place.get("/object_info")
+        place.run(w.hswq_loaded("odd", path.name, steps=1), timeout=60)
+        with pytest.raises(ExecutionError, match=r"b\\udce4r.safetensors: ComfyUI opens no file"):
+            place.run(w.hswq_loaded("odd", NOT_UTF8, steps=1), timeout=60)
+    finally:
+        source.unlink()
