@@ -85,7 +85,7 @@ def round_calibrated(
 def _triangular(x: torch.Tensor) -> torch.Tensor:
     try:
         return torch.linalg.qr(x, mode="r").R
-    except torch.linalg.LinAlgError as error:
+    except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
         raise ArithmeticError("the moments of the inputs have no triangular factor") from error
 
 
