@@ -62,7 +62,7 @@ def round_calibrated(
         return Rounded(_as_weight(grid.quantize(columns, unit), weight), 0.0, 0.0)
     if len(x) > x.shape[1]:
         # More rows than columns: the triangular factor has the same second moments in K rows.
-        x = _triangular(x)
+        x = torch.linalg.qr(x, mode="r").R
     # The columns that matter most go first, while the most others are left to cancel their error.
     order = exact.argsort(descending=True, stable=True)
     columns, x = columns[order], x[:, order]
@@ -80,13 +80,6 @@ def round_calibrated(
     restored = torch.empty_like(codes, dtype=torch.uint8)
     restored[order] = codes.view(torch.uint8)
     return Rounded(_as_weight(restored.view(codes.dtype), weight), error, nearest_error)
-
-
-def _triangular(x: torch.Tensor) -> torch.Tensor:
-    try:
-        return torch.linalg.qr(x, mode="r").R
-    except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
-        raise ArithmeticError("the moments of the inputs have no triangular factor") from error
 
 
 def _as_weight(codes: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
