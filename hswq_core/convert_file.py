@@ -70,8 +70,8 @@ def convert_checkpoint(
     Layers that the target cannot hold (convolutions in comfy, everything in fp16, a scale for each
     channel in comfy, rotated ones in all but comfy-int8) become FP16. All else passes through untouched.
 
-    Errors: PlanError for an unknown target, CheckpointError for a source without layers of the target's
-    kind or with a bad scale, TargetError as for quantizing.
+    Errors: PlanError for an unknown target, CheckpointError for a source without layers that the target can hold
+    or with a bad scale, TargetError as for quantizing.
     """
     form = TARGETS[check_choice("format to convert to", to, tuple(TARGETS))]
     check_not_source(target, source.path)
@@ -100,6 +100,8 @@ def convert_checkpoint(
             expanded[key] = scale, group
         else:
             side |= form.beside(layer, scale.flatten())
+    if form is not None and len(expanded) == len(scales):
+        raise _nothing_left(source, form, list(scales))
     keys = sorted(layout, key=lambda key: source.tensors[key].begin)
     layout |= {name: (dtype_name(tensor.dtype), tuple(tensor.shape)) for name, tensor in side.items()}
     linear = [layer for layer in scales if layer + WEIGHT not in expanded and len(layout[layer + WEIGHT][1]) == 2]
@@ -154,6 +156,19 @@ def _check_kind(source: CheckpointReader, form: Format | None, layers: Iterable[
             where=source.path,
             remedy="Quantize the original",
         )
+
+
+def _nothing_left(source: CheckpointReader, form: Format, layers: list[str]) -> CheckpointError:
+    """For a file none of whose layers would stay quantized: twice as large, it would not be what it says."""
+    types = {source.tensors[layer + WEIGHT].dtype for layer in layers}
+    why = "they are convolutions, rotated, or have a scale for each channel"
+    if form.grid.file_dtype not in types:
+        why = f"they are {' and '.join(sorted(types))}, and {form.name} holds {form.grid.file_dtype}"
+    return CheckpointError(
+        f"none of its {len(layers)} quantized layers can be stored in {form.name}: {why}",
+        where=source.path,
+        remedy="Convert it to fp16, or quantize the original",
+    )
 
 
 def _metadata(source: CheckpointReader, prefix: str, to: str) -> dict[str, str]:

@@ -121,6 +121,8 @@ def test_a_scale_for_each_channel(example: Example, tmp_path: Path) -> None:
     weight = tensors[f"{PREFIX}blocks.3.weight"].to(FP8)
     scale = torch.rand(WIDTH) + 0.5
     tensors |= {f"{PREFIX}blocks.3.weight": weight, f"{PREFIX}blocks.3.scale": scale}
+    plain = {f"{PREFIX}blocks.4.weight": tensors[f"{PREFIX}blocks.4.weight"].to(FP8)}
+    tensors |= plain | {f"{PREFIX}blocks.4.scale": torch.ones(1)}
     save_file(tensors, source)
     expected = (weight.float() * scale[:, None]).half()
     assert same(convert(source, "fp16")[f"{PREFIX}blocks.3.weight"], expected)
@@ -152,3 +154,23 @@ def test_what_cannot_be_converted(example: Example, files: dict[str, Path], tmp_
     with CheckpointReader(tmp_path / "zero.safetensors") as reader, pytest.raises(CheckpointError, match=r"blocks\.0"):
         convert_checkpoint(reader, tmp_path / "x.safetensors", "fp16")
     assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_file_none_of_whose_layers_would_stay_quantized_is_refused(example: Example, tmp_path: Path) -> None:
+    """It would be twice as large and not be what it says."""
+    wide = tmp_path / "e5m2.safetensors"
+    matrices = {key for key, tensor in example.tensors.items() if key.startswith(PREFIX) and tensor.dim() > 1}
+    e5m2 = {k: t.to(torch.float8_e5m2) if k in matrices else t for k, t in example.tensors.items()}
+    save_file(e5m2, wide)
+    for to in ("v2", "comfy"):
+        with pytest.raises(CheckpointError, match=f"they are F8_E5M2, and {to} holds F8_E4M3. Convert it to fp16"):
+            convert(wide, to)
+    key = f"{PREFIX}blocks.3.weight"
+    assert same(convert(wide, "fp16")[key], e5m2[key].half())
+
+    convolution = tmp_path / "convolution.safetensors"
+    key = f"{PREFIX}conv.weight"
+    save_file(example.tensors | {key: example.tensors[key].to(FP8), f"{PREFIX}conv.scale": torch.ones(1)}, convolution)
+    with pytest.raises(CheckpointError, match="none of its 1 quantized layers can be stored in comfy"):
+        convert(convolution, "comfy")
+    assert sorted(p.name for p in tmp_path.iterdir() if "_to_" in p.name) == ["e5m2_to_fp16.safetensors"]
