@@ -24,12 +24,15 @@ from ..errors import CheckpointError
 from .dtypes import BITS, TORCH_DTYPES
 from .source import FileIdentity, TensorInfo
 
-# The library allows 100 MB. SDXL's header has 0.3 MB; one this large is damaged, or meant to exhaust memory.
-_MAX_HEADER = 25_000_000
+MAX_HEADER = 100_000_000
+"""Bytes, as the safetensors library has it. SDXL's header has 0.3 MB; trainers write megabytes of text into it."""
+_MAX_STRUCTURE = 25_000_000
+"""What may be left of a header without its long texts: read as JSON, small objects take 30 times their bytes."""
+_LONG = 4096
 _MAX_DIMENSIONS = 16
 _CHUNK = 1 << 24
-_PICKLED = (".ckpt", ".pt", ".pth", ".bin")
-_TEXTS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+PICKLED = (".ckpt", ".pt", ".pth", ".bin")
+_TEXTS = re.compile(rb'"[^"]*"')
 
 
 class CheckpointReader:
@@ -129,7 +132,7 @@ class CheckpointReader:
 
 def _read_header(file: BufferedReader, path: Path) -> tuple[dict[str, TensorInfo], dict[str, str], int]:
     remedy = "Only safetensors checkpoints can be opened; download it again if it should be one"
-    if path.suffix.lower() in _PICKLED:
+    if path.suffix.lower() in PICKLED:
         remedy = "Load it in ComfyUI and connect the MODEL to HSWQ Quantize, or save it as safetensors"
 
     def bad(what: str) -> CheckpointError:
@@ -138,15 +141,15 @@ def _read_header(file: BufferedReader, path: Path) -> tuple[dict[str, TensorInfo
     size = os.fstat(file.fileno()).st_size
     prefix = file.read(8)
     length = int.from_bytes(prefix, "little")
-    if len(prefix) < 8 or length > max(size, _MAX_HEADER):
+    if len(prefix) < 8 or length > max(size, MAX_HEADER):
         raise bad("this is not a safetensors file")
-    if length > _MAX_HEADER:
-        raise bad(f"the header has {length:,} bytes, more than any model needs")
+    if length > MAX_HEADER:
+        raise bad(f"the header has {length:,} bytes, and safetensors allows {MAX_HEADER:,}")
     if 8 + length > size:
         raise bad("the file is truncated: it ends inside its header")
     encoded = file.read(length)
     if not _has_form_of_header(encoded):
-        raise bad("this is not a safetensors file: its header is not a list of tensors")
+        raise bad("this is not a safetensors file: its header is not a list of tensors, or is longer than any model's")
     try:
         header = json.loads(encoded.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
@@ -178,17 +181,21 @@ def _read_header(file: BufferedReader, path: Path) -> tuple[dict[str, TensorInfo
 def _has_form_of_header(encoded: bytes) -> bool:
     """Whether brackets come as in a list of tensors: JSON of brackets alone takes 30 times its bytes.
 
-    Every tensor is one object with two lists; two more objects are the header and its metadata.
+    Every tensor is one object with two lists; two more objects are the header and its metadata. Long texts may be
+    megabytes, everything else may not.
     """
-    objects = lists = end = 0
-    for text in _TEXTS.finditer(encoded):
-        objects += encoded.count(b"{", end, text.start())
-        lists += encoded.count(b"[", end, text.start())
-        end = text.end()
-        if lists > 2 * objects or 2 * objects > lists + 6:
+    # Without what is escaped, in this order, a text ends at its next quotation mark.
+    plain = encoded.replace(b"\\\\", b"").replace(b'\\"', b"")
+    objects = lists = end = texts = 0
+    for text in _TEXTS.finditer(plain):
+        objects += plain.count(b"{", end, text.start())
+        lists += plain.count(b"[", end, text.start())
+        end, length = text.end(), text.end() - text.start()
+        texts += length if length > _LONG else 0
+        if lists > 2 * objects or 2 * objects > lists + 6 or end - texts > _MAX_STRUCTURE:
             return False
-    objects, lists = objects + encoded.count(b"{", end), lists + encoded.count(b"[", end)
-    return lists <= 2 * objects <= lists + 6
+    objects, lists = objects + plain.count(b"{", end), lists + plain.count(b"[", end)
+    return lists <= 2 * objects <= lists + 6 and len(plain) - texts <= _MAX_STRUCTURE
 
 
 def _tensor_info(name: str, entry: object, bad: Callable[[str], CheckpointError]) -> TensorInfo:

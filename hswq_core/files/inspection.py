@@ -7,12 +7,10 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .checkpoint import CheckpointReader
+from .checkpoint import MAX_HEADER, CheckpointReader
 from .layers import FP8_DTYPES, MARKERS, QUANTIZED_DTYPES, find_prefix, kind_of_codes, layer_weights, scale_key
 
 _MODE = re.compile(rb'"hswq\.mode":\s*"([a-z0-9-]+)"')
-_HEAD = 1 << 18
-"""Bytes: the text of a header stands before its tensors."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +89,11 @@ def inspect_checkpoint(reader: CheckpointReader) -> Inspection:
 
 
 def mode_of(path: Path) -> str:
-    """The format that one of our files says it has, by the first bytes of its header; empty for any other file."""
+    """The format that one of our files says it has, by its header; empty for any other file."""
     try:
         with path.open("rb") as file:
-            found = _MODE.search(file.read(_HEAD))
+            length = int.from_bytes(file.read(8), "little")
+            found = _MODE.search(file.read(length)) if length <= MAX_HEADER else None
     except OSError:
         return ""
     return found[1].decode("ascii") if found else ""

@@ -12,11 +12,13 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 
 from ..errors import TargetError, printable
+from .checkpoint import PICKLED
 from .dtypes import BITS, nbytes_of
 from .modelspec import HASH, UNKNOWN_HASH
 
@@ -152,6 +154,14 @@ class CheckpointWriter:
 
 def check_target(path: Path, *, overwrite: bool) -> None:
     """Errors: TargetError when a file cannot or must not be written there."""
+    if path.suffix.lower() in PICKLED:
+        raise TargetError(
+            f"what is written is safetensors, and no program opens that as {path.suffix}",
+            where=path,
+            remedy="Name it .safetensors",
+        )
+    if os.path.exists(path.parent) and not os.path.isdir(path.parent):
+        raise TargetError("this is a file, not a folder", where=path.parent, remedy="Move it away, or choose another")
     if not os.path.isdir(path.parent):
         raise TargetError("the target's folder does not exist", where=path.parent, remedy="Create it first")
     if os.path.isdir(path):
@@ -174,17 +184,25 @@ def same_file(a: Path, b: Path) -> bool:
 
 
 def temporary_beside(path: Path) -> Path:
-    """Where this process writes what is to become ``path``: hidden, and known to ``remove_leftovers``."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Where this process writes what is to become ``path``: hidden, and known to ``remove_leftovers``.
+
+    The folder may be shared: a process of another machine may have the same number.
+    """
+    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}.tmp")
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove temporary files for this target whose process is gone: what a crash or a kill left behind."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        process = leftover.name.split(".")[-2]
+    """Remove this machine's temporary files for this target whose process is gone: what a crash or a kill left."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{_machine()}-*.tmp"):
+        process = leftover.name.split(".")[-2].partition("-")[2]
         if process.isdigit() and not is_running(int(process)):
             with contextlib.suppress(OSError):
                 leftover.unlink()
+
+
+def _machine() -> str:
+    """A short name for this machine, of letters that any file may be named with."""
+    return hashlib.sha256(socket.gethostname().encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
 
 def is_running(process: int) -> bool:

@@ -1,6 +1,7 @@
 """The reader refuses what is damaged, the writer writes what the official library reads."""
 
 import json
+import os
 from functools import partial
 from pathlib import Path
 
@@ -8,14 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from hswq_core import inspect, quantize
 from hswq_core.errors import CheckpointError, HSWQError, TargetError
 from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.files.dtypes import tensor_bytes
 from hswq_core.files.folders import writable_folder
+from hswq_core.files.inspection import mode_of
 from hswq_core.files.names import default_name, next_free, safe_file_name
-from hswq_core.files.writer import CheckpointWriter, FileLayout
+from hswq_core.files.writer import CheckpointWriter, FileLayout, temporary_beside
 from hswq_core.log import get_logger
 from hswq_core.options import QuantizeOptions
+from tests.core.conftest import Example
 
 
 def with_header(path: Path, header: object, data: bytes = b"") -> Path:
@@ -224,3 +228,57 @@ def test_a_target_that_is_held_open_is_told_apart(tmp_path: Path, monkeypatch: p
     with pytest.raises(TargetError, match="unload the models"), CheckpointWriter(target, layout, overwrite=True) as out:
         out.write("a", [b"ab"])
     assert target.read_bytes() == b"what the user had" and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_header_with_megabytes_of_text_is_opened_as_the_library_opens_it(example: Example, tmp_path: Path) -> None:
+    """Trainers keep a record of the training there, workflows among it."""
+    text = {"train": "y" * 30_000_000, "workflow": json.dumps({"nodes": [{"a\\": [1]}] * 300_000})}
+    path, target = tmp_path / "told.safetensors", tmp_path / "out.safetensors"
+    save_file(example.tensors, path, metadata=text)
+    with CheckpointReader(path) as reader:
+        assert reader.metadata == text and reader.tensors.keys() == example.tensors.keys()
+    quantize(path, target, mode="v2", keep_ratio=0)
+    assert mode_of(target) == "v2" and inspect(target).metadata["train"] == text["train"]
+
+
+def test_a_header_of_many_small_things_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hswq_core.files.checkpoint._MAX_STRUCTURE", 25_000)
+    path = with_header(tmp_path / "many.safetensors", {"__metadata__": {str(n): "" for n in range(2_500)}})
+    with pytest.raises(CheckpointError, match="longer than any model"):
+        CheckpointReader(path)
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".PT", ".pth", ".bin"])
+def test_no_safetensors_are_written_under_a_name_of_another_format(
+    example: Example, tmp_path: Path, suffix: str
+) -> None:
+    target = tmp_path / f"out{suffix}"
+    with pytest.raises(TargetError, match=r"Name it \.safetensors"):
+        quantize(example.path, target, mode="v2", keep_ratio=0)
+    assert not target.exists()
+
+
+def test_a_file_where_the_folder_should_be_is_told_as_such(example: Example, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("a file")
+    with pytest.raises(TargetError, match="checkpoints: this is a file, not a folder"):
+        quantize(example.path, tmp_path / "checkpoints" / "out.safetensors", mode="v2", keep_ratio=0)
+
+
+def test_what_another_machine_writes_into_a_shared_folder_is_not_removed(
+    example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out.safetensors"
+
+    def unfinished(machine: str) -> Path:
+        monkeypatch.setattr("socket.gethostname", lambda: machine)
+        mine = temporary_beside(target)
+        dead = mine.with_name(mine.name.replace(str(os.getpid()), "4194304"))  # beyond any process
+        dead.touch()
+        return dead
+
+    other, own = unfinished("one"), unfinished("two.local")
+    assert other != own
+    quantize(example.path, target, mode="v2", keep_ratio=0)
+    assert other.exists() and not own.exists() and target.exists()
