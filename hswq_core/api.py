@@ -25,6 +25,7 @@ from .quantize_file import quantize_checkpoint
 from .report import Report
 
 AnyPath = str | Path
+_LONGEST_REASON = 120
 
 
 def quantize(
@@ -119,7 +120,7 @@ def device_of(name: torch.device | str) -> torch.device:
             return torch.empty(0, device=device).device
         reason = "it holds no values"
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].split(". ")[0][:_LONGEST_REASON]  # torch lists all that it knows
     raise PlanError(f"there is no device {str(name)!r} ({reason})", remedy="Use cpu")
 
 

@@ -17,7 +17,7 @@ from ..hswq_core.files.checkpoint import CheckpointReader
 from ..hswq_core.files.layers import find_prefix
 from ..hswq_core.files.source import TensorSource
 from ..hswq_core.log import get_logger
-from ..hswq_core.planning.source_check import check_patches, holds_model_of, names_differ
+from ..hswq_core.planning.source_check import check_not_quantized, check_patches, holds_model_of, names_differ
 from ..loader.connected import SAMPLING_SETTINGS, by_native_names, connected_source, is_as_in_file
 from ..loader.provenance import Prompt, opened_file, patches_of, sources_of
 from .common import modification_time
@@ -146,6 +146,9 @@ def _find_calibrated(statistics: Statistics) -> tuple[str, Path]:
             where=", ".join(SOURCES),
             remedy="Choose the source by its name: they differ in text encoder, VAE or settings",
         )
+    if folder in SOURCES and (path := folder_paths.get_full_path(folder, name)):
+        with contextlib.suppress(OSError), CheckpointReader(Path(path)) as reader:
+            check_not_quantized(reader)
     raise CheckpointError(
         "no checkpoint holds the model that was calibrated",
         where=", ".join(SOURCES),

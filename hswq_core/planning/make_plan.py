@@ -24,7 +24,7 @@ from .layer import LayerPlan, cost_of_keeping, layout_of
 from .magnitudes import layers_beyond
 from .plan import QuantizationPlan
 from .selection import cut_by_bytes, cut_by_ratio, parse_budget
-from .source_check import check_kind, check_model, check_original, check_patches, fingerprint_of
+from .source_check import check_biases, check_kind, check_model, check_original, check_patches, fingerprint_of
 
 
 def make_plan(
@@ -65,13 +65,13 @@ class _Draft:
             )
         self._prefix = find_prefix(source, statistics.layers if statistics else None)
         self._weights = {} if alone else layer_weights(source, self._prefix)
+        check_original(source, self._weights)
         if not alone:
             self._check(source, statistics)
         if options.rounding == "calibrated":
             _check_rows(self._weights, statistics, "calibrated rounding needs", "round to nearest")
         if options.rotate:
             _check_rows(self._weights, statistics, "choosing what to rotate needs", "leave the inputs as they are")
-        check_original(source, self._weights)
         self._clipped: set[str] = set()
         if self._form.scaling == "none":
             layers = [*_not_empty(self._weights), *_not_empty(self._texts)]
@@ -93,9 +93,11 @@ class _Draft:
         """Whether this is a diffusion model, and the one that was calibrated."""
         if statistics is None:
             check_kind(source, self._prefix)
+            check_biases(source, self._prefix, self._weights)
             return
         check_patches(source.patches, source.path, statistics)
         check_model(source, self._prefix, self._weights, statistics)
+        check_biases(source, self._prefix, {n: i for n, i in self._weights.items() if n in statistics.layers})
 
     def rank(self, progress: Progress) -> None:
         """Find the sensitivity of the layers that are neither kept nor forced already."""
@@ -206,7 +208,8 @@ def _matching(patterns: Sequence[str], names: Iterable[str]) -> set[str]:
     """The names that match any pattern. Errors: PlanError for a pattern that matches none, most likely mistyped."""
     found: set[str] = set()
     for pattern in patterns:
-        matching = set(fnmatch.filter(names, pattern))
+        # Not fnmatch.filter, which takes "A" for "a" on Windows.
+        matching = {name for name in names if fnmatch.fnmatchcase(name, pattern)}
         if not matching:
             raise PlanError(
                 f"no layer matches the pattern {pattern!r}", remedy="'inspect --json' lists the layers' names"

@@ -56,6 +56,25 @@ def check_original(source: TensorSource, weights: Mapping[str, TensorInfo]) -> N
         )
 
 
+def check_biases(source: TensorSource, prefix: str, weights: Mapping[str, TensorInfo]) -> None:
+    """Errors: CheckpointError for a layer whose bias is not [C_out]: nothing could open the file that is written."""
+    for name, info in weights.items():
+        bias = source.tensors.get(f"{prefix}{name}.bias")
+        # A transposed convolution's weight begins with its inputs, and only calibration knows which it is.
+        sizes = info.shape[:1] if len(info.shape) == 2 else info.shape
+        if bias is not None and not (len(bias.shape) == 1 and bias.shape[0] in sizes):
+            raise CheckpointError(
+                f"layer {name}: its bias is {list(bias.shape)}, and its weight {list(info.shape)}",
+                where=source.path,
+                remedy="The file is damaged: download it again, or make it anew",
+            )
+
+
+def check_not_quantized(source: TensorSource) -> None:
+    """Errors: CheckpointError for a file whose layers are quantized already."""
+    check_original(source, layer_weights(source, find_prefix(source)))
+
+
 def check_kind(source: TensorSource, prefix: str) -> None:
     """Errors: CheckpointError for a file that is known to be something else than a diffusion model."""
     instead = what_it_is_instead([key[len(prefix) :] for key in source.tensors if key.startswith(prefix)])

@@ -18,7 +18,7 @@ from hswq_core import (
     merge_statistics,
     quantize,
 )
-from hswq_core.api import plan
+from hswq_core.api import device_of, plan
 from hswq_core.errors import CheckpointError, PlanError, StatisticsError
 from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.files.live_source import LiveSource, LiveTensor, StoredTensor
@@ -186,3 +186,9 @@ def test_what_memory_no_longer_holds_of_its_file_is_written_as_memory_has_it(exa
         live[key] = LiveTensor(held, origin=StoredTensor(file, key))
         quantize(LiveSource("changed", live), tmp_path / "x.safetensors", mode="v2", keep_ratio=0.0)
     assert torch.equal(load_file(tmp_path / "x.safetensors")[key], held.to(example.tensors[key].dtype))
+
+
+def test_a_device_that_is_not_there_is_said_in_a_line() -> None:
+    with pytest.raises(PlanError, match="there is no device 'mps'") as caught:
+        device_of("mps")
+    assert len(str(caught.value)) < 200

@@ -2,26 +2,24 @@
 
 import dataclasses
 import json
+import ntpath
 import re
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from hswq_core import quantize
 from hswq_core.calibration import Statistics, load_statistics, save_statistics
-from hswq_core.calibration.rows import tensor_of
 from hswq_core.errors import CheckpointError, PlanError, StatisticsError
 from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.fingerprint import legacy_fingerprint
-from hswq_core.grids import E4M3, INT8, Grid
 from hswq_core.options import QuantizeOptions
 from hswq_core.planning import QuantizationPlan, make_plan
 from hswq_core.planning.selection import cut_by_bytes, parse_budget
 from hswq_core.quantize_file import quantize_checkpoint
-from hswq_core.rounding.rotation import best_group, rotated
-from hswq_core.rounding.weight import quantize_weight
 from tests.core.conftest import PREFIX, WIDTH, Example, make_example
 
 
@@ -88,76 +86,6 @@ def test_texts_that_are_not_a_budget(text: str) -> None:
         parse_budget(text, 1000)
 
 
-def test_error_selection_keeps_what_fp8_hurts_most(example: Example) -> None:
-    """Weights just above FP8's subnormal threshold round well, tiny ones badly: V1 must keep the tiny ones."""
-    for i in range(10):
-        key = f"{PREFIX}blocks.{i}.weight"
-        generator = torch.Generator().manual_seed(i)
-        size = 1e-3 if i in (2, 7) else 0.1
-        example.tensors[key] = (torch.randn(WIDTH, WIDTH, generator=generator) * size).half()
-    save_file(example.tensors, example.path)
-    example.statistics = without_fingerprint(example)
-    kept = plan(example, mode="v1", keep_ratio=0.15, selection="error").kept
-    assert {layer.layer for layer in kept} == {"blocks.2", "blocks.7"}
-    assert all(layer.sensitivity is not None and layer.sensitivity > 0 for layer in kept)
-
-
-def naive_error(weight: torch.Tensor, moment: torch.Tensor, scale: torch.Tensor, grid: Grid) -> float:
-    """The relative output error in float64, from its definition."""
-    exact, unit = weight.double(), scale.double().view(-1, 1)
-    if grid is INT8:
-        found = (exact / unit).round().clamp(-127, 127) * unit
-    else:
-        found = (exact / unit).float().to(torch.float8_e4m3fn).double() * unit
-    return float(((found - exact).square() @ moment.double()).sum() / (exact.square() @ moment.double()).sum())
-
-
-@pytest.mark.parametrize(
-    "options", [{"mode": "int8"}, {"mode": "comfy-int8"}, {"mode": "v2", "scales": "channel"}, {"mode": "v2"}], ids=str
-)
-def test_errors_are_ranked_by_the_scales_of_the_format(example: Example, options: dict[str, Any]) -> None:
-    """Rows of very different sizes: one scale for all of them would lose the small ones, one for each does not."""
-    for number in range(10):
-        weight = example.tensors[f"{PREFIX}blocks.{number}.weight"]
-        weight.mul_(torch.logspace(0, -0.4 * number, len(weight))[:, None])
-    save_file(example.tensors, example.path)
-    example.statistics = without_fingerprint(example)
-    made = plan(example, selection="error", keep_ratio=0.3, force_keep=("conv*",), **options)
-    grid = INT8 if "int8" in options["mode"] else E4M3
-    for layer in made.layers:
-        if layer.sensitivity is None:
-            continue
-        weight, measured = example.tensors[layer.key], example.statistics.layers[layer.layer]
-        written = quantize_weight(
-            weight,
-            grid=grid,
-            scaling="tensor" if options == {"mode": "v2"} else "channel",
-            importance=measured.importance,
-        )
-        expected = naive_error(weight, measured.second_moment, written.scale, grid)
-        assert layer.sensitivity == pytest.approx(expected, rel=1e-3), layer.layer
-    assert sum(layer.sensitivity is not None for layer in made.layers) == 10
-
-
-def test_errors_of_rotated_layers_are_those_of_rotated_weights(example: Example) -> None:
-    """An outlying channel of the input: the file rotates the layer, and so does the ranking."""
-    layer = example.statistics.layers["blocks.0"]
-    rows = tensor_of(layer.rows).clone()  # type: ignore[arg-type]
-    rows[:, 5] = 300 * rows[:, 5]
-    measured = dataclasses.replace(layer, rows=rows)
-    layers = {**example.statistics.layers, "blocks.0": measured}
-    example.statistics = dataclasses.replace(example.statistics, layers=layers)
-    made = plan(example, mode="comfy-int8", rotate=True, selection="error", keep_ratio=0.3)
-    weight = example.tensors[f"{PREFIX}blocks.0.weight"]
-    group = best_group(weight, rows)
-    assert group > 1
-    turned, inputs = rotated(weight, group), rotated(rows, group)
-    scale = turned.abs().amax(1) / 127
-    expected = naive_error(turned, inputs.double().square().mean(0), scale, INT8)
-    found = next(each.sensitivity for each in made.layers if each.layer == "blocks.0")
-    assert found == pytest.approx(expected, rel=1e-3)
-
-
 def test_bytes_go_where_they_avoid_most() -> None:
     sensitivity, cost = {"large": 10.0, "small": 6.0, "tiny": 5.0}, {"large": 100, "small": 50, "tiny": 50}
     assert cut_by_bytes(sensitivity, cost, 100, per_byte=True) == {"small", "tiny"}
@@ -185,6 +113,33 @@ def test_a_file_that_is_quantized_already_is_refused(example: Example) -> None:
         with pytest.raises(CheckpointError, match="1 of 11 layers are quantized already") as caught:
             plan(example, keep_ratio=0.0)
         assert "Quantize the original" in str(caught.value)
+
+
+def test_a_quantized_file_is_told_as_such_whatever_the_statistics_are_of(example: Example, tmp_path: Path) -> None:
+    target = tmp_path / "v2.safetensors"
+    quantize(example.path, target, example.statistics, mode="v2", keep_ratio=0.1)
+    with pytest.raises(CheckpointError, match="quantized already"):
+        quantize(target, tmp_path / "again.safetensors", example.statistics, mode="v2", keep_ratio=0.1)
+
+
+@pytest.mark.parametrize("shape", [(0,), (WIDTH + 1,), (1, WIDTH)])
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_a_bias_of_another_shape_is_refused(
+    example: Example, tmp_path: Path, shape: tuple[int, ...], calibrated: bool
+) -> None:
+    example.tensors[f"{PREFIX}blocks.2.bias"] = torch.zeros(shape).half()
+    save_file(example.tensors, example.path)
+    target = tmp_path / "out.safetensors"
+    with pytest.raises(CheckpointError, match=r"layer blocks\.2: its bias is \["):
+        quantize(example.path, target, example.statistics if calibrated else None, mode="v2", keep_ratio=0)
+    assert not target.exists()
+
+
+def test_patterns_tell_case_on_every_system(example: Example, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fnmatch.os", SimpleNamespace(path=ntpath))  # as on Windows
+    assert plan(example, keep_ratio=0, force_keep=("blocks.1",)).kept
+    with pytest.raises(PlanError, match="no layer matches"):
+        plan(example, keep_ratio=0, force_keep=("Blocks.1",))
 
 
 @pytest.mark.parametrize("suffix", [".scale", ".weight.scale", ".weight_scale", ".scale_weight", ".comfy_quant"])
