@@ -15,8 +15,10 @@ _AMPLIFICATION = 8
 
 
 def mse(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Mean squared error in float64."""
-    return float((a.double() - b.double()).square().mean())
+    """Mean squared error in float64, one image of a batch [B, ...] in memory at a time."""
+    if not a.dim() or not len(a) or a.shape != b.shape:
+        return float((a.double() - b.double()).square().mean())
+    return math.fsum(float((x.double() - y.double()).square().mean()) for x, y in zip(a, b, strict=True)) / len(a)
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -26,7 +28,7 @@ def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Structural similarity of each pair of images: float64 [B].
+    """Structural similarity of each pair of images: float64 [B]. One pair is in memory at a time.
 
     Gaussian window of 11 x 11, sigma 1.5, K1 = 0.01, K2 = 0.03, each colour channel for itself, mean over
     the positions where the whole window fits (Wang et al., Image Quality Assessment, 2004).
@@ -43,6 +45,11 @@ def ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         )
     if min(a.shape[1:3]) < _WINDOW:
         raise HSWQError(f"SSIM needs images of at least {_WINDOW} x {_WINDOW} pixels", remedy="Make larger images")
+    each = [_ssim_of_pair(x[None], y[None]) for x, y in zip(a, b, strict=True)]
+    return torch.cat(each) if each else torch.empty(0, dtype=torch.float64)
+
+
+def _ssim_of_pair(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     channels = a.shape[-1]
     x, y = (t.double().movedim(-1, 1).reshape(-1, 1, *t.shape[1:3]) for t in (a, b))
     line = torch.arange(_WINDOW, dtype=torch.float64, device=x.device) - _WINDOW // 2
@@ -90,7 +97,7 @@ class ImageComparison:
 def compare_images(reference: torch.Tensor, candidate: torch.Tensor) -> ImageComparison:
     """Compare images [B, H, W, C] in [0, 1]. Errors: HSWQError when their shapes differ or are too small."""
     similarity = ssim(reference, candidate)
-    difference = ((reference - candidate).abs() * _AMPLIFICATION).clamp(0, 1)
+    difference = (reference - candidate).abs_().mul_(_AMPLIFICATION).clamp_(0, 1)
     gap = torch.ones_like(reference[:, :, : max(2, reference.shape[2] // 64)])
     return ImageComparison(
         ssim=float(similarity.mean()),

@@ -20,6 +20,7 @@ class Landing:
 
     def __init__(self) -> None:
         self._pinned: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._devices: set[torch.device] = set()
         self._thread: ThreadPoolExecutor | None = None
         self._under_way: list[Future[None]] = []
 
@@ -39,14 +40,16 @@ class Landing:
             return
         pinned.copy_(rows, non_blocking=True)
         self._pinned.append((pinned, place))
+        self._devices.add(rows.device)
 
     def end_call(self) -> None:
         """What was sent since the last time is put in its place as soon as the device has come so far."""
         if not self._pinned:
             return
         sent, self._pinned = self._pinned, []
-        arrived = torch.cuda.Event()
-        arrived.record()
+        # The model may be on another card than the current one, or on several.
+        arrived = [torch.cuda.current_stream(device).record_event() for device in self._devices]
+        self._devices.clear()
         self._thread = self._thread or ThreadPoolExecutor(1, "hswq-rows")
         self._under_way.append(self._thread.submit(_put, arrived, sent))
         if len(self._under_way) > _CALLS_UNDER_WAY:
@@ -62,7 +65,8 @@ class Landing:
             self._thread = None
 
 
-def _put(arrived: Any, sent: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    arrived.synchronize()
+def _put(arrived: list[Any], sent: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    for event in arrived:
+        event.synchronize()
     for pinned, place in sent:
         place.copy_(pinned)

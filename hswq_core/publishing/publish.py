@@ -65,11 +65,25 @@ def publish(
                 (made / name).write_text(printable(text), "utf-8", newline="\n")
             for name, source in (shown.files if shown else {}).items():
                 shutil.copyfile(source, made / name)
-            if folder.exists():
-                os.replace(folder, Path(temporary) / "before")
-            os.replace(made, folder)
+            _put_in_place(made, folder)
     except OSError as error:
         raise TargetError(
             f"the folder could not be written ({error.strerror})", where=folder, remedy="Check the disk and the folder"
         ) from error
     return folder
+
+
+def _put_in_place(made: Path, folder: Path) -> None:
+    """Rename it; the folder that was there goes when the new one stands, and is back if that fails."""
+    if not folder.exists():
+        os.replace(made, folder)
+        return
+    before = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.before.")) / folder.name
+    os.replace(folder, before)
+    try:
+        os.replace(made, folder)
+    except OSError:
+        os.replace(before, folder)
+        before.parent.rmdir()
+        raise
+    shutil.rmtree(before.parent, ignore_errors=True)

@@ -43,3 +43,26 @@ def test_images_that_cannot_be_compared() -> None:
     small, other = images(0.1, size=8)
     with pytest.raises(HSWQError, match="11 x 11"):
         compare_images(small, other)
+
+
+def test_a_batch_takes_the_memory_of_one_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = images(0.1)
+    a, b = a.repeat(8, 1, 1, 1), b.repeat(8, 1, 1, 1)
+    single = [compare_images(x[None], y[None]) for x, y in zip(a, b, strict=True)]
+    widest, convolve, widen = [], torch.nn.functional.conv2d, torch.Tensor.double
+
+    def watched(t: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
+        widest.append(t.numel())
+        return convolve(t, window)
+
+    def watched_double(t: torch.Tensor) -> torch.Tensor:
+        widest.append(t.numel())
+        return widen(t)
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", watched)
+    monkeypatch.setattr(torch.Tensor, "double", watched_double)
+    found = compare_images(a, b)
+    assert max(widest) == a[0].numel()
+    assert found.ssim == pytest.approx(sum(each.ssim for each in single) / len(single), abs=1e-15)
+    assert found.mse == pytest.approx(sum(each.mse for each in single) / len(single), rel=1e-15)
+    assert torch.equal(found.difference, torch.cat([each.difference for each in single]))

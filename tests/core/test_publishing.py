@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +74,25 @@ def test_what_is_there_stays(example: Example, quantized: Path, tmp_path: Path) 
     with pytest.raises(CheckpointError, match="not quantized by HSWQ"):
         publish(example.path, tmp_path / "other")
     assert not (tmp_path / "other").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_the_folder_that_was_there_is_back_when_the_new_one_cannot_take_its_place(
+    quantized: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = publish(quantized, tmp_path / "upload")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    rename = os.replace
+
+    def fails(source: Path, target: Path) -> None:
+        if Path(target) == folder and Path(source).name == "made":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(TargetError, match="Permission denied"):
+        publish(quantized, folder, ABOUT, overwrite=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_the_command(quantized: Path) -> None:

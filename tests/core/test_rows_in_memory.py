@@ -141,3 +141,45 @@ def test_a_second_run_takes_little_more_memory_than_the_session(tmp_path: Path) 
 
     process("first")
     assert 0.3 < float(process()) < 1.3
+
+
+def test_rows_are_waited_for_on_the_card_that_they_are_copied_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model may be on another card than the current one, or on several: each one's copies end in a stream of its."""
+    waited = []
+
+    class Stream:
+        def __init__(self, device: torch.device) -> None:
+            self.device = device
+
+        def record_event(self) -> Stream:
+            return self
+
+        def synchronize(self) -> None:
+            waited.append(self.device)
+
+    class Rows:
+        """Rows on a card, as far as a copy asks."""
+
+        shape, dtype = torch.Size([2, 3]), torch.float16
+
+        def __init__(self, device: str) -> None:
+            self.device = torch.device(device)
+
+    class Pinned(torch.Tensor):
+        def copy_(self, source: object, non_blocking: bool = False) -> torch.Tensor:  # type: ignore[override]
+            assert non_blocking
+            return self.fill_(7)
+
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    plain = torch.empty
+
+    def pinned(*shape: object, pin_memory: bool = False, **more: object) -> torch.Tensor:
+        made = plain(*shape, **more)  # type: ignore[call-overload]
+        return made.as_subclass(Pinned) if pin_memory else made
+
+    monkeypatch.setattr(torch, "empty", pinned)
+    landing, place = Landing(), torch.zeros(2, 2, 3, dtype=torch.float16)
+    for card in range(2):
+        landing.send(Rows(f"cuda:{card}"), place[card])  # type: ignore[arg-type]
+    landing.wait()
+    assert sorted(device.index for device in waited) == [0, 1] and bool((place == 7).all())
