@@ -18,6 +18,8 @@ import torch
 from .log import get_logger
 
 logger = get_logger(__name__)
+COMPUTED_IN = (torch.float16, torch.bfloat16, torch.float32)
+"""The types that models compute in."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,9 @@ class Operation:
     Attributes:
         name: as the log has it.
         module: of the kernel, in ``hswq_core.kernels``.
-        agrees: the self-test: whether the module computes on a device what torch does.
+        agrees: the self-test: whether the module computes on a device what torch does. It makes the launches that
+            sampling makes: in every type, from addresses that are multiples of 16 and others, and each kind more than
+            once, since only the first goes through Triton's own launcher.
     """
 
     name: str

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from itertools import product
 from types import ModuleType
 
 import torch
 
-from ..backend import Operation
+from ..backend import COMPUTED_IN, Operation
 from ..grids import E4M3
 
 
@@ -37,10 +39,22 @@ def _by_torch(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> t
     return codes.to(dtype).mul_(scale)
 
 
+# Linear layers and convolutions, of one block and of several; a multiple of 16, and not.
+_SHAPES = ((48, 64), (7, 9), (32, 8, 3, 3), (5, 4, 3, 3))
+
+
 def _agrees(kernel: ModuleType, device: torch.device) -> bool:
-    codes = torch.arange(126, dtype=torch.uint8, device=device).view(E4M3.dtype)
+    codes = torch.arange(4096, device=device).mul_(37).to(torch.uint8)
     scale = torch.tensor([0.37], device=device)
-    return torch.equal(kernel.dequantize(codes, scale, torch.float16), _by_torch(codes, scale, torch.float16))
+    for dtype, shape, begin in product(COMPUTED_IN, _SHAPES, (0, 1)):
+        # Some compilers do not round to BF16's nearest.
+        close = torch.finfo(dtype).eps if dtype == torch.bfloat16 else 0.0
+        part = codes[begin : begin + math.prod(shape)].view(E4M3.dtype).view(shape)
+        for factor in (scale, scale.reshape(())):
+            found, expected = kernel.dequantize(part, factor, dtype), _by_torch(part, factor, dtype)
+            if found.dtype != dtype or not torch.allclose(found, expected, rtol=close, atol=0, equal_nan=True):
+                return False
+    return True
 
 
 DEQUANTIZE = Operation("dequantizing", "e4m3", _agrees)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from itertools import product
 from types import ModuleType
 
 import torch
 
-from ..backend import Operation
+from ..backend import COMPUTED_IN, Operation
 from ..grids import E4M3
 
 _LEAST_SCALE = 1e-12  # a row of zeros must not divide by zero
@@ -56,11 +58,20 @@ def _quantize_by_torch(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _agrees(kernel: ModuleType, device: torch.device) -> bool:
-    rows = torch.linspace(-3, 3, 96, device=device, dtype=torch.float16).view(4, 24)
-    (codes, scale), (expected, expected_scale) = kernel.quantize(rows, _LEAST_SCALE), _quantize_by_torch(rows)
-    return torch.allclose(scale.reshape(()), expected_scale) and torch.allclose(
-        codes.float() * scale, expected.float() * expected_scale, rtol=0.13, atol=1e-3
-    )
+    points = torch.arange(256, dtype=torch.uint8, device=device).view(E4M3.dtype).float()
+    points = points[points.isfinite()]
+    # Inputs of one block and of several, a multiple of 16 and not. They are points of the grid, the largest among them.
+    for dtype, shape, begin in product(COMPUTED_IN, ((4, 24), (70, 48), (3, 7), (1, 5000)), (0, 1)):
+        count = begin + math.prod(shape)
+        numbers = points.repeat(-(-count // len(points)))[:count] / 64
+        numbers[-1] = E4M3.largest / 64
+        rows = numbers.to(dtype)[begin:].view(shape)
+        (codes, scale), (expected, expected_scale) = kernel.quantize(rows, _LEAST_SCALE), _quantize_by_torch(rows)
+        same_scale = torch.allclose(scale.reshape(()), expected_scale)
+        found, wanted = codes.float() * scale, expected.float() * expected_scale
+        if not same_scale or not torch.allclose(found, wanted, rtol=0.13, atol=1e-3):
+            return False
+    return True
 
 
 QUANTIZE_INPUT = Operation("FP8 multiplication", "e4m3", _agrees)

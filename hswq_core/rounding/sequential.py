@@ -7,7 +7,7 @@ from types import ModuleType
 import torch
 
 from ..backend import Operation
-from ..grids import E4M3, Grid
+from ..grids import E4M3, INT8, Grid
 
 COLUMNS = 32
 """How many at a time, at most: beyond them a matrix product brings up to date what is left."""
@@ -44,13 +44,16 @@ def _by_torch(
 
 def _agrees(kernel: ModuleType, device: torch.device) -> bool:
     generator = torch.Generator().manual_seed(0)
-    target, values = (torch.randn(COLUMNS - 3, 100, generator=generator).to(device) * 40 for _ in range(2))
-    coupling = (torch.randn(len(target), len(target), generator=generator) * 0.1).to(device)
     agreements = []
-    for base in (None, values):
-        found = kernel.round_strips(E4M3, target.clone(), coupling, base)
-        expected = _by_torch(E4M3, target.clone(), coupling, base)
-        agreements += [float((a - b).abs().le(1e-3).float().mean()) for a, b in zip(found, expected, strict=True)]
+    # A whole block of columns and the rest of a layer; rows of a larger matrix begin anywhere.
+    for grid, rows, begin in ((E4M3, COLUMNS, 0), (E4M3, COLUMNS - 3, 1), (INT8, COLUMNS, 0), (INT8, COLUMNS - 3, 1)):
+        both = torch.randn(2, rows + begin, 41, generator=generator).to(device) * 40
+        target, values = both[:, begin:]
+        coupling = (torch.randn(rows, rows, generator=generator) * 0.1).to(device)
+        for base in (None, values):
+            found = kernel.round_strips(grid, target, coupling, base)
+            expected = _by_torch(grid, target.clone(), coupling, base)
+            agreements += [float((a - b).abs().le(1e-3).float().mean()) for a, b in zip(found, expected, strict=True)]
     # A sum in another order may take a few values across the middle between two codes.
     return min(agreements) >= 0.95
 

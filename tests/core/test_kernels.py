@@ -1,15 +1,20 @@
 """Triton's kernels in its interpreter, against torch, and its compiler's result for GPUs that are not here."""
 
+import importlib
 import subprocess
 import sys
+from collections.abc import Hashable
 from pathlib import Path
 
 import pytest
 import torch
 
+from hswq_core.backend import Operation
 from hswq_core.calibration.accumulators.triton import LAYER_SUMS
 from hswq_core.grids import E4M3
-from hswq_core.inference.dequantize import fits_kernel
+from hswq_core.inference.dequantize import DEQUANTIZE, fits_kernel
+from hswq_core.inference.fp8_matmul import QUANTIZE_INPUT
+from hswq_core.kernels.launch import Kernel
 from hswq_core.rounding.sequential import ROUND_ROWS, round_rows
 
 
@@ -100,6 +105,38 @@ def test_rows_move_those_after_them(against_values: bool) -> None:
     by_torch = round_rows(E4M3, target.clone(), coupling, base)
     assert (by_torch[0][:5] == found[0][:5]).float().mean() > 0.98
     assert ROUND_ROWS.agrees(kernel, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("operation", [DEQUANTIZE, QUANTIZE_INPUT, ROUND_ROWS, LAYER_SUMS], ids=lambda o: o.name)
+def test_a_self_test_makes_the_launches_that_sampling_makes(
+    monkeypatch: pytest.MonkeyPatch, operation: Operation
+) -> None:
+    """In all types and from any address, and again past Triton's launcher: what is wrong there alone is found."""
+    module = importlib.import_module(f"hswq_core.kernels.{operation.module}")
+    seen: dict[tuple[Hashable, ...], int] = {}
+    launch = Kernel.launch
+
+    def counted(self: Kernel, programs: int, kind: Hashable, *arguments: object) -> None:
+        seen[id(self), kind] = seen.get((id(self), kind), 0) + 1
+        # The interpreter has no compiled form; every launch goes through the launcher.
+        launch(self, programs, (kind, len(seen), sum(seen.values())), *arguments)
+
+    monkeypatch.setattr(Kernel, "launch", counted)
+    assert operation.agrees(module, torch.device("cpu"))
+    assert min(seen.values()) > 1
+    kinds = [part for _, kind in seen for part in kind]  # type: ignore[attr-defined]
+    assert True in kinds and False in kinds
+    if operation is not ROUND_ROWS:
+        assert {torch.float16, torch.bfloat16, torch.float32} <= set(kinds)
+
+    def wrong_again(self: Kernel, programs: int, kind: Hashable, *arguments: object) -> None:
+        seen[id(self), kind] = seen.get((id(self), kind), 0) + 1
+        if seen[id(self), kind] == 1:
+            launch(self, programs, (kind, sum(seen.values())), *arguments)
+
+    seen.clear()
+    monkeypatch.setattr(Kernel, "launch", wrong_again)
+    assert not operation.agrees(module, torch.device("cpu"))
 
 
 COMPILE = """

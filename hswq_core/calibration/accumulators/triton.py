@@ -7,7 +7,7 @@ from types import ModuleType
 
 import torch
 
-from ...backend import Operation
+from ...backend import COMPUTED_IN, Operation
 from ...kernels.layer_params import LaunchParams
 from ..conv_patches import ONE_PIXEL, ConvWindow
 from ..positions import PositionSampler
@@ -73,38 +73,55 @@ class _Call:
 
 
 _WINDOW = ConvWindow((3, 3), (2, 1), (1, 1), (1, 1))
-# Shapes of input and output, where their channels are, and the window of a convolution.
+# Shapes of input and output, where their channels are, and the window of a convolution; Linear layers have inputs of
+# two to four dimensions, convolutions without a window (over one or three dimensions) have no rows.
 _CALLS = (
     ((2, 7, 9, 300), (2, 3, 5, 300), 1, _WINDOW),
     ((2, 72, 9, 8), (2, 8, 5, 8), 1, _WINDOW),
     ((2, 70, 72), (2, 70, 11), 2, None),
     ((2, 70, 13), (2, 70, 16), 2, None),
+    ((40, 24), (40, 16), 1, None),
+    ((2, 5, 6, 24), (2, 5, 6, 16), 3, None),
+    ((2, 12, 50), (2, 8, 25), 1, None),
+    ((1, 12, 3, 6, 5), (1, 8, 3, 6, 5), 1, None),
 )
 
 
 def _agrees(kernel: ModuleType, device: torch.device) -> bool:
     """Whether it measures on this device what torch does, in every type that models compute in."""
-    return all(_agrees_in(kernel, device, dtype) for dtype in (torch.float16, torch.bfloat16, torch.float32))
+    return all(_agrees_in(kernel, device, dtype) for dtype in COMPUTED_IN)
 
 
 def _agrees_in(kernel: ModuleType, device: torch.device, dtype: torch.dtype) -> bool:
     generator = torch.Generator().manual_seed(0)
-    for input_shape, output_shape, channel, window in _CALLS:
-        x, y = (torch.randn(s, generator=generator).add_(0.5).to(device, dtype) for s in (input_shape, output_shape))
+    for number, (input_shape, output_shape, channel, window) in enumerate(_CALLS):
+        # Every other call's tensors are parts of larger ones, and begin anywhere; it is one of a layer that follows
+        # another, too, whose output alone is summed.
+        begin = number % 2
+        x, y = (
+            torch.randn(begin + math.prod(shape), generator=generator).add_(0.5).to(device, dtype)[begin:].view(shape)
+            for shape in (input_shape, output_shape)
+        )
         channels, seen = input_shape[channel], y.numel() // y.shape[channel]
         rows = torch.zeros(2, 20, channels * math.prod(window.kernel if window else ()), device=device).half()
         # 17 rows, placed from the third on; positions of the same seed are the same.
         fused, plain = (RowSample(PositionSampler(0), window, y.shape[-2:], seen, 17, 2, part) for part in rows)
+        sampled = window is not None or channel == x.dim() - 1
         input_sums = torch.zeros(3, channels + 9, dtype=torch.float64, device=device)
         output_sums = torch.zeros(2, 3, dtype=torch.float64, device=device)
-        TritonSums(kernel, input_sums, output_sums, 5, 1, window).add(x, channel, y, fused)
-        plain.take(x)
+        sums = TritonSums(kernel, input_sums, output_sums, 5, 1, window)
+        sums.add(x, channel, y, fused if sampled else None)
+        if sampled:
+            plain.take(x)
+        times = 1 + begin
+        if begin:
+            sums.add(None, channel, y, None)
         expected_inputs, expected_outputs = torch.zeros_like(input_sums), torch.zeros_like(output_sums)
         wide, over = x.double(), [d for d in range(x.dim()) if d != channel]
         for row, values in enumerate((wide.abs(), wide, wide.square())):
             expected_inputs[row, 5 : 5 + channels] = values.sum(over)
         for row, values in enumerate((y.double(), y.double().square())):
-            expected_outputs[row, 1] = values.sum()
+            expected_outputs[row, 1] = values.sum() * times
         pairs = ((input_sums, expected_inputs), (output_sums, expected_outputs), (fused.rows, plain.rows))
         if not all(torch.allclose(found, expected, rtol=1e-4, atol=1e-3) for found, expected in pairs):
             return False
