@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 
 from tests.support import workflows as w
 from tests.support.server import ComfyServer
+
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 @pytest.fixture
@@ -25,7 +28,28 @@ def test_it_holds_what_is_needed_and_nothing_else(installed: Path) -> None:
     names = {path.name for path in installed.iterdir()}
     needed = {"__init__.py", "hswq_core", "loader", "nodes", "web", "locales", "example_workflows", "README.md"}
     assert needed <= names and "LICENSE" in names and "pyproject.toml" in names
-    assert not names & {"tests", "benchmarks", "docs", "noxfile.py"}
+    assert not names & {"tests", "benchmarks", "showcase", "noxfile.py"}
+
+
+def test_every_help_page_and_every_link_opens(comfyui: Path, installed: Path, tmp_path: Path) -> None:
+    """The page asks for a node's help under the name of the pack's folder, and for links relative to it."""
+    with ComfyServer(comfyui, tmp_path / "comfyui", pack=installed) as server:
+
+        def opened(path: str) -> bytes:
+            with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/extensions/ComfyUI-HSWQ/{path}") as answer:
+                return answer.read()
+
+        nodes = [name for name in server.get("/object_info") if name.startswith("HSWQ")]
+        assert len(nodes) == 12
+        for name in nodes:
+            text = opened(f"docs/{name}.md").decode("utf-8")
+            assert text.startswith("# "), name
+            for link in _LINK.findall(text):
+                if not link.startswith(("http", "#")):
+                    assert opened(f"docs/{link}")
+    for link in _LINK.findall((installed / "README.md").read_text("utf-8")):
+        if not link.startswith(("http", "#")):
+            assert (installed / link.partition("#")[0]).is_file(), link
 
 
 @pytest.mark.parametrize("missing", [(), ("web", "locales", "example_workflows", "README.md")], ids=["whole", "bare"])
