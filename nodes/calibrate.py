@@ -10,7 +10,7 @@ from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.files.folders import writable_folder
 from ..hswq_core.files.names import safe_file_name
 from ..loader.calibrate import calibrated_clone, model_fingerprint
-from ..loader.provenance import source_of
+from ..loader.provenance import source_of, sources_of
 from .common import CATEGORY, HSWQStats, session_for, statistics_folder
 from .inputs import checked
 from .sources import list_of, warn_of_format
@@ -70,7 +70,7 @@ class HSWQCalibrate(io.ComfyNode):
     def execute(cls, model: Any, session: str, rows_per_layer: int, reset: bool) -> io.NodeOutput:
         source = source_of(cls.hidden.prompt, cls.hidden.unique_id, list_of)
         warn_of_format(source)
-        session = session_for(session, source)
+        session = session_for(session, sources_of(cls.hidden.prompt, cls.hidden.unique_id, list_of, "model"))
         path = writable_folder(statistics_folder()) / safe_file_name(session, "session name")
         opened = CalibrationSession.open(path, model_fingerprint(model), reset=reset)
         events = calibration_events(cls.hidden.unique_id, session)

@@ -15,7 +15,7 @@ from ..hswq_core.files.names import EXTENSION, safe_file_name
 from ..hswq_core.log import get_logger
 from ..loader.calibrate import calibrated_clone, check_conditioning, model_fingerprint
 from ..loader.latents import empty_latent, given_latent
-from ..loader.provenance import source_of
+from ..loader.provenance import source_of, sources_of
 from ..loader.sample import encode, previewer, sample
 from .common import CATEGORY, DEFAULT_SESSION, HSWQStats, modification_time, session_for, statistics_folder
 from .inputs import checked
@@ -148,7 +148,7 @@ class HSWQCalibrateRun(io.ComfyNode):
         texts = choose_prompts(prompts)
         source = source_of(cls.hidden.prompt, cls.hidden.unique_id, list_of)
         warn_of_format(source)
-        session = session_for(session, source)
+        session = session_for(session, sources_of(cls.hidden.prompt, cls.hidden.unique_id, list_of, "model"))
         path = writable_folder(statistics_folder()) / safe_file_name(session, "session name")
         opened = CalibrationSession.open(path, model_fingerprint(model), reset=reset)
         events = calibration_events(cls.hidden.unique_id, session, samples)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path, PurePath
 from typing import Any
@@ -36,9 +36,10 @@ def statistics_files() -> list[str]:
     return sorted(path.name for path in statistics_folder().glob(f"*{EXTENSION}") if path.is_file())
 
 
-def session_for(session: str, source: str) -> str:
-    """The session that is meant: the default is one for each model, named as its file."""
-    return usable_name(PurePath(source).stem) if session == DEFAULT_SESSION and source else session
+def session_for(session: str, sources: Iterable[str]) -> str:
+    """The session that is meant: the default is one for each model, named as its file, or as the files of a merge."""
+    stems = sorted({PurePath(source).stem for source in sources if source})
+    return usable_name("+".join(stems)) if session == DEFAULT_SESSION and stems else session
 
 
 def quantize_options(values: Mapping[str, Any]) -> QuantizeOptions:

@@ -7,9 +7,10 @@ the nodes) the nodes work the same.
 from __future__ import annotations
 
 import asyncio
-import threading
+import contextlib
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,18 +23,21 @@ from ..hswq_core.calibration import Statistics, load_statistics
 from ..hswq_core.calibration.coverage import coverage_warnings
 from ..hswq_core.calibration.summary import summarize
 from ..hswq_core.errors import HSWQError
+from ..hswq_core.files.checkpoint import CheckpointReader
 from ..hswq_core.files.inspection import Inspection, mode_of
 from ..hswq_core.files.modelspec import origin_of
 from ..hswq_core.files.names import safe_file_name
 from ..hswq_core.files.source import FileIdentity
 from ..hswq_core.options import QuantizeOptions
+from ..hswq_core.planning.source_check import holds_model_of, names_differ
 from ..hswq_core.progress import Progress
 from ..hswq_core.version import __version__
 from ..loader.calibrate import StepReport
 from .common import quantize_options, session_for, statistics_folder
-from .sources import SOURCES, find_source, model_path
+from .sources import CALIBRATED, SOURCES, find_source, list_of, model_path
 
-_one_at_a_time = threading.Lock()
+_one_at_a_time = ThreadPoolExecutor(1, "hswq-chart")
+"""For what takes long: pages that wait hold none of the threads that the server needs for others."""
 _answers: dict[tuple[FileIdentity, FileIdentity, QuantizeOptions], dict[str, object]] = {}
 _MOST_ANSWERS = 32
 _TELL_EVERY = 0.5
@@ -65,7 +69,7 @@ def add_routes() -> None:
         return
     from aiohttp import web
 
-    async def answer(work: Work, request: Any) -> Any:
+    async def answer(work: Work, request: Any, executor: Executor | None) -> Any:
         if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "same-site", "none"):
             return web.json_response({"error": "asked from another site"}, status=403)
 
@@ -75,18 +79,20 @@ def add_routes() -> None:
 
         try:
             # Headers are read and layers ranked, or all weights: the server must not stand still meanwhile.
-            return web.json_response(await asyncio.to_thread(work, request.query, stop_if_gone))
+            loop = asyncio.get_running_loop()
+            return web.json_response(await loop.run_in_executor(executor, work, request.query, stop_if_gone))
         except _GoneError:
             return web.Response(status=499)
         except (HSWQError, OSError) as error:
             return web.json_response({"error": str(error)}, status=400)
 
-    def serve(path: str, work: Work) -> None:
+    def serve(path: str, work: Work, executor: Executor | None = None) -> None:
         @server.routes.get(path)
         async def asked(request: Any) -> Any:
-            return await answer(work, request)
+            return await answer(work, request, executor)
 
-    works = {"curve": _curve, "file": _file, "files": _files, "session": _session, "version": _version}
+    serve("/hswq/curve", _curve, _one_at_a_time)
+    works = {"file": _file, "files": _files, "session": _session, "version": _version}
     for name, work in works.items():
         serve(f"/hswq/{name}", work)
 
@@ -134,7 +140,7 @@ def _version(_query: Mapping[str, str], _progress: Progress) -> dict[str, object
 
 
 def _session_path(query: Mapping[str, str]) -> Path:
-    session = session_for(query.get("session", ""), query.get("file", ""))
+    session = session_for(query.get("session", ""), query.get("file", "").split("\n"))
     return statistics_folder() / safe_file_name(session, "session name")
 
 
@@ -155,14 +161,15 @@ def _curve(query: Mapping[str, str], progress: Progress) -> dict[str, object]:
     stored = _session_path(query)
     if not stored.exists():
         return {"waiting": True}
-    with _one_at_a_time:
-        progress(0, 1)  # a page may have gone while others were answered
-        return _curve_of(stored, query, progress)
+    progress(0, 1)  # a page may have gone while others were answered
+    return _curve_of(stored, query, progress)
 
 
 def _curve_of(stored: Path, query: Mapping[str, str], progress: Progress) -> dict[str, object]:
     # Patches change no size: the chart of a merge is that of the file below it.
     statistics = replace(_statistics_in(stored), patches="")
+    if _is_of_another_model(statistics, query):
+        return {"waiting": True}
     _, path = find_source(query.get("source", ""), statistics)
     # The chart itself varies the keep ratio, and rounding changes neither sizes nor ranks.
     options = quantize_options({k: v for k, v in query.items() if k not in ("keep_ratio", "rounding")})
@@ -174,6 +181,19 @@ def _curve_of(stored: Path, query: Mapping[str, str], progress: Progress) -> dic
             _answers.clear()
         _answers[asked] = size_curve(path, statistics, options, progress=progress).as_dict()
     return _answers[asked] | {"budgeted": bool(options.budget)}
+
+
+def _is_of_another_model(statistics: Statistics, query: Mapping[str, str]) -> bool:
+    """Whether a session is known not to be of the model that is chosen: by its name, or as the file behind the node."""
+    name, behind = query.get("source", ""), query.get("file", "")
+    name = behind if name == CALIBRATED else name
+    folder = list_of(name)
+    if folder is None:
+        return False  # it is a merge of several, is gone, or is not known
+    with contextlib.suppress(HSWQError, OSError), CheckpointReader(model_path(folder, name)) as reader:
+        as_calibrated = statistics.source == f"{folder}/{name}" and names_differ(reader, statistics)
+        return not (as_calibrated or holds_model_of(reader, statistics))
+    return False
 
 
 def calibration_events(node: str | None, session: str, whole: int = 0) -> Callable[[StepReport], None]:

@@ -47,10 +47,10 @@ def sampler(c: Canvas, name: str, model: tuple[str, int], x: int, y: int, title:
     )  # fmt: skip
 
 
-def calibration_run(c: Canvas, session: str) -> None:
+def calibration_run(c: Canvas) -> None:
     c.add("original", "CheckpointLoaderSimple", (0, 40, 330, 100), "① Your checkpoint")
     c.add(
-        "run", "HSWQCalibrateRun", (380, 40, 400, 760), model=("original", 0), clip=("original", 1), session=session,
+        "run", "HSWQCalibrateRun", (380, 40, 400, 760), model=("original", 0), clip=("original", 1),
         sampler_name="euler", scheduler="normal",
     )  # fmt: skip
 
@@ -59,7 +59,7 @@ def quick_start(c: Canvas) -> None:
     c.note("Read me", QUICK_START, -20, -230, 1210, 160)
     c.note("For a file you publish", MORE_IMAGES, 1240, -230, 1180, 160)
     c.add("original", "CheckpointLoaderSimple", (0, 40, 330, 100), "① Your checkpoint")
-    c.add("calibrate", "HSWQCalibrate", (0, 200, 330, 260), model=("original", 0), session="default", rows_per_layer=0)
+    c.add("calibrate", "HSWQCalibrate", (0, 200, 330, 260), model=("original", 0), rows_per_layer=0)
     text_inputs(c, ("original", 1), 380, 40)
     sampler(c, "sampler", ("calibrate", 0), 0, 510, "KSampler: original, measured")
     c.add("decode", "VAEDecode", (380, 540, 360, 50), samples=("sampler", 0), vae=("original", 2))
@@ -91,7 +91,7 @@ def quick_start(c: Canvas) -> None:
 
 def full_recipe(c: Canvas) -> None:
     c.note("Read me", FULL_RECIPE, -20, -270, 2310, 200)
-    calibration_run(c, "recipe")
+    calibration_run(c)
     c.add(
         "measure", "HSWQMeasureSensitivity", (0, 200, 330, 180), model=("original", 0), stats=("run", 0), mode="v2",
         rounding="calibrated",
@@ -152,7 +152,7 @@ def compare_modes(c: Canvas) -> None:
 
 def stock_loaders(c: Canvas) -> None:
     c.note("Read me", STOCK_LOADERS, -20, -260, 1690, 190)
-    calibration_run(c, "stock")
+    calibration_run(c)
     for column, mode in enumerate(("comfy", "v1")):
         x = 840 + column * 430
         title = "For recent ComfyUI: comfy" if mode == "comfy" else "For every FP8 loader: V1"
@@ -178,7 +178,7 @@ def merge(c: Canvas) -> None:
         clip=("first", 1), strength_model=0.8, strength_clip=0.8,
     )  # fmt: skip
     c.add(
-        "run", "HSWQCalibrateRun", (380, 40, 400, 760), model=("lora", 0), clip=("lora", 1), session="merge",
+        "run", "HSWQCalibrateRun", (380, 40, 400, 760), model=("lora", 0), clip=("lora", 1),
         sampler_name="euler", scheduler="normal",
     )  # fmt: skip
     c.add(

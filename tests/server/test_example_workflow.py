@@ -3,14 +3,19 @@
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from showcase.blueprints import BLUEPRINTS
 from showcase.demo import WORKFLOW, workflow
 from showcase.workflows import build
 from tests.support.graph import to_prompt
-from tests.support.server import REPOSITORY, ComfyServer
+from tests.support.odd_folder import CALIBRATED
+from tests.support.probing import UNET
+from tests.support.server import REPOSITORY, TINY_CHECKPOINT, ComfyServer
+from tests.support.workflows import TINY
 
 EXAMPLES = sorted((REPOSITORY / "example_workflows").glob("*.json"))
 
@@ -91,3 +96,42 @@ def test_it_runs_from_the_original_to_the_comparison(server: ComfyServer, mode: 
     assert report["mode"] == mode and report["selection"] == "measured"
     assert len(pairs) == 4 and 0.5 < float(pairs[0]["ssim"]) < 1 and not pairs[0]["warning"]
     assert (server.output / "checkpoints" / f"example_{mode}.safetensors").stat().st_size == report["bytes"]
+
+
+def test_sessions_are_named_by_the_checkpoint() -> None:
+    for path in EXAMPLES:
+        for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
+            if node["type"] in ("HSWQCalibrate", "HSWQCalibrateRun"):
+                assert "default" in node["widgets_values"], path.stem
+
+
+def test_the_full_recipe_runs_with_one_checkpoint_and_then_with_another(server: ComfyServer) -> None:
+    """Choose, press Run: the second model has a session of its own, and no chart before it is calibrated."""
+    tensors = load_file(TINY_CHECKPOINT)
+    changed = {k: v * 1.02 if k.startswith(UNET) and v.dim() > 1 else v for k, v in tensors.items()}
+    save_file(changed, server.checkpoints / "second.safetensors")
+    graph = json.loads((REPOSITORY / "example_workflows" / "hswq_full_recipe.json").read_text(encoding="utf-8"))
+    prompt = to_prompt(graph, server.get("/object_info"))
+    small = {"width": 256, "height": 256, "steps": 2, "cfg": 2.0}
+    settings: dict[str, dict[str, Any]] = {
+        "HSWQCalibrateRun": {**small, "samples": 1, "rows_per_layer": 64},
+        "HSWQMeasureSensitivity": {"probes": 1},
+        "HSWQProve": {**small, "seeds": 1},
+        "HSWQLoader": {"ckpt_name": TINY},
+    }
+    for name in (TINY, "second.safetensors"):
+        for entry in prompt.values():
+            entry["inputs"] |= settings.get(entry["class_type"], {})
+            entry["inputs"] |= {"ckpt_name": name} if entry["class_type"] == "CheckpointLoaderSimple" else {}
+        session = name.removesuffix(".safetensors")
+        asked = f"/hswq/curve?session=default&file={name}&source={quote(CALIBRATED)}&selection=variance&mode=v2"
+        first = server.get(asked)
+        assert first == {"waiting": True} or name == TINY
+        server.run(prompt)
+        assert (server.output / "hswq" / f"{session}.safetensors").exists()
+        assert len(server.get(asked)["layers"]) == 175
+    # A session that was given a name is of the first model, whichever is chosen now.
+    asked = asked.replace("session=default", f"session={TINY}")
+    assert server.get(asked) == {"waiting": True}
+    assert server.get(asked.replace(quote(CALIBRATED), "second.safetensors")) == {"waiting": True}
+    assert len(server.get(asked.replace("second", "hswq_tiny"))["layers"]) == 175

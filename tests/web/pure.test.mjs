@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { describe } from "../../web/hswq/badge.js";
-import { fileBehind, heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt } from "../../web/hswq/curve.js";
+import { filesBehind, heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt } from "../../web/hswq/curve.js";
 import { duration, megabytes, percent } from "../../web/hswq/format.js";
 import { around, spread, TITLE, view } from "../../web/hswq/layout.js";
 import { describeProgress } from "../../web/hswq/progress.js";
@@ -68,8 +68,12 @@ test("the checkpoint is found behind what calibrates it", () => {
     const graph = { links, getNodeById: (id) => nodes[id] };
     for (const node of Object.values(nodes)) node.graph = graph;
     const quantize = (link) => ({ graph, inputs: [{ name: "stats", link }] });
-    assert.equal(fileBehind(quantize(12)), "a.safetensors");
-    assert.equal(fileBehind(quantize(13)), null);
+    assert.deepEqual(filesBehind(quantize(12)), ["a.safetensors"]);
+    assert.deepEqual(filesBehind(quantize(13)), []);
+    nodes[5] = { graph, type: "CheckpointLoaderSimple", widgets: [{ name: "ckpt_name", value: "b.safetensors" }] };
+    nodes[6] = { graph, type: "ModelMergeSimple", inputs: [{ name: "model1", link: 10 }, { name: "model2", link: 14 }] };
+    Object.assign(links, { 14: { origin_id: 5 }, 15: { origin_id: 6 } });
+    assert.deepEqual(filesBehind(quantize(15)), ["a.safetensors", "b.safetensors"]);
 });
 
 test("numbers read well", () => {

@@ -1,6 +1,6 @@
 // HSWQ Quantize: layers by damage, the keep ratio as a line to drag, what is kept and how large the file will be.
 
-import { fileBehind, heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt } from "./curve.js";
+import { filesBehind, heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt } from "./curve.js";
 import { megabytes, percent } from "./format.js";
 import {
     addView, FP8, isConnected, KEPT, make, onChange, onConnections, onExecuted, onServerEvent, place, swatch, widgetNamed,
@@ -44,7 +44,7 @@ export function attachChart(node, api) {
     async function refresh() {
         const session = sessionOf(node);
         if (session === null) return;
-        const query = new URLSearchParams({ session, file: fileBehind(node) ?? "" });
+        const query = new URLSearchParams({ session, file: filesBehind(node).join("\n") });
         for (const name of ASKED) query.set(name, widgetNamed(node, name)?.value ?? "");
         const response = await api.fetchApi(`/hswq/curve?${query}`);
         const answer = await response.json();

@@ -49,19 +49,15 @@ export function sessionOf(node, socket = "stats") {
     }
 }
 
-/** The checkpoint that a node's ``stats`` were measured on, followed back to its loader; null if unknown. */
-export function fileBehind(node, socket = "stats") {
+/** The checkpoints that a node's ``stats`` were measured on, followed back to their loaders: several of a merge. */
+export function filesBehind(node, socket = "stats") {
     const origin = originOf(node, socket);
-    if (!origin) return null;
+    if (!origin) return [];
     const chosen = origin.widgets?.find((widget) => ["ckpt_name", "unet_name"].includes(widget.name));
-    if (chosen) return chosen.value;
+    if (chosen) return [chosen.value];
     const kind = origin.comfyClass ?? origin.type;
-    for (const input of origin.inputs ?? []) {
-        if (!/model|stats/i.test(input.name) && kind !== "Reroute") continue;
-        const found = fileBehind(origin, input.name);
-        if (found) return found;
-    }
-    return null;
+    const followed = (origin.inputs ?? []).filter((input) => /model|stats/i.test(input.name) || kind === "Reroute");
+    return [...new Set(followed.flatMap((input) => filesBehind(origin, input.name)))];
 }
 
 /** The node that is connected to an input; null if there is none. */

@@ -3,7 +3,7 @@
 
 import { duration } from "./format.js";
 import { addView, FP8, KEPT, make, onChange, onServerEvent, widgetNamed } from "./widget.js";
-import { fileBehind } from "./curve.js";
+import { filesBehind } from "./curve.js";
 import { say } from "./words.js";
 
 const LEVELS = 34;
@@ -53,7 +53,7 @@ export function attachProgress(node, api) {
 
     // After a refresh, or when nothing had to run: what the session on disk holds.
     async function ask() {
-        const query = new URLSearchParams({ session: session.value, file: fileBehind(node, "model") ?? "" });
+        const query = new URLSearchParams({ session: session.value, file: filesBehind(node, "model").join("\n") });
         const response = await api.fetchApi(`/hswq/session?${query}`);
         const found = response.ok ? await response.json() : null;
         if (working || !found?.images) return;
