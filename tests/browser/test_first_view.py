@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from showcase.screenshots import small_and_fast
 from tests.support.page import ComfyPage
 from tests.support.server import REPOSITORY
 
@@ -73,3 +74,13 @@ def test_in_japanese_notes_groups_and_views_are_japanese(page: ComfyPage) -> Non
         assert said.startswith("モデルをキャリブレーション")
     finally:
         page.language("en")
+
+
+def test_the_screenshots_prompt_is_not_the_negative_prompt_too(page: ComfyPage) -> None:
+    page.drop(REPOSITORY / "example_workflows" / "hswq_sdxl.json")
+    small_and_fast(page, "fox face")
+    texts = page.page.evaluate(
+        """() => Object.fromEntries(window.app.graph._nodes.filter((n) => n.type === "CLIPTextEncode")
+            .map((n) => [n.title, n.widgets.find((w) => w.name === "text").value]))"""
+    )
+    assert texts == {"Prompt": "fox face", "Negative prompt": ""}

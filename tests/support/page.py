@@ -134,18 +134,19 @@ class ComfyPage:
         """What all views of a class say, as far as they are shown."""
         return " | ".join(self.page.locator(f".{view}:visible").all_inner_texts())
 
-    def set(self, kind: str, values: dict[str, Any]) -> None:
-        """Values typed into the fields of every node of a kind."""
+    def set(self, kind: str, values: dict[str, Any], title: str = "") -> None:
+        """Values typed into the fields of every node of a kind, or of those with a title."""
         self.page.evaluate(
-            """([kind, values]) => {
-                for (const node of window.app.graph._nodes.filter((n) => n.type === kind))
+            """([kind, values, title]) => {
+                const chosen = (n) => n.type === kind && (!title || n.title === title);
+                for (const node of window.app.graph._nodes.filter(chosen))
                     for (const [name, value] of Object.entries(values)) {
                         const widget = node.widgets.find((w) => w.name === name);
                         widget.value = value;
                         widget.callback?.(value);
                     }
             }""",
-            [kind, values],
+            [kind, values, title],
         )
 
     def set_in_order(self, kind: str, widget: str, values: list[Any]) -> None:
