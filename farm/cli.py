@@ -18,6 +18,7 @@ from hswq_core.errors import HSWQError, PlanError
 
 from .board import Board
 from .carry_out import Outcome, began_on
+from .comfyui_names import names_of_comfyui
 from .estimate import plan_text
 from .local import run_locally
 from .ray_executor import run_on_ray
@@ -37,7 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     command = words.pop(0) if words and words[0] in ("plan", "run") else "all"
     args = _parser(command).parse_args(words)
     try:
-        recipe = read_recipe(args.recipe)
+        # One task of many starts no server to ask for names: whoever began the array has asked.
+        recipe = read_recipe(args.recipe, None if command == "run" else names_of_comfyui)
         store, tasks = Store(recipe.folder / "tasks"), tasks_of(recipe)
         if command == "plan":
             print(plan_text(recipe, tasks, store, args.workers))

@@ -15,7 +15,7 @@ from hswq_core.options import QuantizeOptions
 from hswq_core.proof.remote import ProofRequest, prove
 from hswq_core.publishing import About, publish
 
-from .recipe import has_text_encoder
+from .headers import has_text_encoder
 from .tasks import KINDS, Kind, Task
 from .worker import Worker
 

@@ -12,14 +12,15 @@ from typing import Any, get_type_hints
 
 import tomllib
 
-from hswq_core.errors import HSWQError, nearest_name
-from hswq_core.files.checkpoint import CheckpointReader
-from hswq_core.files.text_encoders import TEXT_ENCODERS
+from hswq_core.errors import HSWQError
 from hswq_core.options import METHODS, QuantizeOptions
 from hswq_core.prompts import read_prompts
 from hswq_core.publishing import About
 
+from .comfyui_names import AskNames, wrong_names
+from .headers import mistakes_in_headers
 from .lines import Lines
+from .outputs import read_output, rows_missing, unknown_key
 
 
 class RecipeError(HSWQError):
@@ -113,8 +114,14 @@ class _Top:
 _TABLES: dict[str, type] = {"calibration": Calibration, "sensitivity": Sensitivity, "proof": Proof, "card": About}
 
 
-def read_recipe(path: Path) -> Recipe:
-    """Errors: RecipeError that names every mistake with its line. Paths in it are relative to its folder."""
+def read_recipe(path: Path, ask: AskNames | None = None) -> Recipe:
+    """A recipe that was checked against the headers of its checkpoints. Paths in it are relative to its folder.
+
+    Args:
+        ask: gives the names of samplers and schedulers, from the arguments of ComfyUI; without it, any name is taken.
+
+    Errors: RecipeError that names every mistake with its line.
+    """
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -124,7 +131,7 @@ def read_recipe(path: Path) -> Recipe:
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(f"this is no TOML: {error}", where=path, remedy="See docs/farm.md for an example") from error
     reading = _Reading(path, Lines(text))
-    recipe = reading.recipe(data)
+    recipe = reading.recipe(data, ask)
     if reading.mistakes or recipe is None:
         listed = "\n".join(f"  line {line}: {what}" for line, what in sorted(reading.mistakes))
         raise RecipeError(
@@ -140,7 +147,7 @@ class _Reading:
         self._base, self._lines = path.resolve().parent, lines
         self.mistakes: list[tuple[int, str]] = []
 
-    def recipe(self, data: dict[str, Any]) -> Recipe | None:
+    def recipe(self, data: dict[str, Any], ask: AskNames | None) -> Recipe | None:
         known = {"checkpoints", "outputs", "comfyui_arguments", *_TABLES, *(f.name for f in fields(_Top))}
         for key in data.keys() - known:
             self._unknown("", 0, key, known)
@@ -150,19 +157,26 @@ class _Reading:
         arguments = data.get("comfyui_arguments", [])
         if not isinstance(arguments, list) or not all(isinstance(each, str) for each in arguments):
             self._wrong("", 0, "comfyui_arguments", "comfyui_arguments is to be a list of texts, as ['--lowvram']")
+            arguments = []
         parts = {name: self._table(kind, name, 0, data.get(name, {})) for name, kind in _TABLES.items()}
         for name in ("calibration", "proof"):
             part = parts[name]
             if part is not None and part.prompts and not self._prompts(name, part.prompts):
                 parts[name] = None
-        if self.mistakes or top is None:
+        calibration, drawing = parts["calibration"], {name: parts[name] for name in ("calibration", "proof")}
+        mistakes = mistakes_in_headers(checkpoints, outputs.items())
+        mistakes += rows_missing(outputs, calibration.rows_per_layer) if calibration else []
+        mistakes += wrong_names({name: part for name, part in drawing.items() if part}, arguments, ask)
+        for mistake in mistakes:
+            self._wrong(*mistake)
+        if self.mistakes or top is None or calibration is None:
             return None
         return Recipe(
             base=self._base,
             folder=self._base / top.folder,
             checkpoints=checkpoints,
-            outputs=outputs,
-            calibration=parts["calibration"],
+            outputs=tuple(outputs.values()),
+            calibration=calibration,
             sensitivity=parts["sensitivity"],
             proof=parts["proof"] if "proof" in data else None,
             card=parts["card"] if "card" in data else None,
@@ -176,8 +190,7 @@ class _Reading:
         self.mistakes.append((self._lines.of(table, index, key), what))
 
     def _unknown(self, table: str, index: int, key: str, known: set[str]) -> None:
-        guess = nearest_name(key, known)
-        self._wrong(table, index, key, f"{key!r} is no key" + (f"; did you mean {guess!r}?" if guess else ""))
+        self._wrong(table, index, key, unknown_key(key, known))
 
     def _table(self, kind: type, table: str, index: int, values: Any) -> Any:
         """A dataclass from a table; ``None`` where something in it is wrong."""
@@ -218,25 +231,19 @@ class _Reading:
                 self._wrong("", 0, "checkpoints", f"{count} checkpoints are named {stem!r}; rename one of them")
         return tuple(unique)
 
-    def _outputs(self, tables: Any) -> tuple[QuantizeOptions, ...]:
+    def _outputs(self, tables: Any) -> dict[int, QuantizeOptions]:
+        """By number; those that are wrong are left out."""
         if not isinstance(tables, list) or not tables or not all(isinstance(each, dict) for each in tables):
             self._wrong("", 0, "outputs", "at least one [[outputs]] is needed, with a mode")
-            return ()
-        found: list[QuantizeOptions] = []
-        known = {each.name for each in fields(QuantizeOptions)}
+            return {}
+        found: dict[int, QuantizeOptions] = {}
         for index, table in enumerate(tables):
-            unknown = table.keys() - known
-            for key in unknown:
-                self._unknown("outputs", index, key, known)
-            if unknown:
-                continue
-            try:
-                found.append(QuantizeOptions(**table))
-            except (HSWQError, TypeError, ValueError, AttributeError) as error:
-                said = f"{error.what}. {error.remedy}" if isinstance(error, HSWQError) else str(error)
-                key = next((key for key in table if key.replace("_", " ") in said or repr(table[key]) in said), "")
-                self._wrong("outputs", index, key, said)
-        return tuple(found)
+            options, mistakes = read_output(table)
+            for key, what in mistakes:
+                self._wrong("outputs", index, key, what)
+            if options is not None:
+                found[index] = options
+        return found
 
     def _prompts(self, table: str, name: str) -> bool:
         try:
@@ -245,9 +252,3 @@ class _Reading:
             self._wrong(table, 0, "prompts", f"{name}: {error.what}")
             return False
         return True
-
-
-def has_text_encoder(checkpoint: Path) -> bool:
-    """Whether a checkpoint brings what prompts need: a diffusion model alone does not. Errors: CheckpointError."""
-    with CheckpointReader(checkpoint) as reader:
-        return any(key.startswith(TEXT_ENCODERS) for key in reader.tensors)

@@ -47,6 +47,10 @@ class Worker:
         """
         return self._server().run(workflow)
 
+    def describe(self, node: str) -> dict[str, Any]:
+        """What the server says of a node: its inputs with their choices. Errors: ServerError."""
+        return self._server().get(f"/object_info/{node}")[node]
+
     def restart(self) -> None:
         """Stop the server; the next task starts it anew, with an empty memory."""
         if self._running is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar, get_args
 
 from .errors import PlanError, nearest_name
+from .sizes import parse_budget
 
 Mode = Literal["v1", "v2", "comfy", "int8", "comfy-int8"]
 Selection = Literal["variance", "error", "measured"]
@@ -83,14 +84,15 @@ class QuantizeOptions:
                 f"text encoders are not quantized to {self.mode}",
                 remedy=f"Choose one of: {', '.join(_OF_TEXT_ENCODERS)}",
             )
-        if self.thumbnail and not self.thumbnail.startswith("data:image/"):
+        if self.thumbnail != "" and not str(self.thumbnail).startswith("data:image/"):
             raise PlanError(
                 "the thumbnail is no data URI of a picture", remedy="Use thumbnail_of to make one of a file"
             )
         # One pattern or any sequence of them is welcome; as tuples they make the value hashable.
         for name in ("force_keep", "force_quantize"):
-            patterns = getattr(self, name)
-            object.__setattr__(self, name, (patterns,) if isinstance(patterns, str) else tuple(patterns))
+            object.__setattr__(self, name, _patterns(name, getattr(self, name)))
+        if not isinstance(self.budget, str) or self.budget.strip():
+            parse_budget(self.budget, 0)
         object.__setattr__(self, "budget", self.budget.strip())
 
 
@@ -104,7 +106,16 @@ def check_choice(what: str, value: object, choices: tuple[Choice, ...]) -> Choic
     raise PlanError(f"{value!r} is not a {what}", remedy=remedy + ", ".join(choices))
 
 
+def _patterns(name: str, given: object) -> tuple[str, ...]:
+    if isinstance(given, str):
+        return (given,)
+    if not isinstance(given, (list, tuple)) or not all(isinstance(pattern, str) for pattern in given):
+        raise PlanError(f"{name} is {given!r}", remedy="Give patterns of layers' names, as in *.attn2.to_v")
+    return tuple(given)
+
+
 def check_keep_ratio(keep_ratio: float) -> None:
     """Errors: PlanError when it is not a number in [0, 1]."""
-    if not (math.isfinite(keep_ratio) and 0.0 <= keep_ratio <= 1.0):
-        raise PlanError(f"the keep ratio is {keep_ratio}", remedy="Give a number from 0 (keep none) to 1 (keep all)")
+    is_number = isinstance(keep_ratio, (int, float)) and not isinstance(keep_ratio, bool)
+    if not (is_number and math.isfinite(keep_ratio) and 0.0 <= keep_ratio <= 1.0):
+        raise PlanError(f"the keep ratio is {keep_ratio!r}", remedy="Give a number from 0 (keep none) to 1 (keep all)")

@@ -17,6 +17,7 @@ from ..hswq_core.files.names import default_name, next_free, safe_file_name
 from ..hswq_core.files.writer import check_target
 from ..hswq_core.options import MODES, PARTS, ROUNDINGS, SCALES, SELECTIONS
 from ..hswq_core.parallel import WORKING_MEMORY
+from ..hswq_core.planning.budget import check_budget
 from ..loader.memory import make_room
 from .common import CATEGORY, HSWQStats, progress_bar, quantize_options, statistics_of
 from .inputs import checked
@@ -206,6 +207,7 @@ class HSWQQuantize(io.ComfyNode):
             if not filename and not overwrite:
                 target = next_free(target)
             check_target(target, overwrite=overwrite)  # before minutes of measuring
+            check_budget(opened, options)
             if options.selection == "measured" and model is not None:
                 statistics = statistics_of(measured_stats(model, stats, options.impact_purpose, cls.hidden.unique_id))
             device = _device()

@@ -20,6 +20,7 @@ from ..files.text_encoders import loses_its_scale, text_encoder_layers
 from ..options import QuantizeOptions
 from ..progress import Progress, no_progress
 from ..sensitivity.rules import layer_sensitivities
+from ..sizes import parse_budget
 from .layer import LayerPlan, cost_of_keeping, layout_of
 from .magnitudes import layers_beyond
 from .plan import QuantizationPlan
@@ -78,8 +79,8 @@ class _Draft:
             self._clipped = layers_beyond(source, layers, self._key, self._form.grid.largest)
         # Reasons to keep, by layer; what is left is quantized.
         self._reasons = {name: why for name, info in self._weights.items() if (why := self._why_not(name, info))}
-        forced = _matching(options.force_quantize, self._weights)
-        kept = _matching(options.force_keep, self._weights)
+        forced = matching(options.force_quantize, self._weights)
+        kept = matching(options.force_keep, self._weights)
         self._forced = forced - self._reasons.keys()
         self._reasons |= dict.fromkeys(kept - self._reasons.keys(), "kept by pattern")
         self._sensitivity: dict[str, float] = {}
@@ -204,7 +205,7 @@ def format_of(options: QuantizeOptions) -> Format:
     return replace(form, scaling="channel") if options.scales == "channel" else form
 
 
-def _matching(patterns: Sequence[str], names: Iterable[str]) -> set[str]:
+def matching(patterns: Sequence[str], names: Iterable[str]) -> set[str]:
     """The names that match any pattern. Errors: PlanError for a pattern that matches none, most likely mistyped."""
     found: set[str] = set()
     for pattern in patterns:

@@ -18,8 +18,9 @@ from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.fingerprint import legacy_fingerprint
 from hswq_core.options import QuantizeOptions
 from hswq_core.planning import QuantizationPlan, make_plan
-from hswq_core.planning.selection import cut_by_bytes, parse_budget
+from hswq_core.planning.selection import cut_by_bytes
 from hswq_core.quantize_file import quantize_checkpoint
+from hswq_core.sizes import parse_budget
 from tests.core.conftest import PREFIX, WIDTH, Example, make_example
 
 

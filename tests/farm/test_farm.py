@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from hswq_core import inspect
 from tests.farm.processes import kill, servers_of, wait_for
@@ -19,10 +20,11 @@ def base(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def local(comfyui: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> SmallFarm:
-    """A farm of two good checkpoints and a damaged one, done by the local executor."""
+    """A farm of two good checkpoints and one that does not load, done by the local executor."""
     farm = SmallFarm(tmp_path_factory.mktemp("local"), comfyui, base, checkpoints=2)
-    good = (farm.folder / "models" / "model_00.safetensors").read_bytes()
-    (farm.folder / "models" / "model_99.safetensors").write_bytes(good[: len(good) // 2])
+    tensors = load_file(farm.folder / "models" / "model_00.safetensors")
+    del tensors["model.diffusion_model.out.2.weight"]  # its header tells nothing of that
+    save_file(tensors, farm.folder / "models" / "model_99.safetensors")
     done = farm.run("--json", str(farm.recipe), code=1)
     farm.outcomes = json.loads(done.stdout)  # type: ignore[attr-defined]
     return farm
@@ -94,3 +96,15 @@ def test_a_comfyui_without_this_pack_is_told(comfyui: Path, tmp_path: Path) -> N
     farm = SmallFarm(tmp_path / "farm", comfyui, base, checkpoints=1, proof=False, attempts=1)
     done = farm.run(str(farm.recipe), code=1)
     assert "this ComfyUI has not the nodes of HSWQ" in done.stdout and not farm.leftovers()
+
+
+def test_a_sampler_that_this_comfyui_does_not_have_is_told_before_anything(
+    comfyui: Path, base: Path, tmp_path: Path
+) -> None:
+    farm = SmallFarm(tmp_path, comfyui, base, checkpoints=1, proof=False)
+    text = farm.recipe.read_text("utf-8").replace("cfg = 2.0", 'cfg = 2.0\nsampler = "eulr"\nscheduler = "simple"')
+    farm.recipe.write_text(text, "utf-8")
+    for words in ((), ("plan",)):
+        done = farm.run(*words, str(farm.recipe), code=2)
+        assert "'eulr' is no sampler of this ComfyUI; did you mean 'euler'?" in done.stderr
+        assert "scheduler" not in done.stderr and not (farm.folder / "out").exists()

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from farm.cli import main
 from farm.recipe import RecipeError, read_recipe
 from farm.store import Store
 from farm.tasks import KINDS, content_digest, tasks_of
+from hswq_core.api import plan
+from hswq_core.errors import PlanError
+from hswq_core.files.checkpoint import CheckpointReader
+from hswq_core.options import QuantizeOptions
+from hswq_core.planning.budget import check_budget, smallest_size
 from tests.farm.small_farm import PROOF_AND_CARD, RECIPE, make_checkpoints
 
 GOOD = RECIPE.format(base="/base", shards=4, attempts=2, shared="true") + PROOF_AND_CARD
@@ -87,6 +95,77 @@ def test_five_mistakes_are_told_together_with_their_lines(recipe: Path) -> None:
     assert f"line {line('license')}: 'license' is no key; did you mean 'licence'?" in said
     assert f"line {line('checkpoints')}: there is no file 'nowhere/*.safetensors'" in said
     assert said.count("  line ") == 7, "the second output has no such mode either"
+
+
+SAMPLER, ROUNDING, BUDGET = 'sampler = "eulr"', 'rounding = "calibrated"', 'budget = "40%"'
+
+
+def told(recipe: Path, text: str, **names: list[str]) -> str:
+    """What is said of a recipe, whose ComfyUI has these samplers and schedulers."""
+    recipe.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(recipe, lambda _arguments: names or None)
+    return str(caught.value)
+
+
+def line_of(recipe: Path, text: str) -> int:
+    return recipe.read_text().splitlines().index(text) + 1
+
+
+def test_every_mistake_of_an_output_is_told_at_its_line(recipe: Path) -> None:
+    wrong = 'budget = "57 percent"\nrotate = 3\nforce_keep = 5\nkeep_ratio = "0.1"\nscales = "channel"\nmod = 1'
+    said = told(recipe, GOOD.replace('budget = "60%"', wrong))
+    for line, what in (
+        ('budget = "57 percent"', "'57 percent' is not a size"), ("rotate = 3", "rotate is 3"),
+        ("force_keep = 5", "force_keep is 5"), ('keep_ratio = "0.1"', "the keep ratio is '0.1'"),
+        ('scales = "channel"', "scales by channel are a choice of v2 alone"), ("mod = 1", "did you mean 'mode'"),
+    ):  # fmt: skip
+        assert re.search(rf"line {line_of(recipe, line)}: .*{re.escape(what)}", said), (line, said)
+    assert "6 mistakes" in said
+
+
+def test_names_that_this_comfyui_does_not_have(recipe: Path) -> None:
+    text = GOOD.replace("cfg = 2.0\nwidth", 'sampler = "eulr"\nscheduler = "karras"\nwidth')
+    said = told(recipe, text, sampler=["euler", "res_2m"], scheduler=["normal", "karras"])
+    assert f"line {line_of(recipe, SAMPLER)}: 'eulr' is no sampler of this ComfyUI; did you mean" in said
+    assert "2 mistakes" in said, "it stands in two tables"
+    recipe.write_text(text)
+    assert read_recipe(recipe).calibration.sampler == "eulr", "nobody to ask"
+
+
+def test_what_headers_tell_is_told_before_anything_is_calibrated(recipe: Path) -> None:
+    models = recipe.parent / "models"
+    good = load_file(models / "model_00.safetensors")
+    unet = {k: v for k, v in good.items() if k.startswith("model.diffusion_model.")}
+    half = {k: v.to(torch.float8_e4m3fn) if k in unet and v.dim() > 1 else v for k, v in good.items()}
+    save_file(unet, models / "alone.safetensors")
+    save_file(half, models / "half.safetensors")
+    (models / "short.safetensors").write_bytes((models / "model_00.safetensors").read_bytes()[:1000])
+    text = GOOD.replace('budget = "60%"', 'budget = "40%"\nforce_keep = ["*.nothing"]')
+    said = told(recipe, text.replace("rows_per_layer = 32", "rows_per_layer = 0"))
+    at = line_of(recipe, 'checkpoints = ["models/*.safetensors"]')
+    assert f"line {at}: alone.safetensors: a diffusion model alone has no text encoder" in said
+    assert f"line {at}: half.safetensors: " in said and "quantized already" in said
+    assert f"line {at}: short.safetensors: the file is truncated" in said
+    assert f"line {line_of(recipe, ROUNDING)}: rounding = 'calibrated' needs sampled rows" in said
+    for name in ("model_00", "model_01"):
+        assert f"line {line_of(recipe, BUDGET)}: {name}.safetensors: the budget of 4,6" in said
+        assert f"{name}.safetensors: no layer matches the pattern '*.nothing'" in said
+    assert "8 mistakes" in said
+
+
+def test_the_smallest_size_is_no_larger_than_what_is_written(recipe: Path) -> None:
+    """A budget that is refused beforehand could never be met; one byte in a hundred is the file's own words."""
+    source = recipe.parent / "models" / "model_00.safetensors"
+    for mode in ("v2", "int8", "comfy"):
+        options = QuantizeOptions(mode=mode, keep_ratio=0.0)
+        written = plan(source, None, options).nbytes
+        with CheckpointReader(source) as reader:
+            least = smallest_size(reader, options)
+            check_budget(reader, QuantizeOptions(mode=mode, budget=str(written)))
+            with pytest.raises(PlanError, match="too small"):
+                check_budget(reader, QuantizeOptions(mode=mode, budget=str(least - 1)))
+        assert 0.98 * written < least <= written
 
 
 @pytest.mark.parametrize(
