@@ -24,7 +24,7 @@ from ..sizes import parse_budget
 from .layer import LayerPlan, cost_of_keeping, layout_of
 from .magnitudes import layers_beyond
 from .plan import QuantizationPlan
-from .selection import cut_by_bytes, cut_by_ratio, parse_budget
+from .selection import cut_by_bytes, cut_by_ratio
 from .source_check import check_biases, check_kind, check_model, check_original, check_patches, fingerprint_of
 
 
