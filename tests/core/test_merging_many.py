@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,3 +109,19 @@ def test_of_two_the_same_rows_are_drawn_as_ever(rows: tuple[int, int], seen: tup
     first = a[torch.randperm(len(a), generator=generator)[:from_a]]
     second = b[torch.randperm(len(b), generator=generator)[: size - from_a]]
     assert torch.equal(MergedRows.of(a, b, *seen).tensor(), torch.cat([first, second]))
+
+
+def test_many_sessions_are_not_all_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, opened = tmp_path / "session.safetensors", []
+    save_statistics(of_sdxl(0, 200), path)
+    plain = os.open
+
+    def counted(file: str | Path, *arguments: int) -> int:
+        opened.append(file)
+        return plain(file, *arguments)
+
+    monkeypatch.setattr(os, "open", counted)
+    loaded = [load_statistics(path) for _ in range(80)]
+    assert 0 < opened.count(path) <= 64
+    rows = [next(iter(each.layers.values())).rows for each in (loaded[0], loaded[-1])]
+    assert torch.equal(*(tensor_of(each) for each in rows if each is not None))
