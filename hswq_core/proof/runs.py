@@ -89,7 +89,8 @@ def _loaded(path: Path) -> Run:
     """Errors: OSError, SafetensorError, ValueError or KeyError for a file that is not there or no run."""
     with safe_open(path, "pt") as file:
         said = json.loads((file.metadata() or {})["run"])
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        # Of their own: Windows removes no file that is mapped.
+        tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     inputs = checked_inputs(said["inputs"], tensors)
     return Run(
         [tensors[f"latents.{number}"] for number in range(said["latents"])],

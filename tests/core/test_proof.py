@@ -20,6 +20,7 @@ from hswq_core.proof import picture_metrics as picture_module
 from hswq_core.proof.page import Pictures
 from hswq_core.proof.picture_metrics import picture_metrics
 from hswq_core.proof.runs import Run, UnfinishedRuns
+from hswq_core.proof.shown_pairs import LEAST_PAIRS, MOST_BYTES, ShownPairs
 from hswq_core.proof.verdict import Figure
 from loader.clip_metrics import ClipMetrics
 
@@ -213,3 +214,21 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere() -> None:
     assert reader.sources[0] == "data:4", "the worst pair first"
     assert "a &lt;cat&gt;" in page and "<cat>" not in page and proof.verdict[:20] in page
     assert json.loads(json.dumps(proof.as_dict()))["hswq.kind"] == "proof"
+
+
+def test_kept_runs_are_not_mapped(tmp_path: Path) -> None:
+    """Windows does not remove a file that is mapped."""
+    made = UnfinishedRuns(tmp_path, "x").run("a", lambda: Run([torch.ones(64, 64)]))
+    loaded = UnfinishedRuns(tmp_path, "x").run("a", lambda: pytest.fail("it is there"))
+    assert torch.equal(loaded.latents[0], made.latents[0])
+    if (maps := Path("/proc/self/maps")).exists():
+        assert str(tmp_path) not in maps.read_text()
+
+
+def test_pairs_are_kept_one_by_one_as_far_as_there_is_room() -> None:
+    rows = [torch.full((2, 3, 4, 3), float(number)) for number in range(6)]
+    for most, kept in ((MOST_BYTES, 6), (5 * rows[0].nbytes, 5), (0, LEAST_PAIRS)):
+        shown = ShownPairs(6, most)
+        for row in rows:
+            shown.add(row)
+        assert torch.equal(shown.images, torch.cat(rows[:kept]))
