@@ -39,6 +39,7 @@ class StepReport:
         step, steps: of this run, from 1.
         noise_levels: steps by tenth of the noise schedule, those of the session and this run so far.
         left_out: at the end of a run that could not be added, why.
+        unwritten: at the end of a run, why the session's file could not be written; it is kept in memory meanwhile.
     """
 
     images: int
@@ -47,6 +48,7 @@ class StepReport:
     steps: int
     noise_levels: tuple[int, ...]
     left_out: str = ""
+    unwritten: str = ""
 
 
 def calibrated_clone(
@@ -74,8 +76,10 @@ def calibrated_clone(
         bins: list[int] = []
 
         def add(run: Statistics, reason: str = "") -> None:
-            if left_out := session.add_run(run, reason):
-                on_step(StepReport(before.samples, batch, steps, steps, before.noise_levels, left_out))
+            left_out = session.add_run(run, reason)
+            if left_out or session.unwritten:
+                levels = before.noise_levels if left_out else session.statistics.noise_levels
+                on_step(StepReport(before.samples, batch, steps, steps, levels, left_out, session.unwritten))
 
         if change_weights(guider.model_patcher, guider.conds):
             result = executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, *args, **kwargs)

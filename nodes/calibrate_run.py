@@ -10,6 +10,7 @@ import comfy.utils
 from comfy_api.latest import io
 
 from ..hswq_core.calibration.session import CalibrationSession
+from ..hswq_core.errors import StatisticsError
 from ..hswq_core.files.folders import writable_folder
 from ..hswq_core.files.names import EXTENSION, safe_file_name
 from ..hswq_core.log import get_logger
@@ -174,4 +175,6 @@ class HSWQCalibrateRun(io.ComfyNode):
                 spent = (time.monotonic() - began) / (number + 1 - first)
                 left = spent * (samples - number - 1)
                 logger.info("HSWQ: session %s: image %d of %d, %.0f s left", session, number + 1, samples, left)
+        if opened.unwritten:
+            raise StatisticsError(f"the images are made, but not written: {opened.unwritten.rstrip('.')}")
         return io.NodeOutput(opened)

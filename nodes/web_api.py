@@ -225,6 +225,7 @@ def calibration_events(node: str | None, session: str, whole: int = 0) -> Callab
                 "seconds_left": left,
                 "noise_levels": report.noise_levels,
                 "left_out": report.left_out,
+                "unwritten": report.unwritten,
             },
         )
 

@@ -27,6 +27,8 @@ _SPARING = 10.0
 _MOST_PENDING = 4 << 30
 """Bytes of rows in runs that are not written yet: beyond it even a slow disk is written to."""
 _open_sessions: WeakValueDictionary[Path, CalibrationSession] = WeakValueDictionary()
+_unwritten_sessions: set[CalibrationSession] = set()
+"""They live on though nobody holds them, as their runs are nowhere else."""
 
 Change = Callable[[Statistics], Statistics]
 
@@ -220,8 +222,10 @@ class CalibrationSession:
                     with suppress(OSError):  # the rows are in the file now, and need not be in memory
                         self._stored = self._sum = with_stored_rows(self._sum, self.path)
             self.unwritten = ""
+            _unwritten_sessions.discard(self)
         except StatisticsError as error:
             self.unwritten = str(error)
+            _unwritten_sessions.add(self)
             logger.warning("HSWQ: %s It is kept in memory and written with the next run.", error)
         give_back()
         self._written = time.monotonic()

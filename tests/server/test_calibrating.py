@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from hswq_core.calibration import Statistics, load_statistics
 from tests.support import workflows as w
-from tests.support.server import ComfyServer
+from tests.support.server import ComfyServer, ExecutionError
 
 
 def chain(model: list[Any], name: str, rows: int = 16) -> w.Workflow:
@@ -103,17 +103,25 @@ def test_a_model_with_a_lora_and_a_control_net(probing: ComfyServer, lowvram: bo
     assert patched.layers[touched].sensitivity > 2 * unpatched
 
 
-def test_sampling_survives_a_folder_that_cannot_be_written(probing: ComfyServer) -> None:
+def test_sampling_survives_a_folder_that_can_no_longer_be_written(probing: ComfyServer) -> None:
+    def calibrating(name: str, seed: int) -> w.Workflow:
+        return w.calibrated(name, session="unwritable", loader="HSWQLoader", seed=seed)
+
+    probing.run(calibrating("first", 10))
     folder = probing.output / "hswq"
     away = folder.rename(folder.with_name("hswq-away"))
     try:
         folder.write_text("a file where the folder should be", encoding="utf-8")
-        outputs = probing.run(w.calibrated("first", session="unwritable", loader="HSWQLoader", seed=11))
-        assert probing.images(outputs, "first_image")[0].exists()
+        outputs = probing.run(calibrating("second", 11))
+        assert probing.images(outputs, "second_image")[0].exists()
         assert "It is kept in memory and written with the next run" in probing.log
+        told = [event for kind, event in probing.events if kind == "hswq.progress" and event.get("unwritten")]
+        assert str(folder) in told[-1]["unwritten"] and not told[-1]["left_out"]
+        with pytest.raises(ExecutionError, match="there is a file where this folder is to be"):
+            probing.run(w.calibrated("other", session="begun meanwhile", loader="HSWQLoader"))
     finally:
         folder.unlink()
         Path(away).rename(folder)
     # The same node is still there, and so is what it has measured.
-    probing.run(w.calibrated("second", session="unwritable", loader="HSWQLoader", seed=12))
-    assert load_statistics(folder / "unwritable.safetensors").runs == 2
+    probing.run(calibrating("third", 12))
+    assert load_statistics(folder / "unwritable.safetensors").runs == 3

@@ -39,7 +39,11 @@ export function attachProgress(node, api) {
         if (String(event.node) !== String(node.id)) return;
         working = event.share < 1;
         text.textContent = describeProgress(event);
-        warning.textContent = event.left_out ? say("not added to the session: {0}", event.left_out) : "";
+        warning.textContent = event.left_out
+            ? say("not added to the session: {0}", event.left_out)
+            : event.unwritten
+              ? say("kept in memory: {0}", event.unwritten)
+              : "";
         bar.hidden = false;
         bar.value = event.share;
         drawLevels(event.noise_levels);
