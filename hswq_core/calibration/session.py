@@ -177,6 +177,8 @@ class CalibrationSession:
                     remedy="Choose another session name, or check the permissions of its folder",
                 ) from error
         self._forget_pending()
+        _unwritten_sessions.discard(self)
+        self.unwritten = ""
         self._refresh()
 
     def _forget_pending(self) -> None:
