@@ -12,13 +12,15 @@ from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import FloatRect
+from safetensors.torch import load_file, save_file
 
 from tests.support.page import ComfyPage, chromium
-from tests.support.server import REPOSITORY, ComfyServer
+from tests.support.server import REPOSITORY, TINY_CHECKPOINT, ComfyServer
 
 from .workflows import FOLDER, WORKFLOWS
 
 IMAGES = REPOSITORY / "docs" / "images"
+SECOND = "hswq_tiny_2.safetensors"
 STEPS, CFG = 25, 2.0
 PROMPTS = {"hswq_sdxl": "fox face", "hswq_daily_use_with_lora": "sunflower", "hswq_compare_fp16_v1_v2": "strawberry"}
 
@@ -28,6 +30,10 @@ def main() -> None:
     parser.add_argument("--comfyui", type=Path, required=True, help="a ComfyUI checkout")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as base, ComfyServer(args.comfyui, Path(base)) as server, chromium() as browser:
+        # Other weights, so that it can be told which of the two was calibrated.
+        original = load_file(TINY_CHECKPOINT)
+        other = {key: value * 1.01 if value.dim() > 1 else value for key, value in original.items()}
+        save_file(other, server.checkpoints / SECOND)
         for name in WORKFLOWS:
             with ComfyPage(server, browser, 2400, 1500) as page:
                 photograph(page, name)
@@ -49,6 +55,9 @@ def photograph(page: ComfyPage, name: str) -> None:
         page.set("HSWQLoader", {"ckpt_name": "tiny_v2.safetensors"})
     if name == "hswq_compare_fp16_v1_v2":
         page.set_in_order("HSWQLoader", "ckpt_name", ["tiny_v1.safetensors", "tiny_v2.safetensors"])
+    if name == "hswq_merge_with_lora":
+        # A merge has a session named for its files: of one file alone it would be that file's.
+        page.set_in_order("CheckpointLoaderSimple", "ckpt_name", [TINY_CHECKPOINT.name, SECOND])
     _run(page)
     whole = page.fit()
     save(page, FOLDER / f"{name}.jpg", 1200, whole)
