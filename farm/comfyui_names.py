@@ -19,10 +19,12 @@ EVERYWHERE = {"sampler": ("euler",), "scheduler": ("normal",)}
 
 
 def names_of_comfyui(arguments: Sequence[str]) -> Names | None:
-    """The names, or ``None`` where no ComfyUI is at hand, or it does not start: the tasks will say why.
+    """The names, or ``None`` where no ComfyUI is at hand.
 
     Args:
         arguments: more of its command line.
+
+    Errors: ServerError when it does not start, or has not this pack: no task could be done.
     """
     try:
         worker = Worker(comfyui_of_this_node(), [], 1, arguments)
@@ -30,8 +32,6 @@ def names_of_comfyui(arguments: Sequence[str]) -> Names | None:
         return None
     try:
         inputs = worker.describe("KSampler")["input"]["required"]
-    except ServerError:
-        return None
     finally:
         worker.close()
     return {key: _choices(inputs[name]) for key, name in _INPUTS.items()}

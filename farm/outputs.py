@@ -16,8 +16,8 @@ _MODE_OF = {"rotate": "comfy-int8"}
 """In which mode a key may have any of its values; v2 for the others."""
 
 
-def read_output(table: Mapping[str, Any]) -> tuple[QuantizeOptions | None, Mistakes]:
-    """The options, or every mistake."""
+def read_output(table: Mapping[str, Any]) -> tuple[QuantizeOptions, Mistakes]:
+    """The options, and every mistake; what is wrong has its default, so that the rest can be checked, too."""
     mistakes: Mistakes = [(key, unknown_key(key, _KEYS)) for key in table if key not in _KEYS]
     wrong_mode = _wrong(mode=table.get("mode", "v2"))
     if wrong_mode:
@@ -28,7 +28,11 @@ def read_output(table: Mapping[str, Any]) -> tuple[QuantizeOptions | None, Mista
             said = _wrong(mode=table.get("mode", "v2"), **{key: table[key]})
         if said:
             mistakes.append((key, said))
-    return (None if mistakes else QuantizeOptions(**table)), mistakes
+    wrong = {key for key, _ in mistakes}
+    try:
+        return QuantizeOptions(**{key: value for key, value in table.items() if key not in wrong}), mistakes
+    except HSWQError:  # what fits its mode alone, where that is wrong
+        return QuantizeOptions(), mistakes
 
 
 def rows_missing(outputs: Mapping[int, QuantizeOptions], rows: int) -> list[tuple[str, int, str, str]]:

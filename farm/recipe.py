@@ -159,17 +159,15 @@ class _Reading:
             self._wrong("", 0, "comfyui_arguments", "comfyui_arguments is to be a list of texts, as ['--lowvram']")
             arguments = []
         parts = {name: self._table(kind, name, 0, data.get(name, {})) for name, kind in _TABLES.items()}
-        for name in ("calibration", "proof"):
-            part = parts[name]
-            if part is not None and part.prompts and not self._prompts(name, part.prompts):
-                parts[name] = None
         calibration, drawing = parts["calibration"], {name: parts[name] for name in ("calibration", "proof")}
+        for name, part in drawing.items():
+            self._check_prompts(name, part.prompts)
         mistakes = mistakes_in_headers(checkpoints, outputs.items())
-        mistakes += rows_missing(outputs, calibration.rows_per_layer) if calibration else []
-        mistakes += wrong_names({name: part for name, part in drawing.items() if part}, arguments, ask)
+        mistakes += rows_missing(outputs, calibration.rows_per_layer)
+        mistakes += wrong_names(drawing, arguments, ask)
         for mistake in mistakes:
             self._wrong(*mistake)
-        if self.mistakes or top is None or calibration is None:
+        if self.mistakes:
             return None
         return Recipe(
             base=self._base,
@@ -193,10 +191,11 @@ class _Reading:
         self._wrong(table, index, key, unknown_key(key, known))
 
     def _table(self, kind: type, table: str, index: int, values: Any) -> Any:
-        """A dataclass from a table; ``None`` where something in it is wrong."""
+        """A dataclass from a table. What is wrong in it has its default, so that the rest is checked, too."""
         if not isinstance(values, Mapping):
-            return self._wrong(table, index, "", f"{table!r} is to be a table")
-        types, before = get_type_hints(kind), len(self.mistakes)
+            self._wrong(table, index, "", f"{table!r} is to be a table")
+            return kind()
+        types, right = get_type_hints(kind), dict[str, Any]()
         bounds = {each.name: each.metadata for each in fields(kind)}
         for key, value in values.items():
             if key not in types:
@@ -213,7 +212,9 @@ class _Reading:
                 self._wrong(table, index, key, f"{key} is {value}; give a number {allowed}")
             elif value not in limits.get("choices", (value,)):
                 self._wrong(table, index, key, f"{key} is {value!r}; choose one of {', '.join(limits['choices'])}")
-        return kind(**values) if len(self.mistakes) == before else None
+            else:
+                right[key] = value
+        return kind(**right)
 
     def _checkpoints(self, patterns: Any) -> tuple[Path, ...]:
         if not isinstance(patterns, list) or not patterns or not all(isinstance(each, str) for each in patterns):
@@ -224,7 +225,10 @@ class _Reading:
             paths = sorted(glob.glob(os.path.join(self._base, pattern), recursive=True))
             if not paths:
                 self._wrong("", 0, "checkpoints", f"there is no file {pattern!r}")
-            found += [Path(path) for path in paths if Path(path).suffix in (".safetensors", ".sft")]
+            usable = [Path(path) for path in paths if Path(path).suffix in (".safetensors", ".sft")]
+            if paths and (not usable or (len(paths) > len(usable) and not glob.has_magic(pattern))):
+                self._wrong("", 0, "checkpoints", f"{pattern!r} names no safetensors file")
+            found += usable
         unique = sorted(set(found), key=lambda path: (path.stem, str(path)))
         for stem, count in Counter(path.stem for path in unique).items():
             if count > 1:
@@ -232,7 +236,7 @@ class _Reading:
         return tuple(unique)
 
     def _outputs(self, tables: Any) -> dict[int, QuantizeOptions]:
-        """By number; those that are wrong are left out."""
+        """By number."""
         if not isinstance(tables, list) or not tables or not all(isinstance(each, dict) for each in tables):
             self._wrong("", 0, "outputs", "at least one [[outputs]] is needed, with a mode")
             return {}
@@ -241,14 +245,12 @@ class _Reading:
             options, mistakes = read_output(table)
             for key, what in mistakes:
                 self._wrong("outputs", index, key, what)
-            if options is not None:
-                found[index] = options
+            found[index] = options
         return found
 
-    def _prompts(self, table: str, name: str) -> bool:
+    def _check_prompts(self, table: str, name: str) -> None:
         try:
-            read_prompts(self._base / name)
+            if name:
+                read_prompts(self._base / name)
         except HSWQError as error:
             self._wrong(table, 0, "prompts", f"{name}: {error.what}")
-            return False
-        return True

@@ -36,24 +36,29 @@ _VAES = ("first_stage_model.", "vae.")
 
 
 def connected_source(
-    model: Any, clip: Any, vae: Any, file: CheckpointReader | None, origins: Sequence[CheckpointReader] = ()
+    model: Any,
+    clip: Any,
+    vae: Any,
+    file: CheckpointReader | None,
+    origins: Mapping[str, Sequence[CheckpointReader]] | None = None,
 ) -> LiveSource:
     """A source that is the connected MODEL, with its text encoder and VAE.
 
     Args:
         clip, vae: where they are not connected, those of the file.
         file: the checkpoint that the model came from, for what is not connected and for its metadata.
-        origins: all files that something connected was loaded from. What is in them is written as they have it.
+        origins: the files that ``model``, ``clip`` and ``vae`` were loaded from, by that name; of a merge first that
+            of its first model. What is in them is written as they have it.
 
     Errors: CheckpointError for a model that is held in FP8 or another quantized type.
     """
-    live = _diffusion_model(model) | _settings(model)
+    files = origins or {}
+    live = _with_origins(_diffusion_model(model), files.get("model", ())) | _settings(model)
     replaced = set(live)
     if clip is not None:
-        live |= _text_encoder(model, clip)
+        live |= _with_origins(_text_encoder(model, clip), files.get("clip", ()))
     if vae is not None:
-        live |= _vae(model, vae)
-    live = {key: replace(tensor, origin=_origin(key, tensor, origins)) for key, tensor in live.items()}
+        live |= _with_origins(_vae(model, vae), files.get("vae", ()))
     rest = frozenset()
     if file is not None:
         unet = find_prefix(file)
@@ -85,6 +90,10 @@ def is_as_in_file(model: Any, file: CheckpointReader) -> bool:
     """Whether a MODEL has no patches, and is sampled as the file says: then the file is what it is."""
     in_file = SAMPLING_SETTINGS & file.tensors.keys()
     return not patches_of(model) and in_file == _settings(model).keys()
+
+
+def _with_origins(live: Mapping[str, LiveTensor], files: Sequence[CheckpointReader]) -> dict[str, LiveTensor]:
+    return {key: replace(tensor, origin=_origin(key, tensor, files)) for key, tensor in live.items()}
 
 
 def _origin(key: str, tensor: LiveTensor, files: Sequence[CheckpointReader]) -> StoredTensor | None:

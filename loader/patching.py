@@ -148,13 +148,19 @@ class _QuantizedPatching:
     def _add_hook(self, added: HookPatches) -> None:
         layer = self._layer_of(added.key)
         layer.weight_function = [*layer.weight_function, added]  # the list may be that of all layers
+        self._hooked.add(added.key)
 
     def _remove_hooks(self, keys: set[str] | None) -> None:
         """Take the patches of hooks away from these layers; ``None``, or no key, is from all, as ComfyUI has it."""
-        for module in self.model.modules():
-            functions = getattr(module, "weight_function", ())
-            if any(isinstance(f, HookPatches) for f in functions):
-                module.weight_function = [f for f in functions if not _is_hook_of(f, keys)]
+        for key in self._hooked & keys if keys else set(self._hooked):
+            layer = self._layer_of(key)
+            layer.weight_function = [f for f in layer.weight_function if not isinstance(f, HookPatches)]
+            self._hooked.discard(key)
+
+    @property
+    def _hooked(self) -> set[str]:
+        """The weights that hooks add to now. It is the module's, as clones share that."""
+        return vars(self.model).setdefault("hswq_hooked", set())
 
     def _patched_and_quantized(self) -> Iterator[tuple[str, torch.Tensor]]:
         for key in self.patches:
@@ -180,10 +186,6 @@ class _QuantizedPatching:
                 added.move_to(torch.device(device))
             # ComfyUI takes functions away from models of which it believes that they have some.
             self.model.model_lowvram = True
-
-
-def _is_hook_of(function: Any, keys: set[str] | None) -> bool:
-    return isinstance(function, HookPatches) and (not keys or function.key in keys)
 
 
 def _on_device(value: Any, device: torch.device) -> Any:

@@ -17,22 +17,22 @@ Prompt = Mapping[str, Mapping[str, Any]]
 def source_of(prompt: Prompt | None, node: str | None, is_file: Callable[[str], str | None]) -> str:
     """The file behind a node's ``model`` input, or nothing when there is none, or more than one, as behind a merge."""
     found = sources_of(prompt, node, is_file, "model")
-    return found.pop() if len(found) == 1 else ""
+    return found[0] if len(found) == 1 else ""
 
 
 def sources_of(
     prompt: Prompt | None, node: str | None, is_file: Callable[[str], str | None], socket: str, begin: str = ""
-) -> set[str]:
-    """The files that the loaders behind a node's input open, as "LIST/NAME".
+) -> list[str]:
+    """The files that the loaders behind a node's input open, as "LIST/NAME"; of a merge first that of its first model.
 
     Args:
         is_file: gives the list that has a file of this name, or ``None``.
         socket: what the input is named, and those through which it is followed: ``model``, ``clip`` or ``vae``.
         begin: what the input is named, if otherwise.
     """
-    found: set[str] = set()
+    found: dict[str, None] = {}
     seen: set[str] = set()
-    waiting = [str(link[0]) for link in _links(prompt, node, begin or socket)]
+    waiting = [str(link[0]) for link in reversed(_links(prompt, node, begin or socket))]
     while prompt and waiting:
         node = waiting.pop()
         if node in seen or node not in prompt:
@@ -42,12 +42,12 @@ def sources_of(
         # file that was made of another model (``opened_file`` knows it).
         by_path = bool(_links(prompt, node, "path"))
         texts = [] if by_path else _texts(prompt[node])
-        files = {f"{folder}/{name}" for name in texts if (folder := is_file(name))}
-        found |= files
+        files = [f"{folder}/{name}" for name in texts if (folder := is_file(name))]
+        found |= dict.fromkeys(files)
         # Models flow through inputs named for them; switches and reroutes name theirs otherwise.
         links = _links(prompt, node, socket) or ([] if files or by_path else _links(prompt, node, ""))
-        waiting += [str(link[0]) for link in links]
-    return found
+        waiting += [str(link[0]) for link in reversed(links)]
+    return list(found)
 
 
 def _links(prompt: Prompt | None, node: str | None, named: str) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,22 +188,17 @@ class Connected:
     prompt: Prompt | None
     node: str | None
 
-    def files(self, socket: str) -> set[str]:
+    def files(self, socket: str) -> list[str]:
         """The files behind a socket, as "LIST/NAME"."""
         return sources_of(self.prompt, self.node, list_of, socket)
-
-    @property
-    def all_files(self) -> set[str]:
-        """Those behind all that is connected."""
-        return {file for socket in ("model", "clip", "vae") for file in self.files(socket)}
 
     def is_as_in(self, listed: str, file: CheckpointReader, statistics: Statistics) -> bool:
         """Whether all that is connected is what the file holds."""
         return (
             is_as_in_file(self.model, file)
             and holds_model_of(file, statistics)
-            and (self.clip is None or (self.files("clip") == {listed} and not self.clip.patcher.patches))
-            and (self.vae is None or self.files("vae") == {listed})
+            and (self.clip is None or (self.files("clip") == [listed] and not self.clip.patcher.patches))
+            and (self.vae is None or self.files("vae") == [listed])
         )
 
 
@@ -231,20 +226,30 @@ def source_to_quantize(
             alone = _is_diffusion_model_alone(file)
             yield "diffusion_models" if alone else listed.partition("/")[0], file.path.stem, file
             return
-        origins = [file] if file is not None else []
-        origins += [opened for each in connected.all_files - {listed} if (opened := _open(each, stack, must=False))]
+        opened = {listed: file} if file is not None else {}
+        origins = {socket: _origins(connected.files(socket), opened, stack) for socket in ("model", "clip", "vae")}
         source = connected_source(connected.model, connected.clip, connected.vae, file, origins)
         stem = "+".join(Path(name).stem for name in sorted(connected.files("model"))) or "model"
         folder = "diffusion_models" if _is_diffusion_model_alone(source) else "checkpoints"
         yield folder, f"{stem}_merged" if patches else stem, source
 
 
+def _origins(
+    listed: Sequence[str], opened: dict[str, CheckpointReader], stack: contextlib.ExitStack
+) -> list[CheckpointReader]:
+    """The files of these names that can be read, each opened once; ``opened`` has those that are open."""
+    for each in listed:
+        if each not in opened and (file := _open(each, stack, must=False)):
+            opened[each] = file
+    return [opened[each] for each in listed if each in opened]
+
+
 def _listed(name: str, connected: Connected, statistics: Statistics) -> str:
     """The file beside a connected MODEL, as "LIST/NAME": the one chosen, otherwise the one that it comes from."""
     if name != CALIBRATED:
         return f"{_list_with(name)}/{name}"
-    files = connected.files("model") or {statistics.source}
-    return files.pop() if len(files) == 1 else ""
+    files = connected.files("model") or [statistics.source]
+    return files[0] if len(files) == 1 else ""
 
 
 def _open(listed: str, stack: contextlib.ExitStack, *, must: bool) -> CheckpointReader | None:

@@ -63,7 +63,7 @@ class CalibrationSession:
         Errors: StatisticsError when the file is damaged or holds statistics of another model; it is left as it is.
         StatisticsError, too, when nothing can be written where it is.
         """
-        path = path.resolve()
+        path = Path(os.path.realpath(path))  # pathlib raises for a link to itself
         session = _open_sessions.setdefault(path, cls(path, fingerprint))
         if reset:
             session._reset()
@@ -83,7 +83,8 @@ class CalibrationSession:
             raise StatisticsError(
                 "the statistics do not say of which model they are", where=path, remedy="Calibrate again"
             )
-        session = _open_sessions.setdefault(path.resolve(), cls(path.resolve(), stored.fingerprint))
+        real = Path(os.path.realpath(path))
+        session = _open_sessions.setdefault(real, cls(real, stored.fingerprint))
         session._refresh()
         return session
 

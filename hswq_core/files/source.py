@@ -36,7 +36,7 @@ class FileIdentity:
 
     @staticmethod
     def of(path: Path, status: os.stat_result) -> FileIdentity:
-        return FileIdentity(path.resolve(), status.st_size, status.st_mtime_ns, status.st_ino)
+        return FileIdentity(Path(os.path.realpath(path)), status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 class TensorSource(Protocol):

@@ -124,6 +124,28 @@ def test_every_mistake_of_an_output_is_told_at_its_line(recipe: Path) -> None:
     assert "6 mistakes" in said
 
 
+def test_no_mistake_hides_another(recipe: Path) -> None:
+    wrong = 'samples = "32"\nprompts = "missing.txt"\nrows_per_layer = 0\n'
+    text = GOOD.replace('budget = "60%"', 'budget = "1KB"\nkeep_ratio = 7\nrounding = "calibrated"')
+    table, _, rest = text.partition("[calibration]\n")
+    rest = "\n".join(line for line in rest.splitlines() if not line.startswith(("samples", "rows_per_layer")))
+    said = told(recipe, f"{table}[calibration]\n{wrong}{rest}\n")
+    for what in (
+        "samples is '32'", "missing.txt: the prompts cannot be read", "rows_per_layer is 0",
+        "the keep ratio is 7", "the budget of 1,000 bytes is too small",
+    ):  # fmt: skip
+        assert what in said, (what, said)
+
+
+@pytest.mark.parametrize("named", ["notes.txt", "*.txt"])
+def test_what_is_not_safetensors_is_not_passed_over(recipe: Path, named: str) -> None:
+    (recipe.parent / "notes.txt").write_text("no checkpoint")
+    patterns = re.search(r"checkpoints = \[(.*)\]", GOOD)
+    assert patterns is not None
+    said = told(recipe, GOOD.replace(patterns[1], f'{patterns[1]}, "{named}"'))
+    assert f"{named!r} names no safetensors file" in said
+
+
 def test_names_that_this_comfyui_does_not_have(recipe: Path) -> None:
     text = GOOD.replace("cfg = 2.0\nwidth", 'sampler = "eulr"\nscheduler = "karras"\nwidth')
     said = told(recipe, text, sampler=["euler", "res_2m"], scheduler=["normal", "karras"])

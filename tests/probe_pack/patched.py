@@ -44,7 +44,14 @@ class ProbeHooked(io.ComfyNode):
         cpu, unet, clone = torch.device("cpu"), model.model.diffusion_model, model.clone()
         comfy.model_management.unload_all_models()
         clone.patch_model(device_to=cpu, lowvram_model_memory=max(1, int(room * clone.model_size())))
-        tensors = {}
+        tensors, walks, modules = {}, 0, clone.model.modules
+
+        def counted() -> Any:
+            nonlocal walks
+            walks += 1
+            return modules()
+
+        clone.model.modules = counted
         for state, group in (("plain", None), ("hooked", hooks), ("again", None), ("cached", hooks), ("after", None)):
             if group is not None:
                 clone.register_all_hook_patches(
@@ -52,6 +59,8 @@ class ProbeHooked(io.ComfyNode):
                 )
             clone.apply_hooks(group)
             tensors[state] = unet(**unet_inputs(unet)).float().contiguous()
+        del clone.model.modules
+        tensors["walks"] = torch.tensor(walks)  # over all modules, which takes a while for a large model
         clone.unpatch_model(cpu)
         save_file(tensors, Path(folder_paths.get_output_directory()) / f"{name}.probe")
         return io.NodeOutput()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from hswq_core import inspect
 from hswq_core.metrics import ssim
@@ -79,6 +79,24 @@ def test_a_patched_model_is_written_with_its_patches(place: ComfyServer, on_top:
     assert found.keys() - expected.keys() == {f"{UNET}{layer}.scale" for layer in quantized}
     assert metadata(path)["hswq.source_patches"]
     assert any(not torch.equal(original[key], expected[key]) for key in original if key.startswith(UNET))
+
+
+@pytest.mark.parametrize("first", ["F16", "F32"])
+def test_a_merge_is_written_in_the_types_of_its_first_model(place: ComfyServer, first: str) -> None:
+    """Whatever the second one has, and though a LoRA is on the text encoder: it is the first one's."""
+    wide = {k: t.float() if t.is_floating_point() else t for k, t in load_file(place.checkpoints / OTHER).items()}
+    save_file(wide, place.checkpoints / "wide.safetensors")
+    place.get("/object_info")
+    flow = connected(f"types_{first}", ["merge", "lora"])
+    files = (w.TINY, "wide.safetensors") if first == "F16" else ("wide.safetensors", w.TINY)
+    for node, file in zip(("loader", "second"), files, strict=True):
+        flow[node]["inputs"]["ckpt_name"] = file
+    path = written(place.run(flow))
+    own, found = load_file(place.checkpoints / files[0]), load_file(path)
+    quantized = {f"{UNET}{layer}.weight" for layer in inspect(path).quantized}
+    assert quantized
+    for key in own.keys() & found.keys() - quantized:
+        assert found[key].dtype == own[key].dtype, key
 
 
 def test_the_picture_of_a_merge_with_a_lora_is_as_close_as_that_of_a_file(place: ComfyServer) -> None:

@@ -118,6 +118,7 @@ def test_a_hook_on_a_card_with_little_memory(probing: ComfyServer, lora: str) ->
         probing.run(flow)
         found[name] = load_file(probing.output / f"{name}.probe")
     assert found["whole"]["hooked"].abs().max() > 0
+    assert int(found["whole"]["walks"]) <= 5, "one for a change of hooks at most, and not one for each layer"
     for name, tensors in found.items():
         for key, tensor in tensors.items():
             assert torch.equal(tensor, found["whole"][key]), (name, key)
