@@ -105,6 +105,7 @@ def test_sessions_are_named_by_the_checkpoint() -> None:
                 assert "default" in node["widgets_values"], path.stem
 
 
+@pytest.mark.stress
 def test_the_full_recipe_runs_with_one_checkpoint_and_then_with_another(server: ComfyServer) -> None:
     """Choose, press Run: the second model has a session of its own, and no chart before it is calibrated."""
     tensors = load_file(TINY_CHECKPOINT)
