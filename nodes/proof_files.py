@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import folder_paths
 import torch
 
 from ..hswq_core.errors import TargetError, printable
@@ -16,11 +17,21 @@ from ..hswq_core.proof.page import Pictures
 from ..hswq_core.proof.verdict import ProvedFile
 from ..hswq_core.publishing.hashes import hashes_of
 from ..hswq_core.publishing.shown_proof import PICTURE
-from ..loader.provenance import patches_of
+from ..loader.provenance import opened_file, patches_of
 from .common import progress_bar
 from .pictures import as_image, as_jpeg
 
 _PAIRS_IN_A_PICTURE = 4
+
+
+def files_behind(listed: Iterable[str], model: Any) -> set[Path]:
+    """The files that a MODEL was opened from.
+
+    Args: listed: what the workflow says, as "LIST/NAME"; a loader whose path is connected is not among them.
+    """
+    opened = opened_file(model)
+    named = (folder_paths.get_full_path(*each.split("/", 1)) for each in listed)
+    return {Path(file) for file in named if file} | ({opened} if opened else set())
 
 
 def name_of(files: Collection[Path], model: Any, otherwise: str) -> str:

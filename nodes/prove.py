@@ -31,8 +31,8 @@ from .common import CATEGORY
 from .inputs import checked
 from .pictures import data_uri
 from .prompts import choose_prompts
-from .proof_files import draw_pair, name_of, proved_file, write_proof
-from .sources import files_behind, list_of
+from .proof_files import draw_pair, files_behind, name_of, proved_file, write_proof
+from .sources import list_of
 
 
 class HSWQProve(io.ComfyNode):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ..hswq_core.files.source import TensorSource
 from ..hswq_core.log import get_logger
 from ..hswq_core.planning.source_check import check_not_quantized, check_patches, holds_model_of, names_differ
 from ..loader.connected import SAMPLING_SETTINGS, by_native_names, connected_source, is_as_in_file
-from ..loader.provenance import Prompt, opened_file, patches_of, sources_of
+from ..loader.provenance import Prompt, patches_of, sources_of
 from .common import modification_time
 
 logger = get_logger(__name__)
@@ -64,16 +64,6 @@ def known_path(path: str) -> Path:
 def list_of(name: str) -> str | None:
     """The list of models that has a file of this name."""
     return next((folder for folder in SOURCES if name in folder_paths.get_filename_list(folder)), None)
-
-
-def files_behind(listed: Iterable[str], model: Any) -> set[Path]:
-    """The files that a MODEL was opened from.
-
-    Args: listed: what the workflow says, as "LIST/NAME"; a loader whose path is connected is not among them.
-    """
-    opened = opened_file(model)
-    named = (folder_paths.get_full_path(*each.split("/", 1)) for each in listed)
-    return {Path(file) for file in named if file} | ({opened} if opened else set())
 
 
 def model_modification_time(category: str, name: str) -> int:
