@@ -9,6 +9,7 @@ from pathlib import Path
 from hswq_core.errors import CheckpointError, HSWQError, PlanError, printable
 from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.files.layers import find_prefix, layer_weights
+from hswq_core.files.names import check_name
 from hswq_core.files.source import TensorSource
 from hswq_core.files.text_encoders import TEXT_ENCODERS, text_encoder_layers
 from hswq_core.options import QuantizeOptions
@@ -52,8 +53,7 @@ def _of_checkpoint(path: Path, outputs: list[tuple[int, QuantizeOptions]]) -> It
 
 
 def _check_source(reader: CheckpointReader) -> None:
-    if printable(str(reader.path)) != str(reader.path):
-        raise CheckpointError("ComfyUI opens no file whose name is not UTF-8", where=reader.path, remedy="Rename it")
+    check_name(reader.path)
     prefix = find_prefix(reader)
     check_kind(reader, prefix)
     check_original(reader, layer_weights(reader, prefix))

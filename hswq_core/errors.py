@@ -47,6 +47,11 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def is_printable(text: str) -> bool:
+    """Whether all of it can be encoded."""
+    return printable(text) == text
+
+
 def nearest_name(name: str, choices: Iterable[str]) -> str | None:
     """The choice that a mistyped name most likely means; ``None`` when none is near."""
     found = difflib.get_close_matches(name.lower(), list(choices), n=1, cutoff=0.6)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,6 +82,12 @@ def positions(name: str) -> tuple[float, ...]:
     """Where a layer is sampled, from 0 to 1."""
     data = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
     return tuple(int.from_bytes(data[8 * i : 8 * i + 6], "little") / 2**48 for i in range(ELEMENTS))
+
+
+def elements_at(tensor: torch.Tensor, places: Iterable[float]) -> list[float]:
+    """Elements of a flattened tensor at places from 0 to 1: element floor(place * size)."""
+    flat = tensor.detach().flatten()
+    return flat[[int(place * flat.numel()) for place in places]].float().tolist()
 
 
 def _type_of(values: torch.Tensor) -> torch.dtype:

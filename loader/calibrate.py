@@ -14,7 +14,7 @@ from ..hswq_core.calibration.monitor import DEVICE_MEMORY
 from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.calibration.statistics import NOISE_BINS, Statistics
 from ..hswq_core.errors import StatisticsError
-from ..hswq_core.fingerprint import Fingerprint
+from ..hswq_core.fingerprint import Fingerprint, elements_at
 from .compat import is_quantized, on_one_device, uncompiled
 from .hooks import change_weights, weight_hooks
 from .memory import reserved_memory
@@ -175,7 +175,6 @@ def model_fingerprint(model: Any) -> Fingerprint:
         )
 
     def read(layer: str, positions: Sequence[float]) -> list[float]:
-        weight = weight_of(layer).detach().flatten()
-        return weight[[int(position * weight.numel()) for position in positions]].float().tolist()
+        return elements_at(weight_of(layer), positions)
 
     return Fingerprint.of(layers, read)

@@ -23,7 +23,7 @@ from ..hswq_core.files.layers import find_prefix
 from ..hswq_core.files.live_source import LiveSource, LiveTensor, StoredTensor
 from ..hswq_core.files.source import TensorSource
 from ..hswq_core.files.text_encoders import TEXT_ENCODERS
-from ..hswq_core.fingerprint import positions
+from ..hswq_core.fingerprint import elements_at, positions
 from ..hswq_core.planning.source_check import names_differ
 from .compat import is_quantized
 from .load import load_diffusion_model
@@ -106,7 +106,9 @@ def _origin(key: str, tensor: LiveTensor, files: Sequence[CheckpointReader]) -> 
         and is_float(file.tensors[name].dtype)
         and file.tensors[name].shape == tuple(tensor.original.shape)
     ]
-    return next((each for each in found if _agrees(each, tensor.original)), found[0] if found else None)
+    if len(found) < 2:  # elements of thousands of tensors need not be read
+        return found[0] if found else None
+    return next((each for each in found if _agrees(each, tensor.original)), found[0])
 
 
 def _agrees(stored: StoredTensor, held: torch.Tensor) -> bool:
@@ -114,8 +116,8 @@ def _agrees(stored: StoredTensor, held: torch.Tensor) -> bool:
     if not held.numel():
         return True
     places = positions(stored.key)
-    ours = held.detach().flatten()[[int(place * held.numel()) for place in places]].cpu()
-    return torch.equal(torch.tensor(stored.file.elements(stored.key, places)).to(held.dtype), ours)
+    theirs = torch.tensor(stored.file.elements(stored.key, places)).to(held.dtype)
+    return theirs.float().tolist() == elements_at(held, places)
 
 
 def _diffusion_model(model: Any) -> dict[str, LiveTensor]:

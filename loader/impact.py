@@ -59,7 +59,35 @@ def measure_impacts(
     """
     _check_inputs(statistics)
     with _clear_errors():
-        yield from _impacts(model, statistics, layers, form, rounding, probes, method, progress, vectors)
+        comfy.model_management.load_models_gpu([model], memory_required=_memory_required(model, statistics, method))
+        modules = dict(quantizable_layers(model.model.diffusion_model))
+        chosen = {name: modules[name] for name in layers}
+        weight_of = patched_weights(model)
+        device = model.load_device
+
+        def change_of(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+            measured = statistics.layers[name]
+            try:
+                rounded = quantize_layer(weight_of(name).detach().to(device), measured, form, rounding)
+            except ValueError as problem:
+                raise weight_problem(name, problem, statistics.source or "the MODEL") from None
+            if rounded.fallback:
+                logger.warning("HSWQ: layer %s is measured as rounded to nearest: %s", name, rounded.fallback)
+            return rounding_change(rounded, form.grid, is_nearest=rounded.gain is None)
+
+        if method == "gradient":
+            try:
+                yield from _by_gradient(model, statistics, chosen, change_of, 2 * probes, vectors, progress).items()
+                return
+            except NotDifferentiableError as error:
+                logger.warning("HSWQ: sensitivity is measured one layer after another: %s", error)
+        options = {OPTIONS: own_options(model)}
+        meter = ImpactMeter(model.model.diffusion_model, statistics.probes(probes), device, options)
+        meter.check_called(chosen)
+        for number, (name, module) in enumerate(chosen.items()):
+            progress(number, len(chosen))
+            yield name, meter.impact(module, change_of(name)(weight_of(name).detach().to(device)))
+        progress(len(chosen), len(chosen))
 
 
 @contextmanager
@@ -79,48 +107,6 @@ def _clear_errors() -> Iterator[None]:
             remedy="Choose the selection variance or error, which need no calls; if the model was changed since the "
             "calibration, calibrate once more",
         ) from error
-
-
-def _impacts(
-    model: Any,
-    statistics: Statistics,
-    layers: list[str],
-    form: Format,
-    rounding: Rounding,
-    probes: int,
-    method: Method,
-    progress: Progress,
-    vectors: int,
-) -> Iterator[tuple[str, float]]:
-    comfy.model_management.load_models_gpu([model], memory_required=_memory_required(model, statistics, method))
-    modules = dict(quantizable_layers(model.model.diffusion_model))
-    chosen = {name: modules[name] for name in layers}
-    weight_of = patched_weights(model)
-    device = model.load_device
-
-    def change_of(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
-        measured = statistics.layers[name]
-        try:
-            rounded = quantize_layer(weight_of(name).detach().to(device), measured, form, rounding)
-        except ValueError as problem:
-            raise weight_problem(name, problem, statistics.source or "the MODEL") from None
-        if rounded.fallback:
-            logger.warning("HSWQ: layer %s is measured as rounded to nearest: %s", name, rounded.fallback)
-        return rounding_change(rounded, form.grid, is_nearest=rounded.gain is None)
-
-    if method == "gradient":
-        try:
-            yield from _by_gradient(model, statistics, chosen, change_of, 2 * probes, vectors, progress).items()
-            return
-        except NotDifferentiableError as error:
-            logger.warning("HSWQ: sensitivity is measured one layer after another: %s", error)
-    options = {OPTIONS: own_options(model)}
-    meter = ImpactMeter(model.model.diffusion_model, statistics.probes(probes), device, options)
-    meter.check_called(chosen)
-    for number, (name, module) in enumerate(chosen.items()):
-        progress(number, len(chosen))
-        yield name, meter.impact(module, change_of(name)(weight_of(name).detach().to(device)))
-    progress(len(chosen), len(chosen))
 
 
 def _by_gradient(

@@ -15,10 +15,11 @@ import comfy.utils
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ..hswq_core.errors import CheckpointError, printable
+from ..hswq_core.errors import CheckpointError
 from ..hswq_core.files.checkpoint import CheckpointReader
 from ..hswq_core.files.inspection import Inspection, inspect_checkpoint
 from ..hswq_core.files.layers import check_scales
+from ..hswq_core.files.names import check_name
 from ..hswq_core.files.refusal import is_refusal
 from ..hswq_core.log import get_logger
 from .compat import exact_patching, is_quantized, multiplies_fp8
@@ -93,8 +94,7 @@ def _read(path: Path) -> _File:
         if sum(".lora_" in key for key in reader.tensors) > len(reader.tensors) / 2:
             raise CheckpointError("this is a LoRA, not a model", where=path, remedy="Open it with Load LoRA")
         inspection = inspect_checkpoint(reader)
-    if printable(str(path)) != str(path):
-        raise CheckpointError("ComfyUI opens no file whose name is not UTF-8", where=path, remedy="Rename it")
+    check_name(path)
     loaded = comfy.utils.load_torch_file(str(path))
     state_dict = {key: tensor for key, tensor in loaded.items() if not is_refusal(key, tuple(tensor.shape))}
     prefix = comfy.model_detection.unet_prefix_from_state_dict(state_dict)

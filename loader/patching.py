@@ -179,6 +179,9 @@ class _QuantizedPatching:
         """Add the patches of all layers that are in 8 bits in their calls, also where ComfyUI would do so itself."""
         for key, weight in self._patched_and_quantized():
             module = self._layer_of(key)
+            kinds = [type(f) for f in module.weight_function]
+            if AddedPatches in kinds and LowVramPatch not in kinds:
+                continue  # it has them, near its weight
             added = AddedPatches(key, self.patches[key], weight.numel() // 2)
             others = [f for f in module.weight_function if type(f) is not AddedPatches and type(f) is not LowVramPatch]
             module.weight_function = [added, *others]

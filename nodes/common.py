@@ -14,7 +14,7 @@ from comfy_api.latest import io
 
 from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.calibration.statistics import Statistics
-from ..hswq_core.errors import printable
+from ..hswq_core.errors import is_printable
 from ..hswq_core.files.names import EXTENSION, usable_name
 from ..hswq_core.options import QuantizeOptions
 from ..hswq_core.progress import Progress
@@ -36,7 +36,7 @@ def statistics_folder() -> Path:
 def statistics_files() -> list[str]:
     """What can be chosen: files whose names a page can show."""
     names = (path.name for path in statistics_folder().glob(f"*{EXTENSION}") if path.is_file())
-    return sorted(name for name in names if printable(name) == name)
+    return sorted(name for name in names if is_printable(name))
 
 
 def session_for(session: str, sources: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.calibration.statistics import Statistics
-from ..hswq_core.errors import PlanError
+from ..hswq_core.errors import PlanError, is_printable
 
 Execute = TypeVar("Execute", bound=Callable[..., Any])
 
@@ -42,17 +42,13 @@ def _check(schema: Any, given: Mapping[str, Any]) -> None:
                 f"this is to be {what}, and is {_named(value)}", where=where, remedy=f"Connect or type {what}"
             )
         # A path may have a name that is not UTF-8, as the system gives it; what a user types has no half characters.
-        if kind == "STRING" and not getattr(socket, "force_input", False) and not _is_whole(value):
+        if kind == "STRING" and not getattr(socket, "force_input", False) and not is_printable(str(value)):
             raise PlanError(f"{value!r} holds half of a character", where=where, remedy="Type it again")
 
 
 def _named(value: object) -> str:
     shown = isinstance(value, (str, int, float, list, dict))
     return f"{value!r:.60}" if shown else f"of the type {type(value).__name__}"
-
-
-def _is_whole(text: Any) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _anything(_value: object) -> bool:

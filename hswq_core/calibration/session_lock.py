@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from ..errors import StatisticsError
+from ..log import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 _SECONDS = 120.0
 
 

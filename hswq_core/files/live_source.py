@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ..errors import CheckpointError
+from ..fingerprint import elements_at
 from .checkpoint import CheckpointReader
 from .dtypes import TORCH_DTYPES, dtype_name, nbytes_of, tensor_bytes
 from .source import FileIdentity, TensorInfo
@@ -113,8 +113,7 @@ class LiveSource:
         """Elements of a flattened weight at positions from 0 to 1, without the patches."""
         if name not in self.live:
             return self._file.elements(name, positions)
-        flat = self.live[name].original.detach().flatten()
-        return flat[[int(position * math.prod(flat.shape)) for position in positions]].float().tolist()
+        return elements_at(self.live[name].original, positions)
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """The tensor's bytes in safetensors order."""

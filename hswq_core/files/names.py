@@ -6,15 +6,16 @@ import itertools
 import re
 from pathlib import Path, PurePath
 
-from ..errors import TargetError
+from ..errors import CheckpointError, TargetError, is_printable
 from ..options import QuantizeOptions
+from .checkpoint import PICKLED
 
 # Windows refuses these with any extension, and a file so named cannot leave a Linux machine.
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{p}{i}" for p in ("com", "lpt") for i in range(1, 10))}
 # The last range is half of a character: of a name in a workflow, or of one on disk that is not UTF-8.
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\ud800-\udfff]')
 EXTENSION = ".safetensors"
-_OTHERS = (".ckpt", ".pt", ".pth", ".bin", ".gguf", ".sft")
+_OTHERS = (*PICKLED, ".gguf", ".sft")
 _LONGEST = 200
 """Bytes of a name without its extension: file systems allow 255, and temporary files beside it have longer ones."""
 
@@ -45,6 +46,12 @@ def safe_file_name(name: str, what: str = "file name") -> str:
     if stem.split(".")[0].lower() in _RESERVED:
         raise TargetError(f"{name!r} cannot be used as a {what}: Windows reserves it", remedy=remedy)
     return stem + EXTENSION
+
+
+def check_name(path: Path) -> None:
+    """Errors: CheckpointError for a file that ComfyUI, and the safetensors library, cannot open for its name."""
+    if not is_printable(str(path)):
+        raise CheckpointError("ComfyUI opens no file whose name is not UTF-8", where=path, remedy="Rename it")
 
 
 def usable_name(stem: str, room: int = 0) -> str:

@@ -22,6 +22,12 @@ from .partial_runs import ProbeBypassed, ProbeCopies
 from .patched import ProbeCopied, ProbeHooked, unet_inputs
 
 
+def _patches_in_calls(unet: torch.nn.Module) -> dict[str, Any]:
+    """What our loader adds to layers' weights in each call, by layer."""
+    found = {name: getattr(module, "weight_function", ()) for name, module in unet.named_modules()}
+    return {name: f for name, functions in found.items() for f in functions if type(f).__name__ == "AddedPatches"}
+
+
 class ProbeWeights(io.ComfyNode):
     """Writes every parameter as it is held, every layer's weight as its forward gets it, and the UNet's output.
 
@@ -49,15 +55,18 @@ class ProbeWeights(io.ComfyNode):
     def execute(
         cls, model: Any, name: str, lowvram: bool = False, room: float = 0.0, unload: float = 0.0, after: Any = None
     ) -> io.NodeOutput:
-        cpu, unet = torch.device("cpu"), model.model.diffusion_model
+        cpu, unet, told = torch.device("cpu"), model.model.diffusion_model, dict[str, torch.Tensor]()
         if lowvram:
             comfy.model_management.unload_all_models()
             model.patch_model(device_to=cpu, lowvram_model_memory=max(1, int(room * model.model_size())))
             if unload:
+                before = _patches_in_calls(unet)
                 model.partially_unload(cpu, int(unload * model.model_size()))
+                kept = sum(patch is before.get(layer) for layer, patch in _patches_in_calls(unet).items())
+                told["unet.patches"] = torch.tensor([len(before), kept])
         else:
             comfy.model_management.load_models_gpu([model], force_patch_weights=True)
-        tensors: dict[str, torch.Tensor] = {}
+        tensors = told
         for layer, module in unet.named_modules():
             if not isinstance(getattr(module, "weight", None), torch.Tensor):
                 continue

@@ -86,6 +86,8 @@ def test_layers_that_give_way_to_others_get_a_lora_once(probing: ComfyServer, ki
     for layer, delta in deltas.items():
         expected = weights[layer] + delta
         assert (held[f"{layer}.computed"] - expected).abs().max() <= 2.0**-10 * expected.abs().max(), layer
+    before, kept = held["unet.patches"].tolist()
+    assert before == len(deltas) and 0 < kept < before, "those of layers that stay are left near their weights"
 
 
 def test_a_lora_changes_it_as_it_changes_fp16(probing: ComfyServer, kind: str, deltas: Tensors) -> None:
