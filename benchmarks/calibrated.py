@@ -24,7 +24,7 @@ from hswq_core.calibration import Statistics, load_statistics, save_statistics
 from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.files.layers import layer_weights
 from hswq_core.options import QuantizeOptions
-from hswq_core.planning import make_plan
+from hswq_core.planning import make_plan, match_source
 from hswq_core.quantize_file import quantize_checkpoint
 
 from .memory import resident
@@ -55,8 +55,10 @@ def run(source: Path, statistics: Path, target: Path, device: str) -> None:
     started = time.perf_counter()
     with CheckpointReader(source) as reader:
         measured = load_statistics(statistics)
-        plan = make_plan(reader, measured, QuantizeOptions(mode="v2", keep_ratio=0.0, rounding="calibrated"))
-        report = quantize_checkpoint(reader, plan, measured, target, overwrite=True, device=device)
+        plan = make_plan(
+            match_source(reader, measured), QuantizeOptions(mode="v2", keep_ratio=0.0, rounding="calibrated")
+        )
+        report = quantize_checkpoint(match_source(reader, measured), plan, target, overwrite=True, device=device)
     figures = {
         "seconds": time.perf_counter() - started,
         "peak": resident("VmHWM"),

@@ -97,12 +97,12 @@ def calibrate(original: Path, path: Path) -> Any:
 
 def measure(model: Any, statistics: Any, mode: str, rounding: str, method: str = "gradient", **more: Any) -> Any:
     """The statistics with every layer's effect on the UNet's output."""
-    from hswq.hswq_core.files.formats import FORMATS  # type: ignore[import-not-found]
+    from hswq.hswq_core.formats import FORMATS  # type: ignore[import-not-found]
     from hswq.loader.impact import measure_impacts  # type: ignore[import-not-found]
 
     impacts = dict(
         measure_impacts(
-            model.model, statistics, sorted(statistics.layers), form=FORMATS[mode], rounding=rounding,
+            model.model, statistics, sorted(statistics.layers), form=FORMATS[mode].form, rounding=rounding,
             method=method, progress=lambda _done, _total: None, **{"probes": PROBES, **more},
         )
     )  # fmt: skip
@@ -112,13 +112,14 @@ def measure(model: Any, statistics: Any, mode: str, rounding: str, method: str =
 def write(original: Path, target: Path, statistics: Any, **options: Any) -> Path:
     from hswq.hswq_core.files.checkpoint import CheckpointReader  # type: ignore[import-not-found]
     from hswq.hswq_core.options import QuantizeOptions  # type: ignore[import-not-found]
-    from hswq.hswq_core.planning import make_plan  # type: ignore[import-not-found]
+    from hswq.hswq_core.planning import make_plan, match_source  # type: ignore[import-not-found]
     from hswq.hswq_core.quantize_file import quantize_checkpoint  # type: ignore[import-not-found]
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with CheckpointReader(original) as source:
-        plan = make_plan(source, statistics, QuantizeOptions(**options))
-        quantize_checkpoint(source, plan, statistics, target, overwrite=True, device=device)
+        matched = match_source(source, statistics)
+        plan = make_plan(matched, QuantizeOptions(**options))
+        quantize_checkpoint(matched, plan, target, overwrite=True, device=device)
     return target
 
 

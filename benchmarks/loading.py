@@ -60,7 +60,7 @@ def load(loader: str, path: Path) -> dict[str, float]:
 def make_files(folder: Path) -> None:
     from hswq_core.files.checkpoint import CheckpointReader
     from hswq_core.options import QuantizeOptions
-    from hswq_core.planning import make_plan
+    from hswq_core.planning import make_plan, match_source
     from hswq_core.quantize_file import quantize_checkpoint
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,8 +68,8 @@ def make_files(folder: Path) -> None:
     make_checkpoint(source, 1.0, pass_through=False)
     with CheckpointReader(source) as reader:
         measured = make_statistics(reader)
-        plan = make_plan(reader, measured, QuantizeOptions(mode="v2", keep_ratio=0.0))
-        quantize_checkpoint(reader, plan, measured, folder / "v2.safetensors", overwrite=True)
+        plan = make_plan(match_source(reader, measured), QuantizeOptions(mode="v2", keep_ratio=0.0))
+        quantize_checkpoint(match_source(reader, measured), plan, folder / "v2.safetensors", overwrite=True)
 
 
 def main() -> None:

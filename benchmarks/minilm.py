@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from hswq_core.calibration import DualMonitor, Statistics
-from hswq_core.files.formats import V1, V2
+from hswq_core.formats import V1, V2
 from hswq_core.quantize_layer import quantize_layer
 
 
@@ -82,8 +82,8 @@ def main() -> None:
     squares: dict[str, torch.Tensor] = {}
     for name, module in layers.items():
         original, measured = module.weight.detach(), statistics.layers[name]
-        found = [quantize_layer(original, measured, form, how) for form, how in variants]
-        weights[name] = [V2.grid.dequantize(result.codes, result.scale) for result in found]
+        found = [quantize_layer(original, measured, form.form, how) for form, how in variants]
+        weights[name] = [V2.form.grid.dequantize(result.codes, result.scale) for result in found]
         squares[name] = torch.zeros(len(variants) + 1, dtype=torch.float64)
 
         def measure(layer: Any, inputs: Any, _output: Any, name: str = name) -> None:

@@ -33,7 +33,7 @@ from hswq_core.grids.histogram import histogram
 from hswq_core.grids.scale_search import search_amax, weighted_errors
 from hswq_core.options import QuantizeOptions
 from hswq_core.parallel import ordered_map
-from hswq_core.planning import make_plan
+from hswq_core.planning import make_plan, match_source
 from hswq_core.quantize_file import quantize_checkpoint
 
 from .memory import resident
@@ -98,9 +98,10 @@ def run_job(job: str, path: Path, target: Path) -> None:
             selection: Any
             mode, _, selection = job.partition("-")
             plan = make_plan(
-                source, statistics, QuantizeOptions(mode=mode, keep_ratio=0.0, selection=selection or "variance")
+                match_source(source, statistics),
+                QuantizeOptions(mode=mode, keep_ratio=0.0, selection=selection or "variance"),
             )
-            quantize_checkpoint(source, plan, statistics, target, overwrite=True)
+            quantize_checkpoint(match_source(source, statistics), plan, target, overwrite=True)
         seconds = time.perf_counter() - started
     peak = resident("VmHWM")
     print(json.dumps({"seconds": seconds, "peak": peak, "before": before, "bytes": target.stat().st_size}))
@@ -108,7 +109,7 @@ def run_job(job: str, path: Path, target: Path) -> None:
 
 def plain_cast(source: CheckpointReader, target: Path) -> None:
     """Read, cast, write: what any FP8 conversion must do."""
-    plan = make_plan(source, None, QuantizeOptions(mode="v1", keep_ratio=0.0))
+    plan = make_plan(match_source(source, None), QuantizeOptions(mode="v1", keep_ratio=0.0))
     keys = sorted(source.tensors, key=lambda key: source.tensors[key].begin)
     cast = {layer.key for layer in plan.quantized}
 

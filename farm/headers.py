@@ -8,14 +8,14 @@ from pathlib import Path
 
 from hswq_core.errors import CheckpointError, HSWQError, PlanError, printable
 from hswq_core.files.checkpoint import CheckpointReader
-from hswq_core.files.layers import find_prefix, layer_weights
+from hswq_core.files.layers import find_layers
 from hswq_core.files.names import check_name
 from hswq_core.files.source import TensorSource
 from hswq_core.files.text_encoders import TEXT_ENCODERS, text_encoder_layers
 from hswq_core.options import QuantizeOptions
 from hswq_core.planning.budget import check_budget
-from hswq_core.planning.make_plan import matching
-from hswq_core.planning.source_check import check_kind, check_original
+from hswq_core.planning.candidates import matching
+from hswq_core.planning.source_check import check_source
 
 Mistake = tuple[str, int, str, str]
 """The table, which of its kind, the key, and what is wrong."""
@@ -54,9 +54,7 @@ def _of_checkpoint(path: Path, outputs: list[tuple[int, QuantizeOptions]]) -> It
 
 def _check_source(reader: CheckpointReader) -> None:
     check_name(reader.path)
-    prefix = find_prefix(reader)
-    check_kind(reader, prefix)
-    check_original(reader, layer_weights(reader, prefix))
+    check_source(find_layers(reader), None)
     if not _has_text_encoder(reader):
         raise CheckpointError(
             "a diffusion model alone has no text encoder to calibrate with",
@@ -76,7 +74,7 @@ def _check_part(source: TensorSource, options: QuantizeOptions) -> None:
 
 def _matches(key: str) -> Callable[[TensorSource, QuantizeOptions], None]:
     def check(source: TensorSource, options: QuantizeOptions) -> None:
-        layers = {} if options.part == "text_encoders" else layer_weights(source, find_prefix(source))
+        layers = {} if options.part == "text_encoders" else find_layers(source).weights
         matching(getattr(options, key), layers)
 
     return check

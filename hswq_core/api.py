@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,20 @@ from .files.checkpoint import CheckpointReader
 from .files.inspection import Inspection, inspect_checkpoint
 from .files.source import TensorSource
 from .options import QuantizeOptions
-from .planning import QuantizationPlan, make_plan
+from .planning import MatchedSource, QuantizationPlan, make_plan, match_source
+from .planning.candidates import texts_of
 from .planning.size_curve import SizeCurve, sizes_by_keep_ratio
 from .progress import Progress, no_progress
 from .quantize_file import quantize_checkpoint
 from .report import Report
 
 AnyPath = str | Path
+Source = AnyPath | TensorSource | MatchedSource
 _LONGEST_REASON = 120
 
 
 def quantize(
-    source: AnyPath | TensorSource,
+    source: Source,
     target: AnyPath,
     statistics: Statistics | None = None,
     options: QuantizeOptions | None = None,
@@ -42,7 +44,7 @@ def quantize(
     """Write a quantized copy of a checkpoint.
 
     Args:
-        source: a file, or tensors that are in memory (``files.live_source``).
+        source: a file, tensors that are in memory (``files.live_source``), or either with what was found in it already.
         statistics: of a calibration; without them no layer can be chosen to be kept.
         options: what to do; the fields of ``QuantizeOptions`` may also be given by name.
         device: where weights are rounded; ``auto`` is CUDA where there is one.
@@ -52,11 +54,9 @@ def quantize(
     Errors: HSWQError that says what is wrong, where and what to do. Nothing is left at the target then.
     """
     chosen, where = _options(options, more), device_of(device)
-    with _opened(source) as reader:
-        made = make_plan(reader, statistics, chosen, progress=progress)
-        return quantize_checkpoint(
-            reader, made, statistics, Path(target), overwrite=overwrite, device=where, progress=progress
-        )
+    with _matched(source, statistics, chosen) as matched:
+        made = make_plan(matched, chosen, progress=progress)
+        return quantize_checkpoint(matched, made, Path(target), overwrite=overwrite, device=where, progress=progress)
 
 
 def plan(
@@ -68,16 +68,17 @@ def plan(
     **more: Any,
 ) -> QuantizationPlan:
     """What ``quantize`` would do: every layer with its reason, and the exact size of the file. Writes nothing."""
-    with CheckpointReader(Path(source)) as reader:
-        return make_plan(reader, statistics, _options(options, more), progress=progress)
+    chosen = _options(options, more)
+    with _matched(source, statistics, chosen) as matched:
+        return make_plan(matched, chosen, progress=progress)
 
 
 def size_curve(
-    source: AnyPath, statistics: Statistics, options: QuantizeOptions, *, progress: Progress = no_progress
+    source: Source, statistics: Statistics, options: QuantizeOptions, *, progress: Progress = no_progress
 ) -> SizeCurve:
     """What every keep ratio would keep, and the size of the file that it would give."""
-    with CheckpointReader(Path(source)) as reader:
-        return sizes_by_keep_ratio(reader, make_plan(reader, statistics, options, progress=progress))
+    with _matched(source, statistics, options) as matched:
+        return sizes_by_keep_ratio(matched.source, make_plan(matched, options, progress=progress))
 
 
 def convert(
@@ -125,12 +126,15 @@ def device_of(name: torch.device | str) -> torch.device:
 
 
 @contextmanager
-def _opened(source: AnyPath | TensorSource) -> Iterator[TensorSource]:
-    if isinstance(source, (str, Path)):
-        with CheckpointReader(Path(source)) as reader:
-            yield reader
-    else:
-        yield source
+def _matched(source: Source, statistics: Statistics | None, options: QuantizeOptions) -> Iterator[MatchedSource]:
+    """The source, open, and the statistics of its model."""
+    if isinstance(source, MatchedSource):
+        yield source.with_statistics(statistics)
+        return
+    with ExitStack() as stack:
+        opened = stack.enter_context(CheckpointReader(Path(source))) if isinstance(source, (str, Path)) else source
+        texts_of(opened, options)  # before the diffusion model, which may be missing
+        yield match_source(opened, statistics, text_encoders_alone=options.part == "text_encoders")
 
 
 def _options(options: QuantizeOptions | None, more: dict[str, Any]) -> QuantizeOptions:

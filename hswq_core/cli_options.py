@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .convert_file import TARGETS
+from .convert_file import targets
 from .errors import nearest_name
-from .options import MODES, PARTS, ROUNDINGS, SCALES, SELECTIONS
+from .formats import FORMATS
+from .options import PARTS, ROUNDINGS, SCALES, SELECTIONS
 from .version import __version__
 
 _INVALID_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
@@ -54,7 +55,7 @@ def command_line(runs: Mapping[str, Callable[[argparse.Namespace], str]]) -> arg
         "model.safetensors model_v2.safetensors --mode v2 --stats session.safetensors --keep-ratio 0.25",
     )
     _add_source_and_target(quantize)
-    quantize.add_argument("--mode", choices=MODES, required=True, help="the format")
+    quantize.add_argument("--mode", choices=tuple(FORMATS), required=True, help="the format")
     quantize.add_argument("--stats", type=Path, help="the statistics of a calibration session")
     size = quantize.add_mutually_exclusive_group()
     size.add_argument("--keep-ratio", type=float, default=0.25, help="share of the layers to keep")
@@ -78,7 +79,7 @@ def command_line(runs: Mapping[str, Callable[[argparse.Namespace], str]]) -> arg
         "model_v2.safetensors model_comfy.safetensors --to comfy",
     )
     _add_source_and_target(convert)
-    convert.add_argument("--to", choices=list(TARGETS), required=True, help="the format")
+    convert.add_argument("--to", choices=targets(), required=True, help="the format")
 
     card = command(
         "card",

@@ -10,31 +10,25 @@ import torch
 
 from .errors import CheckpointError
 from .files.checkpoint import CheckpointReader
+from .files.decode import LayerDecoder, decode_layer, kind_of_codes
 from .files.dtypes import TORCH_DTYPES, dtype_name, tensor_bytes
-from .files.formats import COMFY, COMFY_INT8, COMFY_INT8_ROTATED, INT8_FORMAT, V2, Format
-from .files.layers import (
-    FP8_DTYPES,
-    MARKERS,
-    QUANTIZED_DTYPES,
-    WEIGHT,
-    check_scales,
-    checked_scale,
-    find_prefix,
-    group_of,
-    kind_of_codes,
-    scale_key,
-)
+from .files.layers import WEIGHT, find_prefix
 from .files.modelspec import true_metadata
 from .files.refusal import is_refusal
-from .files.text_encoders import loses_its_scale
+from .files.scale_check import check_scales
+from .files.source import TensorInfo
 from .files.writer import CheckpointWriter, FileLayout, check_not_source
+from .formats import FORMATS, Format
+from .formats.stored_layer import FP8_DTYPES, QUANTIZED_DTYPES
 from .options import check_choice
 from .progress import Progress, no_progress
-from .rounding.rotation import rotated
 
-TARGETS: dict[str, Format | None] = {
-    "v2": V2, "comfy": COMFY, "int8": INT8_FORMAT, "comfy-int8": COMFY_INT8, "fp16": None,
-}  # fmt: skip
+PLAIN = "fp16"
+
+
+def targets() -> tuple[str, ...]:
+    """What a quantized file can be converted to."""
+    return (*(name for name, form in FORMATS.items() if form.is_target), PLAIN)
 
 
 @dataclass(frozen=True)
@@ -73,45 +67,44 @@ def convert_checkpoint(
     Errors: PlanError for an unknown target, CheckpointError for a source without layers that the target can hold
     or with a bad scale, TargetError as for quantizing.
     """
-    form = TARGETS[check_choice("format to convert to", to, tuple(TARGETS))]
+    form = FORMATS.get(check_choice("format to convert to", to, targets()))
     check_not_source(target, source.path)
     # Text encoders that were quantized by us are converted, too; others are not ours to change.
     prefix = find_prefix(source) if source.metadata.get("hswq.part", "unet") == "unet" else ""
     check_scales(source, prefix)
-    scales = _scales(source, prefix)
-    if not scales:
+    layers = _quantized(source, prefix)
+    if not layers:
         raise CheckpointError("no layer of this file is quantized", where=source.path, remedy="Use 'quantize' for it")
-    _check_kind(source, form, scales)
+    _check_kind(source, form, layers)
 
     layout = {key: (info.dtype, info.shape) for key, info in source.tensors.items()}
-    for key in _side_keys(source, prefix, scales):
+    for key in (f"{prefix}scaled_fp8", *(key for key, info in source.tensors.items() if is_refusal(key, info.shape))):
         layout.pop(key, None)
     side: dict[str, torch.Tensor] = {}
-    expanded: dict[str, tuple[torch.Tensor, int]] = {}  # by key: the scale, and how many columns are rotated together
-    for layer, scale in scales.items():
-        key = layer + WEIGHT
-        info = source.tensors[key]
-        dropped = form is COMFY and loses_its_scale(layer)
-        group = _group(source, layer)
-        if group > 1 and form is COMFY_INT8:
-            side |= COMFY_INT8_ROTATED.beside(layer, scale.flatten(), group)
-        elif group > 1 or form is None or dropped or not form.holds(info.shape, info.dtype, scale):
-            layout[key] = (_float_type(source, key, scale), info.shape)
-            expanded[key] = scale, group
+    plain: dict[str, LayerDecoder] = {}
+    for layer in layers:
+        info = source.tensors[layer + WEIGHT]
+        decoder = decode_layer(source.tensors, source.tensor, layer, info.shape, source.path)
+        for key in decoder.side_keys:
+            layout.pop(key, None)
+        stored = None if form is None else _side_tensors(form, layer, info, decoder)
+        if stored is None:
+            plain[layer + WEIGHT] = decoder
+            layout[layer + WEIGHT] = (_float_type(source, layer + WEIGHT, decoder.scale), info.shape)
         else:
-            side |= form.beside(layer, scale.flatten())
-    if form is not None and len(expanded) == len(scales):
-        raise _nothing_left(source, form, list(scales))
+            side |= stored
+    if form is not None and len(plain) == len(layers):
+        raise _nothing_left(source, form, layers)
     keys = sorted(layout, key=lambda key: source.tensors[key].begin)
     layout |= {name: (dtype_name(tensor.dtype), tuple(tensor.shape)) for name, tensor in side.items()}
-    linear = [layer for layer in scales if layer + WEIGHT not in expanded and len(layout[layer + WEIGHT][1]) == 2]
+    kept = tuple(layer for layer in layers if layer + WEIGHT not in plain)
+    linear = [layer for layer in kept if len(layout[layer + WEIGHT][1]) == 2]
     output = FileLayout(layout, _metadata(source, prefix, to) | (form.header(linear) if form else {}))
     with CheckpointWriter(target, output, overwrite=overwrite) as writer:
         for number, key in enumerate(keys):
             progress(number, len(keys))
-            if key in expanded:
-                scale, group = expanded[key]
-                weight = rotated(source.tensor(key).float() * scale, group)
+            if key in plain:
+                weight = plain[key].dequantize(source.tensor(key))
                 writer.write(key, [tensor_bytes(weight.to(TORCH_DTYPES[layout[key][0]]))])
             else:
                 writer.write(key, source.chunks(key))
@@ -119,23 +112,26 @@ def convert_checkpoint(
             writer.write(name, [tensor_bytes(tensor)])
         source.check_unchanged()
     progress(len(keys), len(keys))
-    names = tuple(key.removesuffix(WEIGHT) for key in expanded)
-    return Conversion(target, output.nbytes, tuple(layer for layer in scales if layer not in names), names)
+    return Conversion(target, output.nbytes, kept, tuple(key.removesuffix(WEIGHT) for key in plain))
 
 
-def _group(source: CheckpointReader, layer: str) -> int:
-    """How many columns are rotated together; 1 is none. Errors: CheckpointError for what cannot be."""
-    key = layer + MARKERS[0]
-    if key not in source.tensors:
-        return 1
-    try:
-        return group_of(source.tensor(key), source.tensors[layer + WEIGHT].shape)
-    except ValueError as error:
-        raise CheckpointError(
-            f"what {key} says cannot be ({error})",
-            where=source.path,
-            remedy="The file is damaged; quantize the model again",
-        ) from error
+def _quantized(source: CheckpointReader, prefix: str) -> list[str]:
+    """The quantized layers by their names in the file."""
+    return [
+        key.removesuffix(WEIGHT)
+        for key, info in source.tensors.items()
+        if key.startswith(prefix) and key.endswith(WEIGHT) and info.dtype in QUANTIZED_DTYPES
+    ]
+
+
+def _side_tensors(form: Format, layer: str, info: TensorInfo, decoder: LayerDecoder) -> dict[str, torch.Tensor] | None:
+    """What stands beside a layer's codes in another format; ``None`` where the format cannot hold them."""
+    scale = decoder.scale.flatten()
+    if form.drops_scale(layer) or not form.can_store(info.shape, info.dtype, scale):
+        return None
+    if decoder.group == 1:
+        return form.form.side_tensors_for(layer, scale)
+    return form.rotated_form and form.rotated_form.side_tensors_for(layer, scale, decoder.group)
 
 
 def _float_type(source: CheckpointReader, key: str, scale: torch.Tensor) -> str:
@@ -150,9 +146,9 @@ def _float_type(source: CheckpointReader, key: str, scale: torch.Tensor) -> str:
 def _check_kind(source: CheckpointReader, form: Format | None, layers: Iterable[str]) -> None:
     """Errors: CheckpointError when no layer has codes that the target can hold, and all would be rounded twice."""
     kinds = {kind_of_codes(source.tensors[layer + WEIGHT].dtype) for layer in layers}
-    if form is not None and form.grid.name not in kinds:
+    if form is not None and form.form.grid.name not in kinds:
         raise CheckpointError(
-            f"the layers are {kinds.pop()} and {form.name} holds {form.grid.name}: they would be rounded twice",
+            f"the layers are {kinds.pop()} and {form.name} holds {form.form.grid.name}: they would be rounded twice",
             where=source.path,
             remedy="Quantize the original",
         )
@@ -162,8 +158,8 @@ def _nothing_left(source: CheckpointReader, form: Format, layers: list[str]) -> 
     """For a file none of whose layers would stay quantized: twice as large, it would not be what it says."""
     types = {source.tensors[layer + WEIGHT].dtype for layer in layers}
     why = "they are convolutions, rotated, or have a scale for each channel"
-    if form.grid.file_dtype not in types:
-        why = f"they are {' and '.join(sorted(types))}, and {form.name} holds {form.grid.file_dtype}"
+    if form.form.grid.file_dtype not in types:
+        why = f"they are {' and '.join(sorted(types))}, and {form.name} holds {form.form.grid.file_dtype}"
     return CheckpointError(
         f"none of its {len(layers)} quantized layers can be stored in {form.name}: {why}",
         where=source.path,
@@ -174,26 +170,3 @@ def _nothing_left(source: CheckpointReader, form: Format, layers: list[str]) -> 
 def _metadata(source: CheckpointReader, prefix: str, to: str) -> dict[str, str]:
     metadata = {k: v for k, v in true_metadata(source, prefix, to).items() if k != "_quantization_metadata"}
     return metadata | {"hswq.converted_from": source.metadata.get("hswq.mode", "fp8"), "hswq.mode": to}
-
-
-def _side_keys(source: CheckpointReader, prefix: str, layers: Iterable[str]) -> set[str]:
-    """What stands beside the quantized layers in the source's format."""
-    found = {f"{prefix}scaled_fp8", *(key for key, info in source.tensors.items() if is_refusal(key, info.shape))}
-    for layer in layers:
-        scale = scale_key(source.tensors, layer)
-        found |= {scale[0]} if scale else set()
-        found |= {layer + marker for marker in MARKERS}
-    return found
-
-
-def _scales(source: CheckpointReader, prefix: str) -> dict[str, torch.Tensor]:
-    """The scale of every quantized layer by its name in the file: float32, [] or [C_out, 1, ...]."""
-    scales: dict[str, torch.Tensor] = {}
-    for key, info in source.tensors.items():
-        if not (key.startswith(prefix) and key.endswith(WEIGHT) and info.dtype in QUANTIZED_DTYPES):
-            continue
-        layer = key.removesuffix(WEIGHT)
-        found = scale_key(source.tensors, layer)
-        one = torch.ones(())
-        scales[layer] = checked_scale(found[0], source.tensor(found[0]), info.shape, source.path) if found else one
-    return scales

@@ -24,11 +24,7 @@ Read = Callable[[str, Sequence[float]], Sequence[float]]
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Sampled weight values as text, and the layers they are of, in the order of their names.
-
-    Sessions of version 0.1.0 before November 2026 have one value from each of up to 128 layers, which can be compared
-    with each other alone (``legacy``).
-    """
+    """Sampled weight values as text, and the layers they are of, in the order of their names."""
 
     text: str
     layers: tuple[str, ...]
@@ -37,24 +33,27 @@ class Fingerprint:
     def of(names: Sequence[str], read: Read) -> Fingerprint:
         """The fingerprint of a model with these quantizable layers, in any order."""
         ordered = tuple(sorted(names))
-        values = torch.tensor([list(read(name, positions(name))) for name in ordered], dtype=torch.float32)
-        return Fingerprint(_MARK + base64.b64encode(values.numpy().astype("<f4").tobytes()).decode("ascii"), ordered)
+        return _encoded(
+            torch.tensor([list(read(name, positions(name))) for name in ordered], dtype=torch.float32), ordered
+        )
+
+    def of_layers(self, names: Iterable[str]) -> Fingerprint:
+        """The part of it that is of these layers, as far as they are in it."""
+        place = {name: number for number, name in enumerate(self.layers)}
+        ordered = tuple(sorted(name for name in names if name in place))
+        return _encoded(self._values().view(-1, ELEMENTS)[[place[name] for name in ordered]], ordered)
 
     @staticmethod
     def parse(text: str, layers: Sequence[str]) -> Fingerprint | None:
         """A stored fingerprint; ``None`` for an empty one. Errors: ValueError when it is malformed."""
         if not text:
             return None
+        if not text.startswith(_MARK):
+            raise ValueError("the model's fingerprint is of an unreleased version: calibrate again")
         fingerprint = Fingerprint(text, tuple(layers))
-        if fingerprint.legacy and len(base64.b64decode(text, validate=True)) % 2:
-            raise ValueError("the model's fingerprint is cut short")
-        if not fingerprint.legacy and len(fingerprint._values()) != ELEMENTS * len(layers):
+        if len(fingerprint._values()) != ELEMENTS * len(layers):
             raise ValueError("the model's fingerprint does not fit its layers")
         return fingerprint
-
-    @property
-    def legacy(self) -> bool:
-        return not self.text.startswith(_MARK)
 
     @property
     def digest(self) -> str:
@@ -63,8 +62,6 @@ class Fingerprint:
 
     def matches(self, other: Fingerprint) -> bool:
         """Whether both are of the same weights, up to rounding to a float type of 16 bits."""
-        if self.legacy or other.legacy:
-            return self.legacy and other.legacy and _legacy_match(self.text, other.text)
         if self.layers != other.layers:
             return False
         a, b = self._values(), other._values()
@@ -76,6 +73,10 @@ class Fingerprint:
         if len(data) % 4:
             raise ValueError("the model's fingerprint is cut short")
         return torch.frombuffer(bytearray(data), dtype=torch.float32) if data else torch.empty(0)
+
+
+def _encoded(values: torch.Tensor, layers: tuple[str, ...]) -> Fingerprint:
+    return Fingerprint(_MARK + base64.b64encode(values.numpy().astype("<f4").tobytes()).decode("ascii"), layers)
 
 
 def positions(name: str) -> tuple[float, ...]:
@@ -96,17 +97,3 @@ def _type_of(values: torch.Tensor) -> torch.dtype:
         if torch.equal(values.to(dtype).float(), values):
             return dtype
     return torch.float32
-
-
-def legacy_fingerprint(names: Sequence[str], read: Read) -> Fingerprint:
-    """What older sessions have: the middle element of up to 128 layers, as float16."""
-    ordered = sorted(names)
-    count = min(128, len(ordered))
-    chosen = [ordered[i * len(ordered) // count] for i in range(count)]
-    values = torch.tensor([read(name, (0.5,))[0] for name in chosen]).clamp_(-65504, 65504).half()
-    return Fingerprint(base64.b64encode(values.numpy().tobytes()).decode("ascii"), ())
-
-
-def _legacy_match(a: str, b: str) -> bool:
-    x, y = (torch.frombuffer(bytearray(base64.b64decode(t, validate=True)), dtype=torch.float16) for t in (a, b))
-    return x.shape == y.shape and torch.allclose(x.float(), y.float(), rtol=2.0**-7, atol=6.2e-5)

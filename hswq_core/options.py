@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar, get_args
 
 from .errors import PlanError, nearest_name
+from .formats import FORMATS, Format
 from .sizes import parse_budget
 
-Mode = Literal["v1", "v2", "comfy", "int8", "comfy-int8"]
 Selection = Literal["variance", "error", "measured"]
 Rounding = Literal["nearest", "calibrated"]
 Scales = Literal["tensor", "channel"]
@@ -17,14 +18,11 @@ Part = Literal["unet", "text_encoders", "all"]
 Method = Literal["gradient", "exact"]
 """How impacts are measured: all layers together by gradients, or one after another."""
 
-MODES: tuple[Mode, ...] = get_args(Mode)
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
 ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
 SCALES: tuple[Scales, ...] = get_args(Scales)
 PARTS: tuple[Part, ...] = get_args(Part)
 METHODS: tuple[Method, ...] = get_args(Method)
-
-_OF_TEXT_ENCODERS = ("v1", "v2", "comfy")
 
 Choice = TypeVar("Choice", bound=str)
 
@@ -48,7 +46,7 @@ class QuantizeOptions:
     Errors: PlanError for a value that is not among the choices, or not a ratio.
     """
 
-    mode: Mode = "v2"
+    mode: str = "v2"
     keep_ratio: float = 0.25
     budget: str = ""
     selection: Selection = "variance"
@@ -63,26 +61,30 @@ class QuantizeOptions:
     @property
     def impact_purpose(self) -> str:
         """What impacts must have been measured for to fit these options: "v2 calibrated" and its like."""
-        measured = {"comfy": "v2", "comfy-int8": "int8"}.get(self.mode, self.mode)
+        measured = FORMATS[self.mode].impacts_of or self.mode
         return f"{measured} {self.rounding}"
 
     def __post_init__(self) -> None:
-        check_choice("mode", self.mode, MODES)
+        form = FORMATS[check_choice("mode", self.mode, tuple(FORMATS))]
         check_choice("selection", self.selection, SELECTIONS)
         check_choice("rounding", self.rounding, ROUNDINGS)
         check_choice("scales", self.scales, SCALES)
         check_choice("part", self.part, PARTS)
         check_keep_ratio(self.keep_ratio)
-        if self.scales == "channel" and self.mode != "v2":
-            raise PlanError("scales by channel are a choice of v2 alone", remedy="Choose v2, or scales by tensor")
+        if self.scales == "channel" and form.channel_form is None:
+            able = _names(lambda form: form.channel_form is not None)
+            raise PlanError(
+                f"scales by channel are a choice of {able} alone", remedy=f"Choose {able}, or scales by tensor"
+            )
         if not isinstance(self.rotate, bool):
             raise PlanError(f"rotate is {self.rotate!r}", remedy="Give true or false")
-        if self.rotate and self.mode != "comfy-int8":
-            raise PlanError("inputs are rotated in comfy-int8 alone", remedy="Choose comfy-int8, or no rotation")
-        if self.part != "unet" and self.mode not in _OF_TEXT_ENCODERS:
+        if self.rotate and form.rotated_form is None:
+            able = _names(lambda form: form.rotated_form is not None)
+            raise PlanError(f"inputs are rotated in {able} alone", remedy=f"Choose {able}, or no rotation")
+        if self.part != "unet" and not form.holds_text_encoders:
             raise PlanError(
                 f"text encoders are not quantized to {self.mode}",
-                remedy=f"Choose one of: {', '.join(_OF_TEXT_ENCODERS)}",
+                remedy=f"Choose one of: {_names(lambda form: form.holds_text_encoders)}",
             )
         if self.thumbnail != "" and not str(self.thumbnail).startswith("data:image/"):
             raise PlanError(
@@ -94,6 +96,10 @@ class QuantizeOptions:
         if not isinstance(self.budget, str) or self.budget.strip():
             parse_budget(self.budget, 0)
         object.__setattr__(self, "budget", self.budget.strip())
+
+
+def _names(is_able: Callable[[Format], bool]) -> str:
+    return ", ".join(name for name, form in FORMATS.items() if is_able(form))
 
 
 def check_choice(what: str, value: object, choices: tuple[Choice, ...]) -> Choice:

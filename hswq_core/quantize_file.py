@@ -7,14 +7,12 @@ from pathlib import Path
 
 import torch
 
-from .calibration.statistics import Statistics
 from .errors import PlanError
 from .files.dtypes import tensor_bytes
-from .files.source import TensorSource
 from .files.writer import CheckpointWriter, FileLayout, check_not_source
 from .heap import give_back
 from .parallel import ordered_map, workers_on
-from .planning.plan import QuantizationPlan
+from .planning import MatchedSource, QuantizationPlan
 from .progress import Progress, no_progress
 from .quantize_layer import quantize_layer, weight_problem
 from .report import Losses, Report
@@ -22,9 +20,8 @@ from .rounding.weight import QuantizedWeight
 
 
 def quantize_checkpoint(
-    source: TensorSource,
+    matched: MatchedSource,
     plan: QuantizationPlan,
-    statistics: Statistics | None,
     target: Path,
     *,
     overwrite: bool = False,
@@ -34,6 +31,7 @@ def quantize_checkpoint(
     """Write the planned file, a few layers at a time in memory.
 
     Args:
+        matched: the source, and the statistics that say how it is rounded.
         plan: made for this source, in its present state.
         device: where weights are rounded.
         progress: called with bytes done and bytes in all.
@@ -42,6 +40,7 @@ def quantize_checkpoint(
     CheckpointError for weights that are not finite or a source that changes while it is read. Nothing is left at
     the target then.
     """
+    source, statistics = matched.source, matched.statistics
     if plan.source != source.identity:
         raise PlanError(
             f"the plan was made for {plan.source.path} in another state, or for another file",
@@ -54,12 +53,13 @@ def quantize_checkpoint(
     keys = sorted(source.tensors, key=lambda key: source.tensors[key].begin)
 
     def convert(key: str) -> QuantizedWeight | None:
-        if key not in quantized:
+        form = quantized[key].form if key in quantized else None
+        if form is None:
             return None
         name = quantized[key].layer
         measured = statistics.layers.get(name) if statistics else None
         try:
-            return quantize_layer(source.tensor(key).to(device), measured, plan.format, plan.options.rounding)
+            return quantize_layer(source.tensor(key).to(device), measured, form, plan.options.rounding)
         except ValueError as problem:
             raise weight_problem(name, problem, source.path) from None
 
@@ -72,13 +72,14 @@ def quantize_checkpoint(
     with CheckpointWriter(target, layout, overwrite=overwrite) as writer:
         for key, result in zip(keys, ordered_map(convert, keys, workers), strict=True):
             progress(done, total)
-            if result is None:
+            layer = quantized.get(key)
+            if result is None or layer is None or layer.form is None:
                 writer.write(key, source.chunks(key))
             else:
                 writer.write(key, [tensor_bytes(result.codes)])
-                for name, tensor in plan.format.beside(quantized[key].stem, result.scale, result.group).items():
+                for name, tensor in layer.form.side_tensors_for(layer.stem, result.scale, result.group).items():
                     writer.write(name, [tensor_bytes(tensor)])
-                losses.add(quantized[key].layer, result)
+                losses.add(layer.layer, result)
             done += source.tensors[key].nbytes
         source.check_unchanged()
     give_back()

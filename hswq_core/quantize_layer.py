@@ -10,14 +10,14 @@ import torch
 from .calibration.rows import all_finite, tensor_of
 from .calibration.statistics import LayerStatistics
 from .errors import CheckpointError
-from .files.formats import Format
+from .formats import Form
 from .options import Rounding
 from .rounding.rotation import NONE, best_group, rotated
 from .rounding.weight import QuantizedWeight, quantize_weight
 
 
 def quantize_layer(
-    weight: torch.Tensor, measured: LayerStatistics | None, form: Format, rounding: Rounding
+    weight: torch.Tensor, measured: LayerStatistics | None, form: Form, rounding: Rounding
 ) -> QuantizedWeight:
     """A layer that cannot be rounded by its calibration is rounded to nearest, and says why (``fallback``).
 
@@ -59,7 +59,7 @@ class Rotated:
     second_moment: torch.Tensor
 
 
-def as_rotated(weight: torch.Tensor, measured: LayerStatistics, form: Format) -> Rotated | None:
+def as_rotated(weight: torch.Tensor, measured: LayerStatistics, form: Form) -> Rotated | None:
     """The layer as it is rotated in a format; ``None`` where it is not, or cannot be."""
     if form.rotation is None or weight.dim() != 2 or not measured.has_rows_for(weight.shape) or measured.rows is None:
         return None
@@ -81,7 +81,7 @@ def _why_unusable(rows: torch.Tensor, measured: LayerStatistics) -> str:
 
 
 def _by_rows(
-    weight: torch.Tensor, measured: LayerStatistics, rows: torch.Tensor, form: Format, rounding: Rounding
+    weight: torch.Tensor, measured: LayerStatistics, rows: torch.Tensor, form: Form, rounding: Rounding
 ) -> QuantizedWeight:
     """With the layer's inputs rotated where that pays. Errors: ArithmeticError when it cannot be calibrated."""
     calibrated = rounding == "calibrated"

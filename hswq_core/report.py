@@ -101,7 +101,7 @@ class Report:
         plan = self.plan
         return (
             f"{self.file.name}: {self.bytes / 1e6:,.1f} MB, {self.bytes / plan.source.nbytes:.1%} of the original; "
-            f"{self.quantized_layers} layers in {plan.format.grid.name}, {self.kept_layers} kept"
+            f"{self.quantized_layers} layers in {plan.form.grid.name}, {self.kept_layers} kept"
         )
 
     def as_dict(self) -> dict[str, object]:
@@ -141,7 +141,7 @@ class Report:
             str(self.file),
             f"  size     {self.bytes / 1e6:,.1f} MB of {plan.source.nbytes / 1e6:,.1f} MB "
             f"({self.bytes / plan.source.nbytes:.1%}); diffusion model {plan.unet_bytes / plan.source_unet_bytes:.1%}",
-            f"  layers   {self.quantized_layers} in {plan.format.grid.name}, {self.kept_layers} kept{kept}",
+            f"  layers   {self.quantized_layers} in {plan.form.grid.name}, {self.kept_layers} kept{kept}",
             f"  error    {self._error()}",
         ]
         if plan.options.rotate:

@@ -24,7 +24,7 @@ from ..hswq_core.files.live_source import LiveSource, LiveTensor, StoredTensor
 from ..hswq_core.files.source import TensorSource
 from ..hswq_core.files.text_encoders import TEXT_ENCODERS
 from ..hswq_core.fingerprint import elements_at, positions
-from ..hswq_core.planning.source_check import names_differ
+from ..hswq_core.planning.matched_source import names_differ
 from .compat import is_quantized
 from .load import load_diffusion_model
 from .provenance import patches_of

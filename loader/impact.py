@@ -14,7 +14,7 @@ from ..hswq_core.calibration.model_inputs import LATENT, OPTIONS, TOO_LARGE, not
 from ..hswq_core.calibration.monitor import quantizable_layers
 from ..hswq_core.calibration.statistics import Statistics
 from ..hswq_core.errors import StatisticsError
-from ..hswq_core.files.formats import Format
+from ..hswq_core.formats import Form
 from ..hswq_core.log import get_logger
 from ..hswq_core.options import Method, Rounding
 from ..hswq_core.progress import Progress
@@ -35,7 +35,7 @@ def measure_impacts(
     statistics: Statistics,
     layers: list[str],
     *,
-    form: Format,
+    form: Form,
     rounding: Rounding,
     probes: int,
     method: Method,

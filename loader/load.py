@@ -18,15 +18,15 @@ from comfy.patcher_extension import WrappersMP
 from ..hswq_core.errors import CheckpointError
 from ..hswq_core.files.checkpoint import CheckpointReader
 from ..hswq_core.files.inspection import Inspection, inspect_checkpoint
-from ..hswq_core.files.layers import check_scales
 from ..hswq_core.files.names import check_name
 from ..hswq_core.files.refusal import is_refusal
+from ..hswq_core.files.scale_check import check_scales
 from ..hswq_core.log import get_logger
 from .compat import exact_patching, is_quantized, multiplies_fp8
 from .ops import FP8MatmulOperations, HSWQOperations, weights_in_one_piece
 from .patching import with_quantized_patching
 from .provenance import remember_file
-from .state_dict import dequantize_text_encoders, join_scales, warn_of_lost_scales
+from .state_dict import join_scales, majority_float
 
 logger = get_logger(__name__)
 _COPYING = re.compile(r'While copying the parameter named "([^"]+)"')
@@ -94,16 +94,15 @@ def _read(path: Path) -> _File:
         if sum(".lora_" in key for key in reader.tensors) > len(reader.tensors) / 2:
             raise CheckpointError("this is a LoRA, not a model", where=path, remedy="Open it with Load LoRA")
         inspection = inspect_checkpoint(reader)
-    check_name(path)
-    loaded = comfy.utils.load_torch_file(str(path))
-    state_dict = {key: tensor for key, tensor in loaded.items() if not is_refusal(key, tuple(tensor.shape))}
-    prefix = comfy.model_detection.unet_prefix_from_state_dict(state_dict)
-    if not any(key.startswith(prefix) for key in state_dict):
-        prefix = ""
-    check_scales(reader, prefix)
-    warn_of_lost_scales(state_dict, prefix, path)
-    dtype = join_scales(state_dict, prefix, path)
-    dequantize_text_encoders(state_dict, path)
+        check_name(path)
+        wanted = [key for key, info in reader.tensors.items() if not is_refusal(key, info.shape)]
+        state_dict = reader.read(wanted, mapped=not getattr(comfy.utils, "DISABLE_MMAP", False))
+        prefix = comfy.model_detection.unet_prefix_from_state_dict(state_dict)
+        if not any(key.startswith(prefix) for key in state_dict):
+            prefix = ""
+        check_scales(reader, prefix)
+        dtype = majority_float(reader.tensors, prefix)
+    join_scales(state_dict, prefix, dtype, path)
     return _File(state_dict, metadata, prefix, dtype, inspection)
 
 

@@ -10,9 +10,9 @@ from comfy_api.latest import io
 from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.calibration.statistics import Statistics, check_same_model
 from ..hswq_core.files.folders import writable_folder
-from ..hswq_core.files.formats import FORMATS
+from ..hswq_core.formats import FORMATS
 from ..hswq_core.log import get_logger
-from ..hswq_core.options import METHODS, MODES, ROUNDINGS, Method, QuantizeOptions, Rounding, check_choice
+from ..hswq_core.options import METHODS, ROUNDINGS, Method, QuantizeOptions, Rounding, check_choice
 from ..hswq_core.planning.source_check import check_patches
 from ..hswq_core.sensitivity.gradient import FEW_PROBES, FEW_VECTORS, VECTORS
 from ..loader.calibrate import model_fingerprint
@@ -45,7 +45,7 @@ class HSWQMeasureSensitivity(io.ComfyNode):
                 HSWQStats.Input("stats", tooltip="Its statistics."),
                 io.Combo.Input(
                     "mode",
-                    options=list(MODES),
+                    options=list(FORMATS),
                     default="v2",
                     tooltip="The format to measure for.",
                 ),
@@ -99,7 +99,7 @@ class HSWQMeasureSensitivity(io.ComfyNode):
         method: Method = "gradient",
         after: Any = None,
     ) -> io.NodeOutput:
-        purpose = QuantizeOptions(mode=check_choice("mode", mode, MODES), rounding=rounding).impact_purpose
+        purpose = QuantizeOptions(mode=mode, rounding=rounding).impact_purpose
         return io.NodeOutput(with_impacts(model, stats, purpose, probes, method, cls.hidden.unique_id))
 
 
@@ -146,7 +146,7 @@ def with_impacts(
         model,
         statistics,
         layers,
-        form=FORMATS[mode],
+        form=FORMATS[mode].form,
         rounding=check_choice("rounding", rounding, ROUNDINGS),
         probes=probes,
         method=method,

@@ -15,15 +15,17 @@ from ..hswq_core import quantize
 from ..hswq_core.files.folders import writable_folder
 from ..hswq_core.files.names import default_name, next_free, safe_file_name
 from ..hswq_core.files.writer import check_target
-from ..hswq_core.options import MODES, PARTS, ROUNDINGS, SCALES, SELECTIONS
+from ..hswq_core.formats import FORMATS
+from ..hswq_core.options import PARTS, ROUNDINGS, SCALES, SELECTIONS
 from ..hswq_core.parallel import WORKING_MEMORY
 from ..hswq_core.planning.budget import check_budget
 from ..loader.memory import make_room
 from .common import CATEGORY, HSWQStats, progress_bar, quantize_options, statistics_of
+from .connected import Connected, source_to_quantize
 from .inputs import checked
 from .measure import measured_stats
 from .pictures import data_uri
-from .sources import Connected, source_to_quantize, sources
+from .sources import sources
 
 _THUMBNAIL = 256
 """Pixels of the longest side, as the ModelSpec wants it."""
@@ -49,7 +51,7 @@ class HSWQQuantize(io.ComfyNode):
                 HSWQStats.Input("stats", tooltip="The statistics of HSWQ Calibrate."),
                 io.Combo.Input(
                     "mode",
-                    options=list(MODES),
+                    options=list(FORMATS),
                     default="v2",
                     tooltip=(
                         "v1: plain FP8 for any loader. v2: scaled FP8, more exact, for HSWQ Loader. int8: integers, "
@@ -201,19 +203,20 @@ class HSWQQuantize(io.ComfyNode):
         shown = "" if thumbnail is None else data_uri(thumbnail[0], _THUMBNAIL)
         options = quantize_options(more | {"mode": mode, "keep_ratio": keep_ratio, "thumbnail": shown})
         connected = Connected(model, clip, vae, cls.hidden.prompt, cls.hidden.unique_id)
-        with source_to_quantize(source, statistics, connected) as (folder, stem, opened):
+        alone = options.part == "text_encoders"
+        with source_to_quantize(source, statistics, connected, text_encoders_alone=alone) as (folder, stem, matched):
             name = filename or default_name(f"{stem}.safetensors", statistics.samples, options)
             target = writable_folder(Path(folder_paths.get_output_directory()) / folder) / safe_file_name(name)
             if not filename and not overwrite:
                 target = next_free(target)
             check_target(target, overwrite=overwrite)  # before minutes of measuring
-            check_budget(opened, options)
+            check_budget(matched.source, options)
             if options.selection == "measured" and model is not None:
                 statistics = statistics_of(measured_stats(model, stats, options.impact_purpose, cls.hidden.unique_id))
             device = _device()
             make_room(device, WORKING_MEMORY)
             report = quantize(
-                opened, target, statistics, options, device=device, overwrite=overwrite, progress=progress_bar()
+                matched, target, statistics, options, device=device, overwrite=overwrite, progress=progress_bar()
             )
         said = json.dumps(report.as_dict(), indent=2)
         verdict = {"text": report.verdict, "warnings": list(report.warnings), "name": target.name}

@@ -29,12 +29,13 @@ from ..hswq_core.files.modelspec import origin_of
 from ..hswq_core.files.names import safe_file_name
 from ..hswq_core.files.source import FileIdentity
 from ..hswq_core.options import QuantizeOptions
-from ..hswq_core.planning.source_check import holds_model_of, names_differ
+from ..hswq_core.planning.matched_source import holds_model_of, names_differ
 from ..hswq_core.progress import Progress
 from ..hswq_core.version import __version__
 from ..loader.calibrate import StepReport
 from .common import quantize_options, session_for, statistics_folder
-from .sources import CALIBRATED, SOURCES, find_source, list_of, model_path
+from .found_source import find_source
+from .sources import CALIBRATED, SOURCES, list_of, model_path
 
 _one_at_a_time = ThreadPoolExecutor(1, "hswq-chart")
 """For what takes long: pages that wait hold none of the threads that the server needs for others."""
@@ -170,16 +171,18 @@ def _curve_of(stored: Path, query: Mapping[str, str], progress: Progress) -> dic
     statistics = replace(_statistics_in(stored), patches="")
     if _is_of_another_model(statistics, query):
         return {"waiting": True}
-    _, path = find_source(query.get("source", ""), statistics)
     # The chart itself varies the keep ratio, and rounding changes neither sizes nor ranks.
     options = quantize_options({k: v for k, v in query.items() if k not in ("keep_ratio", "rounding")})
     if options.selection == "measured" and statistics.complete_impacts(options.impact_purpose) is None:
         return {"waiting": True, "calibrated": True}
-    asked = (FileIdentity.of(path, path.stat()), FileIdentity.of(stored, stored.stat()), options)
-    if asked not in _answers:
-        if len(_answers) >= _MOST_ANSWERS:
-            _answers.clear()
-        _answers[asked] = size_curve(path, statistics, options, progress=progress).as_dict()
+    with contextlib.ExitStack() as stack:
+        found = find_source(query.get("source", ""), statistics, stack)
+        asked = (found.file.identity, FileIdentity.of(stored, stored.stat()), options)
+        if asked not in _answers:
+            if len(_answers) >= _MOST_ANSWERS:
+                _answers.clear()
+            curve = size_curve(found.matched or found.file, statistics, options, progress=progress)
+            _answers[asked] = curve.as_dict()
     return _answers[asked] | {"budgeted": bool(options.budget)}
 
 
@@ -192,7 +195,7 @@ def _is_of_another_model(statistics: Statistics, query: Mapping[str, str]) -> bo
         return False  # it is a merge of several, is gone, or is not known
     with contextlib.suppress(HSWQError, OSError), CheckpointReader(model_path(folder, name)) as reader:
         as_calibrated = statistics.source == f"{folder}/{name}" and names_differ(reader, statistics)
-        return not (as_calibrated or holds_model_of(reader, statistics))
+        return not (as_calibrated or holds_model_of(reader, statistics) is not None)
     return False
 
 

@@ -95,12 +95,6 @@ class CalibrationSession:
 
     def check_model(self, fingerprint: Fingerprint, patches: str | None = None) -> None:
         """Errors: StatisticsError when the session is of another model, or of other patches where they are given."""
-        if self.fingerprint.legacy:
-            raise StatisticsError(
-                "this session was calibrated by an older version; it can be quantized from, but not continued",
-                where=self.path,
-                remedy="Choose another session name, or turn on 'reset' to start it anew",
-            )
         if not self.fingerprint.matches(fingerprint):
             raise StatisticsError(
                 "this session holds statistics of another model",

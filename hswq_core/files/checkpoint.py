@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 import re
 import threading
@@ -89,6 +90,28 @@ class CheckpointReader:
                 raise self._shrunk(name)
             return torch.frombuffer(buffer, dtype=dtype).reshape(info.shape)
         return torch.empty(info.shape, dtype=dtype)
+
+    def read(self, names: Iterable[str], *, mapped: bool) -> dict[str, torch.Tensor]:
+        """Many tensors.
+
+        Args:
+            mapped: whether they stay in the file until they are used, as copies that nothing writes back. The mapping
+                lives as long as any of them.
+
+        Errors: CheckpointError for a type torch does not have.
+        """
+        if not mapped:
+            return {name: self.tensor(name) for name in names}
+        # Writable for torch, which has no other tensors; what is written stays in memory.
+        whole = torch.frombuffer(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=torch.uint8)
+        return {name: self._view(whole, name) for name in names}
+
+    def _view(self, whole: torch.Tensor, name: str) -> torch.Tensor:
+        info, dtype = self.tensors[name], self._dtype(name)
+        begin, end = self._data_start + info.begin, self._data_start + info.end
+        if not info.nbytes or begin % dtype.itemsize:  # headers of any length are allowed
+            return self.tensor(name)
+        return whole[begin:end].view(dtype).reshape(info.shape)
 
     def elements(self, name: str, positions: Iterable[float]) -> list[float]:
         """Elements of a flattened tensor at positions from 0 to 1, without reading the rest."""

@@ -7,9 +7,14 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ..formats import FORMATS
+from ..formats.stored_layer import QUANTIZED_DTYPES, StoredLayer, stored_layer
 from .checkpoint import MAX_HEADER, CheckpointReader
-from .layers import FP8_DTYPES, MARKERS, QUANTIZED_DTYPES, find_prefix, kind_of_codes, layer_weights, scale_key
+from .decode import kind_of_codes
+from .layers import find_layers
 
+_OLDER = "scaled_fp8"
+"""The format of text encoders and Flux conversions before ComfyUI had one of its own."""
 _MODE = re.compile(rb'"hswq\.mode":\s*"([a-z0-9-]+)"')
 
 
@@ -59,14 +64,14 @@ class Inspection:
 
 def inspect_checkpoint(reader: CheckpointReader) -> Inspection:
     """Look at the header alone. Errors: CheckpointError when there is no diffusion model in the file."""
-    prefix = find_prefix(reader)
+    found = find_layers(reader)
     quantized, unquantized, formats, sizes = [], [], set[str](), Counter[str]()
     grids: set[str] = set()
-    for layer, info in sorted(layer_weights(reader, prefix).items()):
+    for layer, info in sorted(found.weights.items()):
         if info.dtype in QUANTIZED_DTYPES:
             quantized.append(layer)
             grids.add(kind_of_codes(info.dtype))
-            formats.add(_format_of_layer(reader, prefix + layer, info.dtype))
+            formats.add(_format_of_layer(stored_layer(reader.tensors, found.prefix + layer, info.dtype, info.shape)))
         else:
             unquantized.append(layer)
             sizes[info.dtype] += info.nbytes
@@ -79,8 +84,8 @@ def inspect_checkpoint(reader: CheckpointReader) -> Inspection:
         grid=" and ".join(sorted(grids)) or "FP8",
         bytes=reader.path.stat().st_size,
         bytes_by_dtype=dict(by_dtype.most_common()),
-        diffusion_model_prefix=prefix,
-        diffusion_model_bytes=sum(info.nbytes for key, info in reader.tensors.items() if key.startswith(prefix)),
+        diffusion_model_prefix=found.prefix,
+        diffusion_model_bytes=sum(info.nbytes for key, info in reader.tensors.items() if key.startswith(found.prefix)),
         unquantized_dtype=sizes.most_common(1)[0][0] if sizes else "F16",
         quantized=quantized,
         unquantized=unquantized,
@@ -99,13 +104,9 @@ def mode_of(path: Path) -> str:
     return found[1].decode("ascii") if found else ""
 
 
-def _format_of_layer(reader: CheckpointReader, layer: str, dtype: str) -> str:
-    if dtype not in FP8_DTYPES:
-        return "comfy-int8" if layer + MARKERS[0] in reader.tensors else "int8"
-    scale = scale_key(reader.tensors, layer)
-    if scale is None:
-        return "v1"
-    return {".weight_scale": "comfy", ".scale_weight": "scaled_fp8"}.get(scale[1], "v2")
+def _format_of_layer(layer: StoredLayer) -> str:
+    # The last one first: a format that was added knows its own layers better than those before it.
+    return next((name for name, form in reversed(FORMATS.items()) if form.recognizes(layer)), _OLDER)
 
 
 def _format_name(quantized: list[str], names: set[str]) -> str:

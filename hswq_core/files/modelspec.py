@@ -14,6 +14,7 @@ from datetime import date, datetime, timezone
 from pathlib import Path
 
 from ..errors import PlanError
+from ..formats import FORMATS
 from .source import TensorInfo, TensorSource
 
 HASH = "modelspec.hash_sha256"
@@ -24,13 +25,6 @@ UNKNOWN_HASH = "0x" + "0" * 64
 _OF_ITS_BYTES = (HASH, "sshs_model_hash", "sshs_legacy_hash")
 _REQUIRED = ("modelspec.sai_model_spec", "modelspec.architecture", "modelspec.implementation", "modelspec.title")
 _ENDING = re.compile(r" \(HSWQ [^)]*\)$")
-_HINTS = {
-    "v1": "Opens in any FP8 loader; HSWQ Loader keeps the layers that are kept.",
-    "v2": "Open with HSWQ Loader (ComfyUI-HSWQ).",
-    "int8": "Open with HSWQ Loader (ComfyUI-HSWQ).",
-    "comfy": "Opens in recent ComfyUI's own loaders, and in HSWQ Loader.",
-    "comfy-int8": "Opens in ComfyUI's own loaders from 0.27 on, and in HSWQ Loader.",
-}
 
 
 def true_metadata(source: TensorSource, prefix: str, mode: str) -> dict[str, str]:
@@ -56,10 +50,10 @@ def true_metadata(source: TensorSource, prefix: str, mode: str) -> dict[str, str
         HASH: UNKNOWN_HASH,
     }
     hint = said.get("modelspec.usage_hint", "")
-    for known in _HINTS.values():
-        hint = hint.replace(known, "").strip()
-    if mode in _HINTS:
-        hint = f"{hint} {_HINTS[mode]}".strip()
+    for known in FORMATS.values():
+        hint = hint.replace(known.hint, "").strip()
+    if mode in FORMATS:
+        hint = f"{hint} {FORMATS[mode].hint}".strip()
     return found | own | ({"modelspec.usage_hint": hint} if hint else {})
 
 

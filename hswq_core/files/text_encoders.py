@@ -12,7 +12,6 @@ TEXT_ENCODERS = ("conditioner.", "cond_stage_model.", "text_encoders.")
 """Where text encoders begin in a checkpoint."""
 # Tables that are looked up, and what is small: nothing multiplies with the first, nothing is saved on the second.
 _NO_LAYER = re.compile(r"(^|\.)(\w*embeddings?|embed_\w+|shared|wte|relative_attention_bias|\w*projection)\.")
-_OPEN_CLIP = ".resblocks."
 
 
 def text_encoder_layers(source: TensorSource, *, alone: bool) -> dict[str, TensorInfo]:
@@ -31,8 +30,3 @@ def text_encoder_layers(source: TensorSource, *, alone: bool) -> dict[str, Tenso
         and is_float(info.dtype)
         and not _NO_LAYER.search(key)
     }
-
-
-def loses_its_scale(layer: str) -> bool:
-    """Whether ComfyUI's own loaders rename a layer's weight, and drop what stands beside it."""
-    return _OPEN_CLIP in layer

@@ -2,6 +2,7 @@
 
 from .layer import LayerPlan
 from .make_plan import make_plan
+from .matched_source import MatchedSource, match_source
 from .plan import QuantizationPlan
 
-__all__ = ["LayerPlan", "QuantizationPlan", "make_plan"]
+__all__ = ["LayerPlan", "MatchedSource", "QuantizationPlan", "make_plan", "match_source"]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 
 from ..errors import PlanError
-from ..files.layers import WEIGHT, find_prefix, layer_weights, stray_tensor
+from ..files.layers import WEIGHT, find_layers
 from ..files.source import TensorSource
-from ..files.text_encoders import text_encoder_layers
 from ..files.writer import FileLayout
+from ..formats import FORMATS
+from ..formats.stored_layer import stray_tensor
 from ..options import QuantizeOptions
 from ..sizes import parse_budget
+from .candidates import matching, texts_of
 from .layer import LayerPlan, layout_of
-from .make_plan import format_of, matching
 
 
 def check_budget(source: TensorSource, options: QuantizeOptions) -> None:
@@ -33,18 +34,19 @@ def smallest_size(source: TensorSource, options: QuantizeOptions) -> int:
 
     Errors: PlanError for a pattern that matches no layer.
     """
-    form, alone = format_of(options), options.part == "text_encoders"
-    prefix = "" if alone else find_prefix(source)
-    weights = {} if alone else layer_weights(source, prefix)
-    kept = matching(options.force_keep, weights)
-    layers = [
-        LayerPlan(name, f"{prefix}{name}{WEIGHT}", info, len(info.shape) in form.dimensions and name not in kept, "")
-        for name, info in weights.items()
-    ]
-    if options.part != "unet":
-        texts = text_encoder_layers(source, alone=alone)
-        layers += [LayerPlan(name, name + WEIGHT, info, True, "") for name, info in texts.items()]
+    target = FORMATS[options.mode]
+    form = target.form_for(options.scales, rotate=options.rotate)
+    layers = []
+    if options.part != "text_encoders":
+        found = find_layers(source)
+        kept = matching(options.force_keep, found.weights)
+        layers += [
+            LayerPlan(name, found.key(name), info, form, "")
+            for name, info in found.weights.items()
+            if len(info.shape) in target.dimensions and name not in kept
+        ]
+    layers += [LayerPlan(name, name + WEIGHT, info, form, "") for name, info in texts_of(source, options).items()]
     possible = [
         layer for layer in layers if math.prod(layer.info.shape) and not stray_tensor(source.tensors, layer.stem)
     ]
-    return FileLayout(layout_of(source, form, possible), {}).nbytes
+    return FileLayout(layout_of(source, possible), {}).nbytes

@@ -24,7 +24,7 @@ _NATIVE = re.compile(
 _OF_LANGUAGE = re.compile(r"(^|\.)embed_tokens\.")
 
 
-def what_it_is_instead(keys: Collection[str]) -> str:
+def detect_other_kind(keys: Collection[str]) -> str:
     """A name for the file if its keys are not those of a diffusion model as ComfyUI has them; or nothing.
 
     Args:

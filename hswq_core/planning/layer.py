@@ -11,21 +11,28 @@ import torch
 
 from ..errors import CheckpointError
 from ..files.dtypes import dtype_name
-from ..files.formats import Format
 from ..files.layers import WEIGHT
 from ..files.source import TensorInfo, TensorSource
+from ..formats import Form
 
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One layer: its path in the diffusion model, its tensor in the file, what happens and why."""
+    """One layer: its path in the diffusion model, its tensor in the file, what happens and why.
+
+    ``form`` is what it is stored as; ``None`` for a layer that stays as it is.
+    """
 
     layer: str
     key: str
     info: TensorInfo
-    quantize: bool
+    form: Form | None
     reason: str
     sensitivity: float | None = None
+
+    @property
+    def quantize(self) -> bool:
+        return self.form is not None
 
     @property
     def stem(self) -> str:
@@ -33,16 +40,14 @@ class LayerPlan:
         return self.key[: -len(WEIGHT)]
 
 
-def layout_of(
-    source: TensorSource, form: Format, layers: Iterable[LayerPlan]
-) -> dict[str, tuple[str, tuple[int, ...]]]:
+def layout_of(source: TensorSource, layers: Iterable[LayerPlan]) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Type and shape by key of the file in which these layers are quantized or kept as they say."""
     layout = {key: (info.dtype, info.shape) for key, info in source.tensors.items()}
     for layer in layers:
-        if not layer.quantize:
+        if layer.form is None:
             continue
-        layout[layer.key] = (form.grid.file_dtype, layer.info.shape)
-        for name, tensor in form.side_tensors_of(layer.stem, layer.info.shape).items():
+        layout[layer.key] = (layer.form.grid.file_dtype, layer.info.shape)
+        for name, tensor in layer.form.planned_side_tensors(layer.stem, layer.info.shape).items():
             if name in source.tensors:
                 raise CheckpointError(
                     f"there is a tensor {name} already", where=source.path, remedy="Quantize the original"
@@ -51,12 +56,12 @@ def layout_of(
     return layout
 
 
-def cost_of_keeping(name: str, info: TensorInfo, form: Format) -> int:
+def cost_of_keeping(name: str, info: TensorInfo, form: Form) -> int:
     """The bytes that keeping a layer adds, at most: its own, less those of its codes and what stands beside them.
 
     In the header it adds its name to the metadata, and saves the entries of the tensors beside it.
     """
-    side = form.side_tensors_of(name, info.shape)
+    side = form.planned_side_tensors(name, info.shape)
     saved = sum(t.nbytes + len(_header_entry(key, t)) for key, t in side.items())
     return info.nbytes - math.prod(info.shape) - saved + len(json.dumps(name)) + 16
 

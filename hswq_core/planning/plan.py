@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..files.dtypes import nbytes_of
-from ..files.formats import Format
 from ..files.modelspec import THUMBNAIL
 from ..files.source import FileIdentity
 from ..files.writer import FileLayout
+from ..formats import Form, Format
 from ..options import QuantizeOptions
 from ..version import __version__
 from .layer import LayerPlan
@@ -20,14 +20,15 @@ from .layer import LayerPlan
 class QuantizationPlan:
     """Everything that determines the output file, apart from the weights themselves.
 
-    ``layout`` is the file that will be written: every tensor's type and shape by its key. ``base_metadata`` is what the
-    source's header says, made true of that file. ``source`` is the file that the plan was made for, and that alone can
-    be quantized by it. ``other_bytes`` are those of matrices in the diffusion model that belong to no layer, such as
-    the weights of experts in one tensor: they stay as they are.
+    ``form`` is what its quantized layers are stored as. ``layout`` is the file that will be written: every tensor's
+    type and shape by its key. ``base_metadata`` is what the source's header says, made true of that file. ``source`` is
+    the file that the plan was made for, and that alone can be quantized by it. ``other_bytes`` are those of matrices in
+    the diffusion model that belong to no layer, such as the weights of experts in one tensor: they stay as they are.
     """
 
     options: QuantizeOptions
     format: Format
+    form: Form
     prefix: str
     layers: tuple[LayerPlan, ...]
     layout: Mapping[str, tuple[str, tuple[int, ...]]]
@@ -55,7 +56,7 @@ class QuantizationPlan:
     @property
     def scales(self) -> str:
         """What has a scale of its own: every ``tensor``, every output ``channel``, or nothing."""
-        return "" if self.format.scaling == "none" else self.format.scaling
+        return "" if self.form.scaling == "none" else self.form.scaling
 
     @property
     def nbytes(self) -> int:
@@ -115,7 +116,7 @@ class QuantizationPlan:
     @property
     def summary(self) -> str:
         """Format, size and layers in one line."""
-        quantized = f"{len(self.quantized)} layers in {self.format.grid.name}"
+        quantized = f"{len(self.quantized)} layers in {self.form.grid.name}"
         return (
             f"{self.format.name}: {self.nbytes:,} bytes of {self.source.nbytes:,} "
             f"({self.nbytes / self.source.nbytes:.1%}); {quantized}, {len(self.kept)} kept"

@@ -49,7 +49,7 @@ def sizes_by_keep_ratio(source: TensorSource, plan: QuantizationPlan) -> SizeCur
     none, every = (_keeping(source, plan, sensitivity, keep=keep) for keep in (False, True))
     open_layers = {layer.layer: layer for layer in plan.layers if layer.layer in sensitivity}
     order = ranked(sensitivity)
-    costs = (cost_of_keeping(name, open_layers[name].info, plan.format) for name in order)
+    costs = (cost_of_keeping(name, open_layers[name].info, plan.form) for name in order)
     sizes = list(itertools.accumulate(costs, initial=none.nbytes))
     # Costs are upper bounds; spread the total excess evenly.
     excess = (sizes[-1] - every.nbytes) / max(len(order), 1)
@@ -68,7 +68,7 @@ def sizes_by_keep_ratio(source: TensorSource, plan: QuantizationPlan) -> SizeCur
 
 def _keeping(source: TensorSource, plan: QuantizationPlan, layers: Container[str], *, keep: bool) -> QuantizationPlan:
     """The same plan with all of these layers kept, or none."""
-    changed = [replace(e, quantize=not keep) if e.layer in layers else e for e in plan.layers]
-    layout = layout_of(source, plan.format, changed)
+    form = None if keep else plan.form
+    changed = tuple(replace(each, form=form) if each.layer in layers else each for each in plan.layers)
     options = replace(plan.options, keep_ratio=float(keep), budget="")
-    return replace(plan, options=options, layers=tuple(changed), layout=layout)
+    return replace(plan, options=options, layers=changed, layout=layout_of(source, changed))

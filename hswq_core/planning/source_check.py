@@ -1,28 +1,38 @@
-"""The checkpoint to quantize: its layers, and whether statistics are of its model."""
+"""What a checkpoint must be to be quantized with these statistics, as far as headers tell."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..calibration.statistics import Statistics
 from ..errors import CheckpointError, StatisticsError
-from ..files.dtypes import is_float
-from ..files.layers import QUANTIZED_DTYPES, WEIGHT, find_prefix, layer_weights
-from ..files.source import TensorInfo, TensorSource
-from ..fingerprint import Fingerprint, Read, legacy_fingerprint
-from .kind_of_file import what_it_is_instead
+from ..files.layers import SourceLayers
+from ..formats.stored_layer import QUANTIZED_DTYPES
+from .kind_of_file import detect_other_kind
 
+OTHER_MODEL = "Choose the checkpoint that was calibrated, or calibrate this one"
 _PART = re.compile(r"-\d{5}-of-\d{5}\.")
 
 
-def check_model(source: TensorSource, prefix: str, weights: dict[str, TensorInfo], statistics: Statistics) -> None:
-    """Errors: StatisticsError when the statistics are of another model than the source's."""
-    remedy = "Choose the checkpoint that was calibrated, or calibrate this one"
+def check_source(found: SourceLayers, statistics: Statistics | None) -> None:
+    """Errors: CheckpointError for a file that cannot be quantized, StatisticsError for statistics of another model."""
+    check_original(found)
+    if statistics is None:
+        _check_kind(found)
+        _check_biases(found, found.weights)
+        return
+    check_patches(found.source.patches, found.source.path, statistics)
+    _check_layers(found, statistics)
+    _check_biases(found, statistics.layers)
+
+
+def _check_layers(found: SourceLayers, statistics: Statistics) -> None:
+    """Errors: StatisticsError when the statistics are of a model with other layers than the source's."""
     renamed = " (ComfyUI may name its layers otherwise than this file; HSWQ Quantize in ComfyUI takes either)"
     for name, layer in statistics.layers.items():
-        info = weights.get(name)
+        info = found.weights.get(name)
         if info is None or (info.shape != layer.shape and info.shape[1] != layer.channels):
             have = (
                 f"is not in this file{renamed}"
@@ -30,58 +40,52 @@ def check_model(source: TensorSource, prefix: str, weights: dict[str, TensorInfo
                 else f"takes {info.shape[1]} channels here, not {layer.channels}"
             )
             raise StatisticsError(
-                f"the statistics are of another model: layer {name} {have}", where=source.path, remedy=remedy
+                f"the statistics are of another model: layer {name} {have}",
+                where=found.source.path,
+                remedy=OTHER_MODEL,
             )
-    expected = statistics.fingerprint
-    if expected and not expected.matches(_as_in(source, prefix, weights, statistics)):
-        raise StatisticsError(
-            "the statistics are of another model: the weights differ", where=source.path, remedy=remedy
-        )
 
 
-def check_original(source: TensorSource, weights: Mapping[str, TensorInfo]) -> None:
+def check_original(found: SourceLayers) -> None:
     """Errors: CheckpointError for a file whose layers are quantized already, or that is one part of several."""
-    quantized = [info.dtype for info in weights.values() if info.dtype in QUANTIZED_DTYPES]
+    path = found.source.path
+    quantized = [info.dtype for info in found.weights.values() if info.dtype in QUANTIZED_DTYPES]
     if quantized:
         raise CheckpointError(
-            f"{len(quantized)} of {len(weights)} layers are quantized already ({quantized[0]})",
-            where=source.path,
+            f"{len(quantized)} of {len(found.weights)} layers are quantized already ({quantized[0]})",
+            where=path,
             remedy="Quantize the original; 'hswq convert' writes a quantized file in another format",
         )
-    if _PART.search(source.path.name):
+    if _PART.search(path.name):
         raise CheckpointError(
             "this is one part of a model in several files",
-            where=source.path,
+            where=path,
             remedy="Join the parts, or load them in ComfyUI and connect the MODEL to HSWQ Quantize",
         )
 
 
-def check_biases(source: TensorSource, prefix: str, weights: Mapping[str, TensorInfo]) -> None:
+def _check_biases(found: SourceLayers, layers: Iterable[str]) -> None:
     """Errors: CheckpointError for a layer whose bias is not [C_out]: nothing could open the file that is written."""
-    for name, info in weights.items():
-        bias = source.tensors.get(f"{prefix}{name}.bias")
+    for name in layers:
+        info, bias = found.weights[name], found.source.tensors.get(f"{found.prefix}{name}.bias")
         # A transposed convolution's weight begins with its inputs, and only calibration knows which it is.
         sizes = info.shape[:1] if len(info.shape) == 2 else info.shape
         if bias is not None and not (len(bias.shape) == 1 and bias.shape[0] in sizes):
             raise CheckpointError(
                 f"layer {name}: its bias is {list(bias.shape)}, and its weight {list(info.shape)}",
-                where=source.path,
+                where=found.source.path,
                 remedy="The file is damaged: download it again, or make it anew",
             )
 
 
-def check_not_quantized(source: TensorSource) -> None:
-    """Errors: CheckpointError for a file whose layers are quantized already."""
-    check_original(source, layer_weights(source, find_prefix(source)))
-
-
-def check_kind(source: TensorSource, prefix: str) -> None:
+def _check_kind(found: SourceLayers) -> None:
     """Errors: CheckpointError for a file that is known to be something else than a diffusion model."""
-    instead = what_it_is_instead([key[len(prefix) :] for key in source.tensors if key.startswith(prefix)])
+    prefix = found.prefix
+    instead = detect_other_kind([key[len(prefix) :] for key in found.source.tensors if key.startswith(prefix)])
     if instead:
         raise CheckpointError(
-            f"this is {instead}, and no diffusion model as ComfyUI has it",
-            where=source.path,
+            f"this is {instead}, and not a diffusion model as ComfyUI has it",
+            where=found.source.path,
             remedy="Choose a checkpoint or a diffusion model; or load it in ComfyUI and connect the MODEL",
         )
 
@@ -104,41 +108,3 @@ def check_patches(patches: str, where: str | Path, statistics: Statistics) -> No
         where=where,
         remedy="Connect the MODEL that was calibrated, or calibrate this one",
     )
-
-
-def holds_model_of(source: TensorSource, statistics: Statistics) -> bool:
-    """Whether the source is the model that the statistics were measured on, in a type that can be quantized."""
-    try:
-        prefix = find_prefix(source, statistics.layers)
-        weights = layer_weights(source, prefix)
-        check_model(source, prefix, weights, statistics)
-    except (CheckpointError, StatisticsError):
-        return False
-    return all(is_float(weights[name].dtype) for name in statistics.layers)
-
-
-def names_differ(source: TensorSource, statistics: Statistics) -> bool:
-    """Whether layers that were calibrated are not in the source by their names: it may be another model, or be named
-    by other rules than ComfyUI's modules."""
-    try:
-        weights = layer_weights(source, find_prefix(source, statistics.layers))
-    except CheckpointError:
-        return True
-    return any(name not in weights for name in statistics.layers)
-
-
-def fingerprint_of(source: TensorSource, prefix: str, layers: Iterable[str]) -> Fingerprint:
-    return Fingerprint.of(list(layers), _reader(source, prefix))
-
-
-def _as_in(source: TensorSource, prefix: str, weights: Mapping[str, TensorInfo], statistics: Statistics) -> Fingerprint:
-    """The source's fingerprint over the layers of the statistics' model, whether they ran or not."""
-    expected = statistics.fingerprint
-    assert expected is not None
-    if expected.legacy:
-        return legacy_fingerprint(list(statistics.layers), _reader(source, prefix))
-    return fingerprint_of(source, prefix, [name for name in expected.layers if name in weights])
-
-
-def _reader(source: TensorSource, prefix: str) -> Read:
-    return lambda name, positions: source.elements(f"{prefix}{name}{WEIGHT}", positions)

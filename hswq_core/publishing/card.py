@@ -7,7 +7,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .facts import HOW_TO_LOAD, Facts
+from ..formats import FORMATS
+from .facts import Facts
 from .shown_proof import PICTURE, ShownProof
 
 
@@ -37,7 +38,7 @@ def model_card(facts: Facts, about: About, hashes: Mapping[str, str], proof: Sho
         f"# {title}",
         _sentence(facts, about),
         *(_proof(proof) if proof else ()),
-        f"## How to load it\n\n{HOW_TO_LOAD[facts.mode]}",
+        f"## How to load it\n\n{FORMATS[facts.mode].how_to_load}",
         f"Trigger words: `{about.trigger}`" if about.trigger else "",
         f"## How it was made\n\n{_table(facts.lines)}",
         f"## Hashes of `{facts.file}`\n\n{_table(list(hashes.items()))}",
@@ -52,7 +53,7 @@ def civitai_description(facts: Facts, about: About, proof: ShownProof | None = N
         return f"<p>{html.escape(text.replace('*', '').replace('`', ''))}</p>"
 
     lines = [f"<h2>{html.escape(about.title or facts.title)}</h2>", paragraph(_sentence(facts, about))]
-    lines += [paragraph(HOW_TO_LOAD[facts.mode])]
+    lines += [paragraph(FORMATS[facts.mode].how_to_load)]
     lines += [paragraph(f"Trigger words: {about.trigger}")] if about.trigger else []
     shown = [*(proof.rows if proof else ()), *facts.lines]
     lines += [paragraph(proof.verdict)] if proof else []
@@ -79,7 +80,7 @@ def _sentence(facts: Facts, about: About) -> str:
 
 def _front_matter(facts: Facts, about: About, title: str) -> str:
     """JSON strings are YAML strings, whatever is in them."""
-    tags = ["hswq", "comfyui", "quantized", "int8" if "int8" in facts.mode else "fp8", facts.architecture]
+    tags = ["hswq", "comfyui", "quantized", FORMATS[facts.mode].form.grid.name.lower(), facts.architecture]
     lines = [f"license: {json.dumps(about.licence)}"] if about.licence else []
     if about.base_model:
         lines += [f"base_model: {json.dumps(about.base_model)}", "base_model_relation: quantized"]

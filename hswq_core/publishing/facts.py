@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,18 +10,8 @@ from ..errors import CheckpointError
 from ..files.checkpoint import CheckpointReader
 from ..files.dtypes import BITS
 from ..files.inspection import inspect_checkpoint
-from ..files.layers import find_prefix
 from ..files.modelspec import original_title
-
-HOW_TO_LOAD = {
-    "v1": "Any loader of FP8 models opens it: *Load Checkpoint* in ComfyUI, Forge and others. *HSWQ Loader* keeps the "
-    "layers that were kept in full precision as they are.",
-    "v2": "Open it with *HSWQ Loader* of ComfyUI-HSWQ: it has a scale beside every layer that other loaders "
-    "do not know.",
-    "int8": "Open it with *HSWQ Loader* of ComfyUI-HSWQ; other loaders refuse it.",
-    "comfy": "Recent ComfyUI opens it with its own loaders; *HSWQ Loader* opens it, too.",
-    "comfy-int8": "ComfyUI opens it with its own loaders from version 0.27 on; *HSWQ Loader* opens it, too.",
-}
+from ..formats import FORMATS
 
 
 @dataclass(frozen=True)
@@ -54,13 +43,13 @@ def facts_of(path: Path) -> Facts:
     """Errors: CheckpointError for a file that HSWQ did not quantize."""
     with CheckpointReader(path) as reader:
         found, said = inspect_checkpoint(reader), reader.metadata
-        if said.get("hswq.kind") != "checkpoint" or said.get("hswq.mode") not in HOW_TO_LOAD:
+        if said.get("hswq.kind") != "checkpoint" or said.get("hswq.mode") not in FORMATS:
             raise CheckpointError(
                 "this file was not quantized by HSWQ", where=path, remedy="Choose one that HSWQ Quantize wrote"
             )
-        prefix = find_prefix(reader)
+        prefix = found.diffusion_model_prefix
         original = sum(
-            info.nbytes if BITS[info.dtype] > 8 or not key.startswith(prefix) else 2 * math.prod(info.shape)
+            2 * info.elements if BITS[info.dtype] <= 8 and key.startswith(prefix) else info.nbytes
             for key, info in reader.tensors.items()
         )
     mode = said["hswq.mode"]

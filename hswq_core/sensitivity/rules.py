@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from ..calibration.statistics import Statistics
 from ..errors import StatisticsError
-from ..files.formats import Format
 from ..files.source import TensorSource
+from ..formats import Form
 from ..options import QuantizeOptions
 from ..parallel import ordered_map
 from ..progress import Progress
@@ -20,7 +20,7 @@ def layer_sensitivities(
     key_of: Callable[[str], str],
     source: TensorSource,
     statistics: Statistics,
-    form: Format,
+    form: Form,
     options: QuantizeOptions,
     progress: Progress,
 ) -> dict[str, float]:

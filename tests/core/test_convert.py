@@ -13,7 +13,7 @@ from hswq_core.convert_file import convert_checkpoint
 from hswq_core.errors import CheckpointError, TargetError
 from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.options import QuantizeOptions
-from hswq_core.planning import make_plan
+from hswq_core.planning import make_plan, match_source
 from hswq_core.quantize_file import quantize_checkpoint
 from tests.core.conftest import PREFIX, WIDTH, Example
 
@@ -25,8 +25,8 @@ def files(example: Example, tmp_path: Path) -> dict[str, Path]:
     paths = {mode: tmp_path / f"{mode}.safetensors" for mode in ("v1", "v2", "comfy")}
     for mode, path in paths.items():
         with CheckpointReader(example.path) as source:
-            plan = make_plan(source, example.statistics, QuantizeOptions(mode=mode, keep_ratio=0.1))
-            quantize_checkpoint(source, plan, example.statistics, path)
+            plan = make_plan(match_source(source, example.statistics), QuantizeOptions(mode=mode, keep_ratio=0.1))
+            quantize_checkpoint(match_source(source, example.statistics), plan, path)
     return paths
 
 

@@ -22,7 +22,7 @@ from hswq_core.api import device_of, plan
 from hswq_core.errors import CheckpointError, PlanError, StatisticsError
 from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.files.live_source import LiveSource, LiveTensor, StoredTensor
-from hswq_core.planning import make_plan
+from hswq_core.planning import make_plan, match_source
 from hswq_core.quantize_file import quantize_checkpoint
 from tests.core.conftest import PREFIX, Example, make_example
 
@@ -97,12 +97,12 @@ def test_a_plan_belongs_to_its_source(example: Example, tmp_path: Path) -> None:
     other = make_example(tmp_path, seed=1)
     target = tmp_path / "out.safetensors"
     with CheckpointReader(example.path) as source:
-        made = make_plan(source, example.statistics, QuantizeOptions())
+        made = make_plan(match_source(source, example.statistics), QuantizeOptions())
     with CheckpointReader(other.path) as source, pytest.raises(PlanError, match="for another file"):
-        quantize_checkpoint(source, made, example.statistics, target)
+        quantize_checkpoint(match_source(source), made, target)
     example.path.touch()
     with CheckpointReader(example.path) as source, pytest.raises(PlanError, match="in another state"):
-        quantize_checkpoint(source, made, example.statistics, target)
+        quantize_checkpoint(match_source(source, example.statistics), made, target)
     assert not target.exists()
 
 

@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.memory import resident
-from hswq_core.convert_file import TARGETS, convert_checkpoint
+from hswq_core.convert_file import convert_checkpoint, targets
 from hswq_core.errors import HSWQError
 from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.files.inspection import inspect_checkpoint
-from hswq_core.options import MODES, QuantizeOptions
-from hswq_core.planning import make_plan
+from hswq_core.formats import FORMATS
+from hswq_core.options import QuantizeOptions
+from hswq_core.planning import make_plan, match_source
 from hswq_core.quantize_file import quantize_checkpoint
 from tests.core.conftest import PREFIX, Example
 
@@ -161,19 +162,20 @@ def test_fuzz(example: Example, tmp_path: Path, batch: int) -> None:
         header, data = copy.deepcopy(rng.choice(originals))
         damaged.write_bytes(MUTATIONS[case % len(MUTATIONS)](rng, header, data))
         statistics = rng.choice([example.statistics, None])
-        mode = rng.choice(MODES)
+        mode = rng.choice(list(FORMATS))
         try:
             with CheckpointReader(damaged) as source:
                 inspect_checkpoint(source)
                 if rng.random() < 0.2:
-                    convert_checkpoint(source, target, rng.choice(list(TARGETS)))
+                    convert_checkpoint(source, target, rng.choice(targets()))
                 else:
                     selection = rng.choice(["variance", "error"])
                     ratio = 0.0 if statistics is None else 0.2
                     plan = make_plan(
-                        source, statistics, QuantizeOptions(mode=mode, keep_ratio=ratio, selection=selection)
+                        match_source(source, statistics),
+                        QuantizeOptions(mode=mode, keep_ratio=ratio, selection=selection),
                     )
-                    quantize_checkpoint(source, plan, statistics, target)
+                    quantize_checkpoint(match_source(source, statistics), plan, target)
         except HSWQError as error:
             assert len(str(error)) < 20000
             outcomes["refused"] += 1

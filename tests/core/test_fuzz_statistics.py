@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from hswq_core import cli, load_statistics, quantize
 from hswq_core.calibration import save_statistics
 from hswq_core.errors import HSWQError
-from hswq_core.options import MODES, ROUNDINGS, SELECTIONS
+from hswq_core.formats import FORMATS
+from hswq_core.options import ROUNDINGS, SELECTIONS
 from tests.core.conftest import Example, make_example
 from tests.core.test_fuzz import BATCHES, CASES, MUTATIONS, STRANGE, split
 
@@ -66,7 +67,7 @@ def test_damaged_statistics(example: Example, tmp_path: Path, batch: int) -> Non
         try:
             found = load_statistics(damaged)
             quantize(
-                example.path, target, found, mode=rng.choice(MODES), keep_ratio=0.3,
+                example.path, target, found, mode=rng.choice(list(FORMATS)), keep_ratio=0.3,
                 selection=rng.choice(SELECTIONS), rounding=rng.choice(ROUNDINGS), device="cpu",
             )  # fmt: skip
             save_statistics(found + found, tmp_path / "sum.safetensors")
@@ -109,7 +110,7 @@ def test_strange_command_lines(
         command = rng.choice(["inspect", "quantize", "convert", "merge-stats", "quantize"])
         line = [command, *(str(rng.choice(files)) for _ in range(rng.randint(1, 3)))]
         if command == "quantize" and rng.random() < 0.5:
-            line = [command, str(example.path), str(tmp_path / "new.safetensors"), "--mode", rng.choice(MODES)]
+            line = [command, str(example.path), str(tmp_path / "new.safetensors"), "--mode", rng.choice(list(FORMATS))]
             line += ["--stats", str(example.statistics_path)]
         line += [rng.choice(words) for _ in range(rng.randint(0, 4))]
         try:

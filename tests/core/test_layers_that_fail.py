@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from hswq_core import quantize
 from hswq_core.calibration import LayerStatistics
 from hswq_core.calibration.rows import tensor_of
-from hswq_core.files.formats import COMFY_INT8_ROTATED, FORMATS
+from hswq_core.formats import COMFY_INT8, FORMATS, Form
 from hswq_core.quantize_layer import quantize_layer
 from tests.core.conftest import PREFIX, Example
 
@@ -57,9 +57,12 @@ def test_one_bad_layer_is_rounded_to_nearest_and_said(example: Example, tmp_path
     assert torch.equal(found[f"{PREFIX}{BAD}.weight"].view(torch.uint8), nearest.view(torch.uint8))
 
 
-@pytest.mark.parametrize("form", [*FORMATS.values(), COMFY_INT8_ROTATED], ids=lambda form: form.name)
-def test_every_format_rounds_such_a_layer(example: Example, form: object) -> None:
+FORMS = {name: each.form for name, each in FORMATS.items()} | {"rotated": COMFY_INT8.form_for("tensor", rotate=True)}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+def test_every_form_rounds_such_a_layer(example: Example, form: Form) -> None:
     measured = spoiled(example.statistics.layers[BAD], "rows")
     weight = example.tensors[f"{PREFIX}{BAD}.weight"]
-    found = quantize_layer(weight, measured, form, "calibrated")  # type: ignore[arg-type]
+    found = quantize_layer(weight, measured, form, "calibrated")
     assert found.fallback and found.gain is None and found.group == 1

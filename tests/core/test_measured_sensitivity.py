@@ -12,7 +12,7 @@ from hswq_core.calibration.model_inputs import AT_MOST, PER_RUN
 from hswq_core.errors import StatisticsError
 from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.options import QuantizeOptions
-from hswq_core.planning import make_plan
+from hswq_core.planning import make_plan, match_source
 from hswq_core.sensitivity import gradient
 from hswq_core.sensitivity.differentiable import NotDifferentiableError
 from hswq_core.sensitivity.exact import ImpactMeter
@@ -83,12 +83,13 @@ def test_inputs_are_spread_over_the_run_and_survive_the_file(tmp_path: Path) -> 
 def test_measured_selection_keeps_what_matters(example: Example) -> None:
     with CheckpointReader(example.path) as source:
         with pytest.raises(StatisticsError, match="was not measured"):
-            make_plan(source, example.statistics, QuantizeOptions(mode="v1", selection="measured"))
+            make_plan(match_source(source, example.statistics), QuantizeOptions(mode="v1", selection="measured"))
         names = sorted(example.statistics.layers)
         impacts = {name: 1.0 / (1 + number) for number, name in enumerate(names)}
         statistics = example.statistics.with_impacts(impacts, "v1 nearest")
         plan = make_plan(
-            source, statistics, QuantizeOptions(mode="v1", keep_ratio=1 / len(names), selection="measured")
+            match_source(source, statistics),
+            QuantizeOptions(mode="v1", keep_ratio=1 / len(names), selection="measured"),
         )
         assert [layer.layer for layer in plan.kept] == names[:1]
         partial = example.statistics.with_impacts({names[0]: 1.0}, "v1 nearest")

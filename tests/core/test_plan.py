@@ -12,21 +12,20 @@ import torch
 from safetensors.torch import save_file
 
 from hswq_core import quantize
-from hswq_core.calibration import Statistics, load_statistics, save_statistics
-from hswq_core.errors import CheckpointError, PlanError, StatisticsError
+from hswq_core.calibration import Statistics
+from hswq_core.errors import CheckpointError, PlanError
 from hswq_core.files.checkpoint import CheckpointReader
-from hswq_core.fingerprint import legacy_fingerprint
 from hswq_core.options import QuantizeOptions
-from hswq_core.planning import QuantizationPlan, make_plan
+from hswq_core.planning import QuantizationPlan, make_plan, match_source
 from hswq_core.planning.selection import cut_by_bytes
 from hswq_core.quantize_file import quantize_checkpoint
 from hswq_core.sizes import parse_budget
-from tests.core.conftest import PREFIX, WIDTH, Example, make_example
+from tests.core.conftest import PREFIX, WIDTH, Example
 
 
 def plan(example: Example, **options: object) -> QuantizationPlan:
     with CheckpointReader(example.path) as source:
-        return make_plan(source, example.statistics, QuantizeOptions(**({"mode": "v2"} | options)))
+        return make_plan(match_source(source, example.statistics), QuantizeOptions(**({"mode": "v2"} | options)))
 
 
 def without_fingerprint(example: Example) -> Statistics:
@@ -39,8 +38,8 @@ def without_fingerprint(example: Example) -> Statistics:
 def test_the_planned_size_is_the_files(example: Example, tmp_path: Path, mode: str, options: dict[str, object]) -> None:
     target = tmp_path / "out.safetensors"
     with CheckpointReader(example.path) as source:
-        planned = make_plan(source, example.statistics, QuantizeOptions(mode=mode, **options))
-        report = quantize_checkpoint(source, planned, example.statistics, target)
+        planned = make_plan(match_source(source, example.statistics), QuantizeOptions(mode=mode, **options))
+        report = quantize_checkpoint(match_source(source, example.statistics), planned, target)
     assert planned.nbytes == target.stat().st_size == report.bytes
     assert report.plan is planned
 
@@ -176,18 +175,3 @@ def test_a_layer_that_never_ran_is_kept_and_the_model_is_known_all_the_same(exam
     example.statistics = dataclasses.replace(example.statistics, layers=ran)
     reasons = {e.layer: e.reason for e in plan(example, keep_ratio=0.0).kept}
     assert reasons == {"blocks.3": "never ran during calibration"}
-
-
-def test_sessions_of_the_first_version_are_known_by_their_model(example: Example, tmp_path: Path) -> None:
-    with CheckpointReader(example.path) as source:
-        old = legacy_fingerprint(
-            list(example.statistics.layers), lambda name, at: source.elements(f"{PREFIX}{name}.weight", at)
-        )
-    example.statistics = dataclasses.replace(example.statistics, fingerprint=old)
-    save_statistics(example.statistics, tmp_path / "old.safetensors")
-    example.statistics = load_statistics(tmp_path / "old.safetensors")
-    assert plan(example).quantized
-    other = make_example(tmp_path, seed=1)
-    other.statistics = example.statistics
-    with pytest.raises(StatisticsError, match="the weights differ"):
-        plan(other)

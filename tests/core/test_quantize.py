@@ -15,7 +15,7 @@ from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.grids import E4M3
 from hswq_core.options import QuantizeOptions
 from hswq_core.parallel import workers_on
-from hswq_core.planning import make_plan
+from hswq_core.planning import make_plan, match_source
 from hswq_core.quantize_file import Report, quantize_checkpoint
 from tests.core.conftest import PREFIX, Example, make_example
 
@@ -26,8 +26,10 @@ def run(
     example: Example, target: Path, mode: str, keep_ratio: float = 0.25, scales: str = "tensor", **options: object
 ) -> Report:
     with CheckpointReader(example.path) as source:
-        plan = make_plan(source, example.statistics, QuantizeOptions(mode=mode, keep_ratio=keep_ratio, scales=scales))
-        return quantize_checkpoint(source, plan, example.statistics, target, **options)
+        plan = make_plan(
+            match_source(source, example.statistics), QuantizeOptions(mode=mode, keep_ratio=keep_ratio, scales=scales)
+        )
+        return quantize_checkpoint(match_source(source, example.statistics), plan, target, **options)
 
 
 def header(path: Path) -> dict[str, str]:

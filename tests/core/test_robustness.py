@@ -17,7 +17,7 @@ from hswq_core.__main__ import main
 from hswq_core.errors import HSWQError
 from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.options import QuantizeOptions
-from hswq_core.planning import make_plan
+from hswq_core.planning import make_plan, match_source
 from hswq_core.quantize_file import quantize_checkpoint
 from tests.core.conftest import PREFIX, WIDTH, Example
 
@@ -108,8 +108,8 @@ def test_a_target_folder_that_vanishes(larger: Path, tmp_path: Path) -> None:
         CheckpointReader(larger) as source,
         pytest.raises(HSWQError, match=r"folder does not exist|could not be written"),
     ):
-        plan = make_plan(source, None, QuantizeOptions(mode="v1", keep_ratio=0.0))
-        quantize_checkpoint(source, plan, None, folder / "out.safetensors", progress=vanish)
+        plan = make_plan(match_source(source, None), QuantizeOptions(mode="v1", keep_ratio=0.0))
+        quantize_checkpoint(match_source(source, None), plan, folder / "out.safetensors", progress=vanish)
     assert not folder.exists()
 
 
@@ -121,16 +121,16 @@ def test_a_source_that_shrinks_meanwhile(larger: Path, tmp_path: Path) -> None:
             os.truncate(larger, total // 2)
 
     with CheckpointReader(larger) as source, pytest.raises(HSWQError, match="ended while"):
-        plan = make_plan(source, None, QuantizeOptions(mode="v2", keep_ratio=0.0))
-        quantize_checkpoint(source, plan, None, target, progress=shrink)
+        plan = make_plan(match_source(source, None), QuantizeOptions(mode="v2", keep_ratio=0.0))
+        quantize_checkpoint(match_source(source, None), plan, target, progress=shrink)
     assert not target.exists() and not list(tmp_path.glob(".*.tmp"))
 
 
 def test_output_is_read_by_plain_torch_and_by_code_that_upcasts(example: Example, tmp_path: Path) -> None:
     target = tmp_path / "out.safetensors"
     with CheckpointReader(example.path) as source:
-        plan = make_plan(source, example.statistics, QuantizeOptions(mode="v1", keep_ratio=0.1))
-        quantize_checkpoint(source, plan, example.statistics, target)
+        plan = make_plan(match_source(source, example.statistics), QuantizeOptions(mode="v1", keep_ratio=0.1))
+        quantize_checkpoint(match_source(source, example.statistics), plan, target)
     layer = torch.nn.Linear(WIDTH, WIDTH).half()
     upcast = {k: v.half() for k, v in load_file(target).items() if v.dtype == torch.float8_e4m3fn}
     layer.load_state_dict(

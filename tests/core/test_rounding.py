@@ -11,7 +11,7 @@ from hswq_core.errors import StatisticsError
 from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.grids import E4M3
 from hswq_core.options import QuantizeOptions
-from hswq_core.planning import make_plan
+from hswq_core.planning import make_plan, match_source
 from hswq_core.quantize_file import quantize_checkpoint
 from hswq_core.rounding.coordinate_descent import refine
 from hswq_core.rounding.gptq import damping, round_calibrated
@@ -147,8 +147,10 @@ def test_files_keep_their_format_and_size(example: Example, tmp_path: Path, mode
     for rounding in ("nearest", "calibrated"):
         path = tmp_path / f"{rounding}.safetensors"
         with CheckpointReader(example.path) as source:
-            plan = make_plan(source, example.statistics, QuantizeOptions(mode=mode, keep_ratio=0.0, rounding=rounding))
-            reports[rounding] = quantize_checkpoint(source, plan, example.statistics, path)
+            plan = make_plan(
+                match_source(source, example.statistics), QuantizeOptions(mode=mode, keep_ratio=0.0, rounding=rounding)
+            )
+            reports[rounding] = quantize_checkpoint(match_source(source, example.statistics), plan, path)
         written[rounding] = load_file(path)
     nearest, calibrated = written["nearest"], written["calibrated"]
     assert {k: (t.dtype, t.shape) for k, t in nearest.items()} == {k: (t.dtype, t.shape) for k, t in calibrated.items()}
@@ -169,4 +171,4 @@ def test_statistics_without_rows_are_refused(example: Example) -> None:
     bare = replace(example.statistics, layers={n: replace(e, rows=None) for n, e in example.statistics.layers.items()})
     assert isinstance(bare, Statistics)
     with CheckpointReader(example.path) as source, pytest.raises(StatisticsError, match="rows_per_layer"):
-        make_plan(source, bare, QuantizeOptions(mode="v1", rounding="calibrated"))
+        make_plan(match_source(source, bare), QuantizeOptions(mode="v1", rounding="calibrated"))

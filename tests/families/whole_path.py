@@ -93,7 +93,7 @@ def _sample(model: Any, family: Family) -> torch.Tensor:
 
 
 def _impacts(model: Any, statistics: Any, method: str) -> dict[str, float]:
-    from hswq.hswq_core.files.formats import V2  # type: ignore[import-not-found]
+    from hswq.hswq_core.formats import V2  # type: ignore[import-not-found]
     from hswq.loader.impact import measure_impacts  # type: ignore[import-not-found]
 
     layers = sorted(statistics.layers)

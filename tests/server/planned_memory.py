@@ -46,7 +46,7 @@ def asked() -> dict[str, Any]:
     """What the memory manager is asked for in a plain run, a calibrated one, and by both ways of measuring."""
     import comfy.model_management
     from hswq.hswq_core.calibration.session import CalibrationSession  # type: ignore[import-not-found]
-    from hswq.hswq_core.files.formats import FORMATS  # type: ignore[import-not-found]
+    from hswq.hswq_core.formats import FORMATS  # type: ignore[import-not-found]
     from hswq.loader.calibrate import calibrated_clone, model_fingerprint  # type: ignore[import-not-found]
     from hswq.loader.impact import measure_impacts  # type: ignore[import-not-found]
 

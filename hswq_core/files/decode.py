@@ -1,0 +1,109 @@
+"""Reads one quantized layer of any format: for the converter, the inspector and the loader alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..errors import CheckpointError
+from ..formats.stored_layer import DESCRIPTION, FP8_DTYPES, MARKERS, SCALE_SUFFIXES
+from ..grids import E4M3, INT8
+from ..rounding.rotation import rotated
+
+_GROUPS = tuple(4**power for power in range(1, 8))
+"""Of columns that ComfyUI rotates together."""
+_ANOTHER_READER = "Open it with ComfyUI's own loader, or with the one that its publisher names"
+_DAMAGED = "The file is damaged or of an unknown format; quantize the model again"
+KNOWN_FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
+"""What a description may name: formats whose weight is codes times a scale."""
+
+
+@dataclass(frozen=True)
+class LayerDecoder:
+    """What turns the codes of one layer into its weight.
+
+    Attributes:
+        scale: float32, ready to be multiplied with the codes: [], or [C_out, 1, ...]; one where the file has none.
+        group: how many columns are rotated together; 1 is none.
+        side_keys: the names of the tensors beside the weight.
+    """
+
+    scale: torch.Tensor
+    group: int
+    side_keys: tuple[str, ...]
+
+    def dequantize(self, codes: torch.Tensor) -> torch.Tensor:
+        """The weight, float32, not rotated."""
+        return rotated(codes.float() * self.scale, self.group)
+
+
+def decode_layer(
+    keys: Container[str], read: Callable[[str], torch.Tensor], layer: str, shape: tuple[int, ...], where: Path | str
+) -> LayerDecoder:
+    """Read what stands beside a layer's codes. The codes are large, and are read when they are needed.
+
+    Args:
+        keys: the names of all tensors.
+        read: gives a tensor by its name.
+        layer: its key without ``.weight``; its weight is codes of this shape.
+        where: the file, for errors.
+
+    Errors: CheckpointError naming the layer, for a scale that cannot be one, and for a description that is not known.
+    """
+    side_keys = tuple(layer + suffix for suffix in (*SCALE_SUFFIXES, *MARKERS) if layer + suffix in keys)
+    group = _group(read(layer + DESCRIPTION), layer, shape, where) if layer + DESCRIPTION in side_keys else 1
+    scale_key = next((layer + suffix for suffix in SCALE_SUFFIXES if layer + suffix in keys), None)
+    # V1, or any plain FP8 file, has none.
+    scale = checked_scale(scale_key, read(scale_key), shape, where) if scale_key else torch.ones(())
+    return LayerDecoder(scale, group, side_keys)
+
+
+def kind_of_codes(dtype: str) -> str:
+    """What people call the grid of a quantized weight, by its safetensors type."""
+    return E4M3.name if dtype in FP8_DTYPES else INT8.name
+
+
+def checked_scale(name: str, scale: torch.Tensor, shape: tuple[int, ...], where: Path | str) -> torch.Tensor:
+    """A scale as float32, ready to be multiplied with a weight of that shape: [] or [C_out, 1, ...].
+
+    Errors: CheckpointError when it is not a float of 16 bits or more, not positive and finite throughout, or neither
+    one number nor one for each output channel.
+    """
+    if not scale.is_floating_point() or scale.element_size() < 2:
+        raise CheckpointError(f"the scale {name} has the type {scale.dtype}", where=where, remedy=_DAMAGED)
+    scale = scale.detach().to(torch.float32)
+    if not bool((scale.isfinite() & (scale > 0)).all()):
+        raise CheckpointError(f"the scale {name} is not a positive number", where=where, remedy=_DAMAGED)
+    if scale.numel() == 1:
+        return scale.reshape(())
+    if shape and scale.numel() == scale.shape[0] == shape[0]:
+        return scale.reshape(-1, *[1] * (len(shape) - 1))
+    shapes = f"{list(scale.shape)} for a weight of {list(shape)}"
+    raise CheckpointError(f"the scale {name} has the shape {shapes}", where=where, remedy=_DAMAGED)
+
+
+def _group(description: torch.Tensor, layer: str, shape: tuple[int, ...], where: Path | str) -> int:
+    """How many columns are rotated together; 1 is none. Errors: CheckpointError for a description that is not known."""
+    try:
+        said = json.loads(bytes(description.flatten().to(torch.uint8).tolist()))
+        known = isinstance(said, dict) and said.get("format") in KNOWN_FORMATS
+    except ValueError:
+        said, known = {}, False
+    if not known:
+        raise CheckpointError(
+            f"the layer {layer} is quantized in a way that HSWQ does not know", where=where, remedy=_ANOTHER_READER
+        )
+    if not said.get("convrot"):
+        return 1
+    group = said.get("convrot_groupsize", 256)
+    if len(shape) != 2 or group not in _GROUPS or shape[1] % group:
+        raise CheckpointError(
+            f"what {layer}{DESCRIPTION} says cannot be (a weight of {list(shape)} is not rotated in groups of {group})",
+            where=where,
+            remedy="The file is damaged; quantize the model again",
+        )
+    return int(group)

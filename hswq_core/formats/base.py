@@ -1,0 +1,92 @@
+"""What a form and a format are.
+
+A *form* is what one quantized layer is stored as. A *format* is which form the layers of a file have, and all that the
+rest of the project needs to know of such files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..grids import E4M3, Grid, Scaling
+from .stored_layer import StoredLayer
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a quantized layer ``L`` is stored: its codes in ``L.weight``, and tensors beside it.
+
+    Attributes:
+        scaling: whether codes are multiplied by a scale, and for what each scale is.
+        side_tensors: what stands beside ``L.weight``, given ``L`` and the scale (float32 [1], or [C_out]).
+        grid: what ``L.weight`` is rounded to.
+        rotation: what stands beside ``L.weight`` where columns may be rotated, given ``L`` and the group, or 1; of one
+            size, whatever the group. ``None`` in forms without rotation.
+    """
+
+    scaling: Scaling
+    side_tensors: Callable[[str, torch.Tensor], dict[str, torch.Tensor]]
+    grid: Grid = E4M3
+    rotation: Callable[[str, int], dict[str, torch.Tensor]] | None = None
+
+    def side_tensors_for(self, layer: str, scale: torch.Tensor, group: int = 1) -> dict[str, torch.Tensor]:
+        """What stands beside a weight with this scale, its columns rotated in groups of so many."""
+        found = self.side_tensors(layer, scale)
+        return found if self.rotation is None else found | self.rotation(layer, group)
+
+    def planned_side_tensors(self, layer: str, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
+        """What will stand beside a weight of this shape, with scales of one: for its names, types and sizes."""
+        return self.side_tensors_for(layer, torch.ones(shape[0] if self.scaling == "channel" else 1))
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of quantized file.
+
+    Attributes:
+        form: what quantized layers are stored as, unless the options ask for one of the next two.
+        channel_form: the form with a scale for every output channel, where that is a choice.
+        rotated_form: the form with rotated inputs, where that is a choice.
+        dimensions: of the weights that it can hold: 2 is Linear, 3 to 5 are convolutions.
+        takes_channel_scales: whether a reader takes a scale for each output channel.
+        recognizes: whether a quantized layer of some file is stored in this format.
+        hint: what a file says in its header of how to open it.
+        how_to_load: the same for a model card, in Markdown.
+        holds_text_encoders: whether text encoders can be quantized to it.
+        drops_scale: whether its readers lose the scale of a text encoder's layer of this name.
+        impacts_of: the format whose measured impacts hold for it, too; empty for its own.
+        is_target: whether quantized files can be converted to it.
+        header: what the header says of the quantized layers beside the metadata of every format, given the names of
+            those that are Linear.
+    """
+
+    name: str
+    form: Form
+    dimensions: frozenset[int]
+    takes_channel_scales: bool
+    recognizes: Callable[[StoredLayer], bool]
+    hint: str
+    how_to_load: str
+    channel_form: Form | None = None
+    rotated_form: Form | None = None
+    holds_text_encoders: bool = False
+    drops_scale: Callable[[str], bool] = lambda _layer: False
+    impacts_of: str = ""
+    is_target: bool = True
+    header: Callable[[Sequence[str]], dict[str, str]] = lambda _layers: {}
+
+    def form_for(self, scales: Scaling, *, rotate: bool) -> Form:
+        """The form that the options ask for; they have been checked to be choices of this format."""
+        chosen = self.rotated_form if rotate else self.channel_form if scales == "channel" else None
+        return chosen or self.form
+
+    def can_store(self, shape: tuple[int, ...], dtype: str, scale: torch.Tensor) -> bool:
+        """Whether a weight that is quantized already can be stored as it is."""
+        return (
+            len(shape) in self.dimensions
+            and dtype == self.form.grid.file_dtype
+            and (scale.numel() == 1 or self.takes_channel_scales)
+        )

@@ -1,0 +1,51 @@
+"""Where the parts of a quantized layer stand in a file, as its header tells."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+
+FP8_DTYPES = ("F8_E4M3", "F8_E5M2")
+QUANTIZED_DTYPES = (*FP8_DTYPES, "I8")
+"""What the weights of quantized layers are; integers mean nothing without a scale."""
+LAYER_DIMENSIONS = frozenset({2, 3, 4, 5})
+"""Of weights: Linear, and convolutions over one, two or three dimensions."""
+SCALE_SUFFIXES = (".scale", ".weight.scale", ".weight_scale", ".scale_weight")
+"""Names of scales: V2's (two spellings), ComfyUI's own, and that of the older scaled_fp8."""
+DESCRIPTION = ".comfy_quant"
+"""Beside a layer, JSON as U8: the format that it is quantized in, and what else a reader must know of it."""
+MARKERS = (DESCRIPTION, ".input_scale", ".scale_input")
+"""What other formats store beside a layer: it steers their own FP8 code and means nothing without it."""
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """A quantized layer in a file.
+
+    Attributes:
+        name: its key without ``.weight``.
+        dtype: of its weight, by its name in safetensors files.
+        shape: of its weight.
+        suffix: of its scale's key; empty where it has no scale.
+        is_described: whether there is a description beside it.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    suffix: str
+    is_described: bool
+
+
+def stored_layer(keys: Container[str], name: str, dtype: str, shape: tuple[int, ...]) -> StoredLayer:
+    """Find what stands beside a quantized weight.
+
+    Ask only for layers whose weight is quantized: a norm's own ``.scale`` parameter is not a quantization scale.
+    """
+    suffix = next((suffix for suffix in SCALE_SUFFIXES if name + suffix in keys), "")
+    return StoredLayer(name, dtype, shape, suffix, name + DESCRIPTION in keys)
+
+
+def stray_tensor(keys: Container[str], layer: str) -> str:
+    """A tensor beside an unquantized layer that readers would take for its scale, were it quantized; or nothing."""
+    return next((suffix for suffix in (*SCALE_SUFFIXES, *MARKERS) if layer + suffix in keys), "")
