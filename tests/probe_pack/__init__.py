@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from .families import ProbeFamily, ProbeLowVram, ProbeReference
 from .partial_runs import ProbeBypassed, ProbeCopies
 from .patched import ProbeCopied, ProbeHooked, unet_inputs
+from .trace import ProbeTrace
 
 
 def _patches_in_calls(unet: torch.nn.Module) -> dict[str, Any]:
@@ -247,6 +248,7 @@ class ProbeExtension(ComfyExtension):
         return [
             ProbeWeights, ProbeHooks, ProbeFailingSampler, ProbeControlNets, ProbeCompiled, ProbeFamily, ProbeReference,
             ProbeLowVram, ProbeInjected, ProbeClipVision, ProbeHooked, ProbeCopied, ProbeBypassed, ProbeCopies,
+            ProbeTrace,
         ]  # fmt: skip
 
 
