@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hswq_core.comfyui_server import ServerError
 from hswq_core.errors import nearest_name
 
+from .comfyui import ServerError
 from .worker import Worker, comfyui_of_this_node
 
 Names = Mapping[str, Sequence[str]]
