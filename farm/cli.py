@@ -23,10 +23,11 @@ from .estimate import plan_text
 from .execute import Outcome, start_time
 from .local import LocalExecutor
 from .ray_executor import RayExecutor
-from .recipe import Recipe, read_recipe
+from .recipe import read_recipe
 from .results import put_results
 from .schedule import run_tasks
 from .store import Store
+from .tables import Recipe
 from .tasks import Task, tasks_of
 from .worker import remove_stale_folders
 

@@ -12,8 +12,8 @@ import torch
 from hswq_core.errors import HSWQError
 
 from .jobs import run_task
-from .recipe import Recipe
 from .store import Store
+from .tables import Recipe
 from .tasks import Task
 from .worker import Worker, comfyui_of_this_node
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from .execute import execute, worker_for
-from .recipe import Recipe
 from .schedule import Try
 from .store import Store
+from .tables import Recipe
 from .tasks import Task
 
 

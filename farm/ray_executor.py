@@ -15,9 +15,9 @@ from typing import Any
 from hswq_core.errors import HSWQError, PlanError
 
 from .execute import Outcome, execute, worker_for
-from .recipe import Recipe
 from .schedule import Try
 from .store import Store
+from .tables import Recipe
 from .tasks import Task
 from .worker import Worker, remove_stale_folders
 
