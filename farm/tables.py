@@ -100,7 +100,7 @@ def _checkpoints(patterns: object, info: ValidationInfo) -> list[Path]:
 class Table(BaseModel):
     """A table knows its keys, and takes no value for another."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Drawing(Table):
