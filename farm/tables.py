@@ -8,7 +8,6 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,13 +21,11 @@ from pydantic import (
     TypeAdapter,
     ValidationInfo,
     WrapValidator,
-    create_model,
 )
 
 from hswq_core.errors import HSWQError
 from hswq_core.options import Method, QuantizeOptions
 from hswq_core.prompts import VARIED, read_prompts
-from hswq_core.publishing import About
 
 from .outputs import read_output
 
@@ -63,7 +60,7 @@ def _text(value: object, info: ValidationInfo) -> str:
 
 
 def _in_base(value: object, info: ValidationInfo) -> Path:
-    return info.context["base"] / _text(value, info)  # type: ignore[index]
+    return (info.context or {})["base"] / _text(value, info)
 
 
 def _prompts(value: object, info: ValidationInfo) -> list[str]:
@@ -148,8 +145,14 @@ class Proof(Drawing):
     seed: Annotated[int, _between(0, 2**40)] = 1000
 
 
-_ABOUT: dict[str, Any] = {field.name: (str, field.default) for field in fields(About)}
-Card = create_model("Card", __base__=Table, __module__=__name__, __doc__="As HSWQ Publish.", **_ABOUT)
+class Card(Table):
+    """As HSWQ Publish: what ``About`` has."""
+
+    title: str = ""
+    author: str = ""
+    licence: str = ""
+    base_model: str = ""
+    trigger: str = ""
 
 
 class Recipe(Table):
@@ -163,13 +166,13 @@ class Recipe(Table):
     threads: of each worker's ComfyUI on a CPU; fixed, since sums differ in their last bits with their number.
     """
 
-    folder: Annotated[Path, BeforeValidator(_in_base)] = Field(default="farm_out", validate_default=True)  # type: ignore[assignment]
+    folder: Annotated[Path, BeforeValidator(_in_base)] = Field(default="farm_out", validate_default=True)
     checkpoints: Annotated[list[Path], BeforeValidator(_checkpoints)] = Field(default=[], min_length=1)
     calibration: Calibration = Calibration()
     sensitivity: Sensitivity = Sensitivity()
     outputs: list[Annotated[InstanceOf[QuantizeOptions], BeforeValidator(read_output)]] = Field([], min_length=1)
     proof: Proof | None = None
-    card: Card | None = None  # type: ignore[valid-type]
+    card: Card | None = None
     comfyui_arguments: list[str] = []
     shared: bool = True
     attempts: Annotated[int, _between(1, 10)] = 2

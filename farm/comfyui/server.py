@@ -55,7 +55,7 @@ class StartedComfyUI:
     ) -> None:
         main = folder.resolve() / "main.py"
         if not main.is_file():
-            raise ServerError("this is no ComfyUI", where=folder, remedy="Let COMFYUI_PATH name its folder")
+            raise ServerError("this folder is not a ComfyUI", where=folder, remedy="Let COMFYUI_PATH name its folder")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
