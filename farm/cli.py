@@ -7,6 +7,7 @@ when it was interrupted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -17,14 +18,16 @@ from pathlib import Path
 from hswq_core.errors import HSWQError, PlanError
 
 from .board import Board
-from .carry_out import Outcome, began_on
 from .comfyui_names import names_of_comfyui
 from .estimate import plan_text
-from .local import run_locally
-from .ray_executor import run_on_ray
-from .recipe import Recipe, read_recipe
+from .execute import Outcome, start_time
+from .local import LocalExecutor
+from .ray_executor import RayExecutor
+from .recipe import read_recipe
 from .results import put_results
+from .schedule import run_tasks
 from .store import Store
+from .tables import Recipe
 from .tasks import Task, tasks_of
 from .worker import remove_stale_folders
 
@@ -87,12 +90,12 @@ def _run(args: argparse.Namespace, recipe: Recipe, store: Store, tasks: list[Tas
     store.folder.mkdir(parents=True, exist_ok=True)
     store.remove_leftovers()
     remove_stale_folders()
-    began = began_on(store)
+    start = start_time(store)
     address = getattr(args, "ray", "")
     workers = args.workers if address else 1
     outcomes: list[Outcome] = []
     with Board(tasks, store, workers, quiet=args.quiet or args.json) as board:
-        for outcome in _outcomes(recipe, store, tasks, began, address, workers, one=hasattr(args, "task")):
+        for outcome in _outcomes(recipe, store, tasks, start, address, workers, one=hasattr(args, "task")):
             outcomes.append(outcome)
             board.tell(outcome)
     put_results(recipe, store, tasks)
@@ -103,11 +106,8 @@ def _run(args: argparse.Namespace, recipe: Recipe, store: Store, tasks: list[Tas
 
 
 def _outcomes(
-    recipe: Recipe, store: Store, tasks: list[Task], began: str, address: str, workers: int, *, one: bool
+    recipe: Recipe, store: Store, tasks: list[Task], start: str, address: str, workers: int, *, one: bool
 ) -> Iterator[Outcome]:
-    if address:
-        yield from run_on_ray(recipe, tasks, store, began, "" if address == "local" else address, workers)
-        return
     if one:
         (task,) = tasks
         missing = next((need for need in task.needs if not store.has(need.name)), None)
@@ -115,7 +115,12 @@ def _outcomes(
             raise PlanError(f"it needs {missing.name}, which is not done", where=task.name, remedy="Do that first")
         if store.has(task.name):
             return
-    yield from run_locally(recipe, tasks, store, began)
+    if address:
+        executor = RayExecutor(recipe, store, start, "" if address == "local" else address, workers)
+    else:
+        executor = LocalExecutor(recipe, store, start)
+    with contextlib.closing(executor):
+        yield from run_tasks(tasks, store, recipe.attempts, executor)
 
 
 def _report(args: argparse.Namespace, recipe: Recipe, store: Store, tasks: list[Task], outcomes: list[Outcome]) -> None:

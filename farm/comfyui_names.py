@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hswq_core.comfyui_server import ServerError
 from hswq_core.errors import nearest_name
 
+from .comfyui import ServerError
+from .lines import Mistake
 from .worker import Worker, comfyui_of_this_node
 
 Names = Mapping[str, Sequence[str]]
@@ -37,10 +38,8 @@ def names_of_comfyui(arguments: Sequence[str]) -> Names | None:
     return {key: _choices(inputs[name]) for key, name in _INPUTS.items()}
 
 
-def wrong_names(
-    drawing: Mapping[str, object], arguments: Sequence[str], ask: AskNames | None
-) -> list[tuple[str, int, str, str]]:
-    """Samplers and schedulers that ComfyUI does not have, as (table, number, key, what).
+def wrong_names(drawing: Mapping[str, object], arguments: Sequence[str], ask: AskNames | None) -> list[Mistake]:
+    """Samplers and schedulers that ComfyUI does not have.
 
     Args:
         drawing: the tables with such keys, by name.
@@ -49,7 +48,7 @@ def wrong_names(
     unsure = [each for each in asked if each[2] not in EVERYWHERE[each[1]]]
     names = (ask(arguments) if ask and unsure else None) or {}
     return [
-        (table, 0, key, f"{name!r} is no {key} of this ComfyUI" + _hint(name, names[key]))
+        ((table, key), f"{name!r} is no {key} of this ComfyUI" + _hint(name, names[key]))
         for table, key, name in unsure
         if key in names and name not in names[key]
     ]

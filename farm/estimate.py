@@ -12,8 +12,8 @@ from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.files.layers import find_prefix, layer_weights
 from hswq_core.files.source import TensorSource
 
-from .recipe import Recipe
 from .store import Store
+from .tables import Recipe
 from .tasks import KINDS, Kind, Task
 
 _SIZE_OF_OUTPUT = 0.65

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,18 +17,12 @@ from hswq_core.planning.budget import check_budget
 from hswq_core.planning.candidates import matching
 from hswq_core.planning.source_check import check_source
 
-Mistake = tuple[str, int, str, str]
-"""The table, which of its kind, the key, and what is wrong."""
+from .lines import Mistake
 
 
-def mistakes_in_headers(checkpoints: Iterable[Path], outputs: Iterable[tuple[int, QuantizeOptions]]) -> list[Mistake]:
-    """Every checkpoint that cannot be calibrated or quantized, and every output that cannot be made of one.
-
-    Args:
-        outputs: with their numbers in the recipe.
-    """
-    asked = list(outputs)
-    return [mistake for path in checkpoints for mistake in _of_checkpoint(path, asked)]
+def mistakes_in_headers(checkpoints: Iterable[Path], outputs: Sequence[QuantizeOptions]) -> list[Mistake]:
+    """Every checkpoint that cannot be calibrated or quantized, and every output that cannot be made of one."""
+    return [mistake for path in checkpoints for mistake in _of_checkpoint(path, outputs)]
 
 
 def has_text_encoder(checkpoint: Path) -> bool:
@@ -37,19 +31,19 @@ def has_text_encoder(checkpoint: Path) -> bool:
         return _has_text_encoder(reader)
 
 
-def _of_checkpoint(path: Path, outputs: list[tuple[int, QuantizeOptions]]) -> Iterator[Mistake]:
+def _of_checkpoint(path: Path, outputs: Sequence[QuantizeOptions]) -> Iterator[Mistake]:
     name = printable(path.name)
     try:
         with CheckpointReader(path) as reader:
             _check_source(reader)
-            for index, options in outputs:
+            for index, options in enumerate(outputs):
                 for key, check in _CHECKS.items():
                     try:
                         check(reader, options)
                     except HSWQError as error:
-                        yield "outputs", index, key, f"{name}: {error.what}"
+                        yield ("outputs", index, key), f"{name}: {error.what}"
     except HSWQError as error:
-        yield "", 0, "checkpoints", f"{name}: {error.what}"
+        yield ("checkpoints",), f"{name}: {error.what}"
 
 
 def _check_source(reader: CheckpointReader) -> None:

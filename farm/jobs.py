@@ -12,10 +12,10 @@ from hswq_core.calibration import save_statistics
 from hswq_core.errors import CheckpointError, TargetError
 from hswq_core.files.names import EXTENSION, default_name
 from hswq_core.options import QuantizeOptions
-from hswq_core.proof.remote import ProofRequest, prove
 from hswq_core.publishing import About, publish
 
 from .headers import has_text_encoder
+from .prove import ProofRequest, prove
 from .tasks import KINDS, Kind, Task
 from .worker import Worker
 
@@ -23,7 +23,7 @@ STATISTICS = f"statistics{EXTENSION}"
 Job = Callable[[Task, Sequence[Path], Path, Worker], None]
 
 
-def do(task: Task, needs: Sequence[Path], out: Path, worker: Worker) -> None:
+def run_task(task: Task, needs: Sequence[Path], out: Path, worker: Worker) -> None:
     """Carry a task out.
 
     Args:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 
+Place = tuple[int | str, ...]
+"""Keys and numbers in lists, from the top, as pydantic gives them: ("outputs", 1, "mode")."""
+Mistake = tuple[Place, str]
+"""Where, and what is wrong there."""
 _HEADER = re.compile(r"^\s*(\[\[?)\s*([A-Za-z0-9_.-]+)\s*\]\]?\s*(#.*)?$")
 _KEY = re.compile(r"""^\s*["']?([A-Za-z0-9_-]+)["']?\s*=""")
 
@@ -22,7 +26,10 @@ class Lines:
             elif key := _KEY.match(line):
                 self._found.setdefault((table, counts.get(table, 0), key[1]), number)
 
-    def of(self, table: str, index: int, key: str) -> int:
+    def of(self, place: Place) -> int:
         """The line of a key, or of its table, from 1. A table may be written as a key of the top."""
-        places = ((table, index, key), (table, index, ""), ("", 0, table), ("", 0, key), (key, 0, ""))
-        return next((self._found[place] for place in places if place in self._found), 1)
+        first, *rest = place
+        index = next((each for each in rest if isinstance(each, int)), 0)
+        key = next((each for each in rest if isinstance(each, str)), "")
+        places = ((str(first), index, key), (str(first), index, ""), ("", 0, str(first)))
+        return next((self._found[each] for each in places if each in self._found), 1)

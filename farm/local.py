@@ -1,30 +1,33 @@
-"""One task at a time on this machine, with its own ComfyUI. Needs nothing but what this pack needs."""
+"""One task at a time on this machine, with its own ComfyUI."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
-from .carry_out import Outcome, carry_out, worker_for
-from .recipe import Recipe
+from .execute import execute, worker_for
+from .schedule import Try
 from .store import Store
+from .tables import Recipe
 from .tasks import Task
 
 
-def run_locally(recipe: Recipe, tasks: Sequence[Task], store: Store, began: str) -> Iterator[Outcome]:
-    """What became of each task that was not done yet, in order."""
-    worker = worker_for(recipe, store)
-    failed: set[str] = set()
-    try:
-        for task in tasks:
-            if store.has(task.name):
-                continue
-            missing = next((need for need in task.needs if need.name in failed), None)
-            if missing is not None:
-                outcome = Outcome.not_tried(task, missing.label)
-            else:
-                outcome = carry_out(task, recipe, store, began, worker, recipe.attempts)
-            if outcome.error:
-                failed.add(task.name)
-            yield outcome
-    finally:
-        worker.close()
+class LocalExecutor:
+    """Args: start: when the farm began. Errors: ServerError when no ComfyUI is named."""
+
+    def __init__(self, recipe: Recipe, store: Store, start: str) -> None:
+        self._recipe, self._store, self._start = recipe, store, start
+        self._worker = worker_for(recipe, store)
+        self._next: Task | None = None
+
+    @property
+    def has_room(self) -> bool:
+        return self._next is None
+
+    def submit(self, task: Task, avoid: str = "") -> None:
+        self._next = task
+
+    def wait(self) -> Try:
+        task, self._next = self._next, None
+        assert task is not None, "nothing was submitted"
+        return Try(execute(task, self._recipe, self._store, self._start, self._worker))
+
+    def close(self) -> None:
+        self._worker.close()

@@ -1,58 +1,56 @@
-"""One [[outputs]] of a recipe: every key that is wrong, not the first alone."""
+"""One [[outputs]] of a recipe: the options of ``hswq quantize``, each checked apart, so that every mistake is told."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from hswq_core.errors import HSWQError, nearest_name
+from pydantic import BaseModel, ConfigDict, ValidationInfo, create_model, field_validator
+
+from hswq_core.errors import HSWQError
 from hswq_core.options import QuantizeOptions
 
-Mistakes = list[tuple[str, str]]
-"""Keys, and what is wrong with each."""
-_KEYS = {each.name for each in fields(QuantizeOptions)}
+from .lines import Mistake
+
 _MODE_OF = {"rotate": "comfy-int8"}
 """In which mode a key may have any of its values; v2 for the others."""
 
 
-def read_output(table: Mapping[str, Any]) -> tuple[QuantizeOptions, Mistakes]:
-    """The options, and every mistake; what is wrong has its default, so that the rest can be checked, too."""
-    mistakes: Mistakes = [(key, unknown_key(key, _KEYS)) for key in table if key not in _KEYS]
-    wrong_mode = _wrong(mode=table.get("mode", "v2"))
-    if wrong_mode:
-        mistakes.append(("mode", wrong_mode))
-    for key in table.keys() & _KEYS - {"mode"}:
-        said = _wrong(mode=_MODE_OF.get(key, "v2"), **{key: table[key]})
-        if not said and not wrong_mode:  # a value that is none of this mode's
-            said = _wrong(mode=table.get("mode", "v2"), **{key: table[key]})
-        if said:
-            mistakes.append((key, said))
-    wrong = {key for key, _ in mistakes}
-    try:
-        return QuantizeOptions(**{key: value for key, value in table.items() if key not in wrong}), mistakes
-    except HSWQError:  # what fits its mode alone, where that is wrong
-        return QuantizeOptions(), mistakes
+class _Output(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    @field_validator("*")
+    @classmethod
+    def _fits(cls, value: Any, info: ValidationInfo) -> Any:
+        key = str(info.field_name)
+        _check({"mode": _MODE_OF.get(key, "v2"), key: value})  # whether it is a value of this key at all
+        if "mode" in info.data:
+            _check({"mode": info.data["mode"], key: value})  # and one of this mode
+        return value
 
 
-def rows_missing(outputs: Mapping[int, QuantizeOptions], rows: int) -> list[tuple[str, int, str, str]]:
-    """What is asked for without the rows that it needs, as (table, number, key, what)."""
-    asked = ((n, key, o) for n, o in outputs.items() for key in ("rounding", "rotate"))
+_OPTIONS: dict[str, Any] = {field.name: (Any, field.default) for field in fields(QuantizeOptions)}
+Output = create_model("Output", __base__=_Output, **_OPTIONS)
+
+
+def read_output(table: Any) -> QuantizeOptions:
+    """Errors: pydantic's ValidationError with every key that is wrong."""
+    return QuantizeOptions(**Output.model_validate(table).model_dump(exclude_unset=True))
+
+
+def rows_missing(outputs: Sequence[QuantizeOptions], rows: int) -> list[Mistake]:
+    """What is asked for without the rows that it needs."""
+    asked = ((n, key, getattr(options, key)) for n, options in enumerate(outputs) for key in ("rounding", "rotate"))
     return [
-        ("outputs", number, key, f"{key} = {getattr(options, key)!r} needs sampled rows, and rows_per_layer is 0")
-        for number, key, options in asked
-        if not rows and getattr(options, key) in ("calibrated", True)
+        (("outputs", number, key), f"{key} = {value!r} needs sampled rows, and rows_per_layer is 0")
+        for number, key, value in asked
+        if not rows and value in ("calibrated", True)
     ]
 
 
-def unknown_key(key: str, known: set[str]) -> str:
-    guess = nearest_name(key, known)
-    return f"{key!r} is no key" + (f"; did you mean {guess!r}?" if guess else "")
-
-
-def _wrong(**options: Any) -> str:
+def _check(options: dict[str, Any]) -> None:
     try:
         QuantizeOptions(**options)
     except HSWQError as error:
-        return f"{error.what}. {error.remedy}"
-    return ""
+        raise ValueError(f"{error.what}. {error.remedy}") from error

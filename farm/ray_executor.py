@@ -8,16 +8,16 @@ from __future__ import annotations
 import logging
 import random
 import socket
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hswq_core.errors import HSWQError, PlanError
 
-from .carry_out import Outcome, carry_out, worker_for
-from .recipe import Recipe
+from .execute import Outcome, execute, worker_for
+from .schedule import Try
 from .store import Store
+from .tables import Recipe
 from .tasks import Task
 from .worker import Worker, remove_stale_folders
 
@@ -31,7 +31,7 @@ class Parcel:
 
     Attributes:
         files: its result, where no folder is shared.
-        node: Ray's name of the node that tried it; empty when it died each time that it was tried.
+        node: Ray's name of the node that tried it.
     """
 
     outcome: Outcome
@@ -39,80 +39,76 @@ class Parcel:
     node: str = ""
 
 
-def run_on_ray(
-    recipe: Recipe, tasks: Sequence[Task], store: Store, began: str, address: str, workers: int
-) -> Iterator[Outcome]:
-    """What became of each task that was not done yet, as they end.
-
-    A task goes to Ray when what it needs is done. One that fails is tried again on another node, if there is one: it
-    may be the node that is broken, and a node on which everything fails at once gets more tasks than the others.
+class RayExecutor:
+    """A task that failed is tried again on another node, if there is one: it may be the node that is broken, and a node
+    on which everything fails at once gets more tasks than the others.
 
     Args:
+        start: when the farm began.
         address: of a running cluster; without one, a cluster of this machine is started for this run.
         workers: how many tasks at a time, on such a cluster.
 
     Errors: PlanError when Ray is not installed or the cluster cannot be reached.
     """
-    ray = _connected(address, workers)
-    try:
-        gpus = 1 if ray.cluster_resources().get("GPU") else 0
-        remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=recipe.attempts)(_carry_out_here)
-        parcels, running = dict[str, Any](), dict[Any, tuple[Task, int]]()
 
-        def send(task: Task, attempt: int, **options: Any) -> None:
-            needs = []
-            for need in () if recipe.shared else task.needs:
-                if need.name not in parcels:
-                    outcome = Outcome(need.name, need.label)
-                    parcels[need.name] = ray.put(Parcel(outcome, files_in(store.result(need.name))))
-                needs.append(parcels[need.name])
-            sent = remote.options(name=task.label, **options).remote(task, recipe, str(store.folder), began, *needs)
-            running[sent] = task, attempt
+    has_room = True
+    """Ray keeps what it cannot place yet."""
 
-        waiting = [task for task in tasks if not store.has(task.name)]
-        done = {task.name for task in tasks} - {task.name for task in waiting}
-        failed: set[str] = set()
-        while waiting or running:
-            for task in list(waiting):
-                missing = next((need for need in task.needs if need.name in failed), None)
-                if missing is not None:
-                    failed.add(task.name)
-                    yield Outcome.not_tried(task, missing.label)
-                elif all(need.name in done for need in task.needs):
-                    send(task, 1)
-                else:
-                    continue
-                waiting.remove(task)
-            if not running:
-                continue
-            (ended,), _ = ray.wait(list(running), num_returns=1)
-            task, attempt = running.pop(ended)
-            parcel = _received(ray, ended, task, store)
-            if parcel.outcome.error and parcel.node and attempt < recipe.attempts:
-                send(task, attempt + 1, **_away_from(ray, parcel.node, gpus))
-                continue
-            (failed if parcel.outcome.error else done).add(task.name)
+    def __init__(self, recipe: Recipe, store: Store, start: str, address: str, workers: int) -> None:
+        self._recipe, self._store, self._start = recipe, store, start
+        self._ray = _connected(address, workers)
+        self._gpus = 1 if self._ray.cluster_resources().get("GPU") else 0
+        remote = self._ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=recipe.attempts)
+        self._execute = remote(_execute_here)
+        self._parcels: dict[str, Any] = {}
+        self._running: dict[Any, Task] = {}
+
+    def submit(self, task: Task, avoid: str = "") -> None:
+        options = self._away_from(avoid) if avoid else {}
+        needs = () if self._recipe.shared else [self._parcel_of(need) for need in task.needs]
+        remote = self._execute.options(name=task.label, **options)
+        self._running[remote.remote(task, self._recipe, str(self._store.folder), self._start, *needs)] = task
+
+    def wait(self) -> Try:
+        (ended,), _ = self._ray.wait(list(self._running), num_returns=1)
+        task = self._running.pop(ended)
+        try:
+            parcel: Parcel = self._ray.get(ended)
             if parcel.files is not None:
-                parcels[task.name] = ended
-            yield parcel.outcome
-    finally:
-        ray.shutdown()
+                with self._store.making(task.name) as folder:
+                    unpack(parcel.files, folder)
+                self._parcels[task.name] = ended
+        except self._ray.exceptions.RayError as error:  # Ray itself has tried again
+            said = " ".join(str(error).split())[:300]
+            return Try(Outcome(task.name, task.label, f"its worker died every time: {said}"), final=True)
+        except HSWQError as error:
+            return Try(Outcome(task.name, task.label, str(error)), final=True)
+        return Try(parcel.outcome, parcel.node)
 
+    def close(self) -> None:
+        self._ray.shutdown()
 
-def _away_from(ray: Any, node: str, gpus: int) -> dict[str, Any]:
-    """Options that send a task to another node than this one, if there is one."""
+    def _parcel_of(self, task: Task) -> Any:
+        """Ray's name of a result; one that is from an earlier run is put there."""
+        if task.name not in self._parcels:
+            parcel = Parcel(Outcome(task.name, task.label), files_in(self._store.result(task.name)))
+            self._parcels[task.name] = self._ray.put(parcel)
+        return self._parcels[task.name]
 
-    def fits(other: dict[str, Any]) -> bool:
-        resources = other["Resources"]
-        return other["Alive"] and resources.get("CPU", 0) >= 1 and resources.get("GPU", 0) >= gpus
+    def _away_from(self, node: str) -> dict[str, Any]:
+        """Options that send a task to another node than this one, if there is one."""
 
-    others = [other["NodeID"] for other in ray.nodes() if other["NodeID"] != node and fits(other)]
-    if not others:
-        return {}
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+        def fits(other: dict[str, Any]) -> bool:
+            resources = other["Resources"]
+            return other["Alive"] and resources.get("CPU", 0) >= 1 and resources.get("GPU", 0) >= self._gpus
 
-    # Soft: were it to die before the task begins, any node would do.
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(random.choice(others), soft=True)}
+        others = [other["NodeID"] for other in self._ray.nodes() if other["NodeID"] != node and fits(other)]
+        if not others:
+            return {}
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        # Soft: were it to die before the task begins, any node would do.
+        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(random.choice(others), soft=True)}
 
 
 def _connected(address: str, workers: int) -> Any:
@@ -128,21 +124,7 @@ def _connected(address: str, workers: int) -> Any:
     return ray
 
 
-def _received(ray: Any, ended: Any, task: Task, store: Store) -> Parcel:
-    try:
-        parcel: Parcel = ray.get(ended)
-        if parcel.files is not None:
-            with store.making(task.name) as folder:
-                unpack(parcel.files, folder)
-        return parcel
-    except ray.exceptions.RayError as error:
-        said = " ".join(str(error).split())[:300]
-        return Parcel(Outcome(task.name, task.label, f"its worker died every time: {said}"))
-    except HSWQError as error:
-        return Parcel(Outcome(task.name, task.label, str(error)))
-
-
-def _carry_out_here(task: Task, recipe: Recipe, folder: str, began: str, *needs: Parcel) -> Parcel:
+def _execute_here(task: Task, recipe: Recipe, folder: str, start: str, *needs: Parcel) -> Parcel:
     """In a worker's process, which keeps its ComfyUI for the tasks to come."""
     import ray
 
@@ -160,7 +142,7 @@ def _carry_out_here(task: Task, recipe: Recipe, folder: str, began: str, *needs:
                     unpack(parcel.files, given)
         outcome = Outcome(task.name, task.label)
         if not store.has(task.name):
-            outcome = carry_out(task, recipe, store, began, _worker, attempts=1)
+            outcome = execute(task, recipe, store, start, _worker)
         if not recipe.shared and not outcome.error:
             files = files_in(store.result(task.name))
     except (HSWQError, OSError) as error:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .jobs import written_in
-from .recipe import Recipe
 from .store import Store
+from .tables import Recipe
 from .tasks import Task
 
 

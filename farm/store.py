@@ -39,14 +39,14 @@ class Store:
         Errors: TargetError when there is no room or no right to write.
         """
         made = self.folder / f"{_UNFINISHED}{name}-{socket.gethostname()}-{os.getpid()}"
-        began = time.time()
+        start = time.time()
         shutil.rmtree(made, ignore_errors=True)
-        with _told(made):
+        with _as_target_error(made):
             made.mkdir(parents=True)
         try:
             yield made
-            with _told(made):
-                self._put(made, name, time.time() - began)
+            with _as_target_error(made):
+                self._put(made, name, time.time() - start)
         finally:
             shutil.rmtree(made, ignore_errors=True)
 
@@ -92,7 +92,7 @@ class Store:
 
 
 @contextmanager
-def _told(made: Path) -> Iterator[None]:
+def _as_target_error(made: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Literal
 
 from hswq_core.options import QuantizeOptions
-from hswq_core.prompts import VARIED, read_prompts
 from hswq_core.version import __version__
 
-from .recipe import Calibration, Recipe
+from .tables import Recipe
 
 Kind = Literal["calibrate", "merge", "sensitivity", "quantize", "prove", "card"]
 KINDS: tuple[Kind, ...] = ("calibrate", "merge", "sensitivity", "quantize", "prove", "card")
@@ -68,7 +67,7 @@ def _of_checkpoint(recipe: Recipe, checkpoint: Path, parts: list[dict[str, objec
         purpose, statistics = options.impact_purpose, merged
         if options.selection == "measured":
             if purpose not in measured:
-                settings = asdict(recipe.sensitivity) | {"purpose": purpose}
+                settings = dict(recipe.sensitivity) | {"purpose": purpose}
                 measured[purpose] = Task(
                     "sensitivity", checkpoint, f"{name}: measure for {purpose}", settings, (merged,), content
                 )
@@ -85,27 +84,24 @@ def _of_output(
     written = Task("quantize", checkpoint, f"{label}: write", asdict(options), (statistics,), content)
     made, proof = [written], ()
     if recipe.proof is not None:
-        settings = asdict(recipe.proof) | {
-            "prompts": "\n".join(_prompts(recipe.proof.prompts, recipe)),
-            "threads": recipe.threads,
-        }
+        settings = recipe.proof.settings() | {"threads": recipe.threads}
         proof = (Task("prove", checkpoint, f"{label}: prove", settings, (written,), content),)
         made += proof
     if recipe.card is not None:
-        made.append(Task("card", checkpoint, f"{label}: card", asdict(recipe.card), (written, *proof), content))
+        made.append(Task("card", checkpoint, f"{label}: card", dict(recipe.card), (written, *proof), content))
     return made
 
 
 def shards_of(recipe: Recipe) -> list[dict[str, object]]:
     """The settings of each shard: its own images, by prompt and seed, whoever makes them."""
-    asked: Calibration = recipe.calibration
-    prompts, count = _prompts(asked.prompts, recipe), asked.parts
+    asked = recipe.calibration
+    prompts, count = asked.prompts, asked.parts
     shards, first = [], 0
     for number in range(count):
         images = asked.samples // count + (number < asked.samples % count)
         mine = [prompts[(first + each) % len(prompts)] for each in range(images)]
         shards.append(
-            asdict(asked)
+            asked.settings()
             | {"prompts": "\n".join(mine), "samples": images, "seed": asked.seed + first, "shards": count}
             | {"first": first, "threads": recipe.threads}
         )
@@ -122,7 +118,3 @@ def content_digest(checkpoint: Path) -> str:
             file.seek(max(0, (size - _PIECE) * number // (_PIECES - 1)))
             hashed.update(file.read(_PIECE))
     return hashed.hexdigest()
-
-
-def _prompts(name: str, recipe: Recipe) -> list[str]:
-    return read_prompts(recipe.base / name) if name else list(VARIED)

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hswq_core.comfyui_server import ComfyUIServer, ServerError, StartedComfyUI
 from hswq_core.files.writer import is_running
 from hswq_core.version import __version__
+
+from .comfyui import ComfyUIClient, ServerError, StartedComfyUI
 
 _BASE = "hswq-farm-"
 _FOLDERS = ("output", "temp", "user", "input")
@@ -45,11 +46,11 @@ class Worker:
 
         Errors: ServerError when it does not start, has not this pack in this version, or a node fails.
         """
-        return self._server().run(workflow)
+        return self._client().run(workflow)
 
     def describe(self, node: str) -> dict[str, Any]:
         """What the server says of a node: its inputs with their choices. Errors: ServerError."""
-        return self._server().get(f"/object_info/{node}")[node]
+        return self._client().get(f"/object_info/{node}")[node]
 
     def restart(self) -> None:
         """Stop the server; the next task starts it anew, with an empty memory."""
@@ -62,7 +63,7 @@ class Worker:
         self.restart()
         shutil.rmtree(self._base, ignore_errors=True)
 
-    def _server(self) -> ComfyUIServer:
+    def _client(self) -> ComfyUIClient:
         if self._running is None or not self._running.alive:
             for name in _FOLDERS:
                 (self._base / name).mkdir(parents=True, exist_ok=True)
@@ -74,12 +75,12 @@ class Worker:
                 arguments += [f"--{name}-directory", str(self._base / name)]
             threads = {name: str(self._threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
             self._running = StartedComfyUI(self._comfyui, arguments, threads, self._base / "comfyui.log")
-            self._check_pack(self._running.server)
-        return self._running.server
+            self._check_pack(self._running.client)
+        return self._running.client
 
-    def _check_pack(self, server: ComfyUIServer) -> None:
+    def _check_pack(self, client: ComfyUIClient) -> None:
         try:
-            found = server.get("/hswq/version").get("version")
+            found = client.get("/hswq/version").get("version")
         except ServerError as error:
             raise ServerError(
                 "this ComfyUI has not the nodes of HSWQ",

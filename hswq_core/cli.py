@@ -1,4 +1,4 @@
-"""The command line, ``hswq``. Only ``prove`` needs a ComfyUI.
+"""The command line, ``hswq``.
 
 Exit code 0 on success; 2 with one line on stderr for anything a user can act on; 1 for a candidate that does not pass.
 """
@@ -15,18 +15,16 @@ from dataclasses import fields
 from typing import Any
 
 from . import api
+from .added_commands import add_commands
 from .calibration.coverage import coverage_warnings
 from .calibration.statistics_file import save_statistics
 from .calibration.summary import is_statistics, summarize
 from .cli_options import command_line
-from .comfyui_server import comfyui_server
 from .errors import HSWQError, StatisticsError
 from .files.modelspec import thumbnail_of
 from .files.writer import check_not_source, check_target, same_file
 from .options import QuantizeOptions
 from .progress import Progress, no_progress
-from .prompts import read_prompts
-from .proof.remote import ProofRequest, prove
 from .publishing import About, publish
 
 
@@ -36,10 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with contextlib.suppress(AttributeError, OSError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words[:1] == ["farm"]:
-        return _farm(words[1:])
-    args = command_line(_COMMANDS).parse_args(words)
+    line = command_line(_COMMANDS, add_commands)
     try:
+        if words and words[0] in line.whole:
+            return line.whole[words[0]](words[1:])
+        args = line.parser.parse_args(words)
         text = args.run(args)
     except HSWQError as error:
         print(f"hswq: {error}", file=sys.stderr)
@@ -49,15 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     _say(text)
     return int(getattr(args, "failed", False))
-
-
-def _farm(words: list[str]) -> int:
-    try:
-        from farm.cli import main as farm  # beside this package, not in it
-    except ImportError as error:
-        print(f"hswq: the farm cannot be used ({error}). It needs Python 3.11.", file=sys.stderr)
-        return 2
-    return farm(words)
 
 
 def _say(text: str) -> None:
@@ -104,16 +94,6 @@ def _card(args: argparse.Namespace) -> str:
     return f"{written}: {', '.join(sorted(path.name for path in written.iterdir()))}"
 
 
-def _prove(args: argparse.Namespace) -> str:
-    names = {field.name for field in fields(ProofRequest)} - {"prompts", "sampler_name"}
-    prompts = "\n".join(read_prompts(args.prompts)) if args.prompts else ""
-    request = ProofRequest(**{name: getattr(args, name) for name in names}, prompts=prompts, sampler_name=args.sampler)
-    with comfyui_server(args.server) as server:
-        found, page = prove(server, request)
-    args.failed = not found["passed"]
-    return json.dumps(found, indent=2) if args.json else f"{found['verdict']}\n{page}"
-
-
 def _merge(args: argparse.Namespace) -> str:
     check_target(args.target, overwrite=args.overwrite)
     for number, part in enumerate(args.parts):
@@ -158,6 +138,5 @@ _COMMANDS = {
     "quantize": _quantize,
     "convert": _convert,
     "card": _card,
-    "prove": _prove,
     "merge-stats": _merge,
 }

@@ -1,4 +1,4 @@
-"""The command line's commands and options."""
+"""The command line's commands and options; packages beside this one may add theirs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from .formats import FORMATS
 from .options import PARTS, ROUNDINGS, SCALES, SELECTIONS
 from .version import __version__
 
+Run = Callable[[argparse.Namespace], str]
+"""Carries a command out and returns what is printed."""
 _INVALID_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
 
 
@@ -28,22 +30,55 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"hswq: {message} See '{self.prog} --help'\n")
 
 
-def command_line(runs: Mapping[str, Callable[[argparse.Namespace], str]]) -> argparse.ArgumentParser:
-    """The commands and their options. Args: runs: what carries each command out, by its name."""
-    parser = _Parser(prog="hswq", description="Quantize diffusion checkpoints to 8 bits.")
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+class CommandLine:
+    """``hswq`` and its commands.
 
-    def command(name: str, text: str, example: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(
+    Attributes:
+        parser: of all commands.
+        whole: commands with a command line of their own. Each takes the words behind its name, and returns the exit
+            code.
+    """
+
+    def __init__(self) -> None:
+        self.parser = _Parser(prog="hswq", description="Quantize diffusion checkpoints to 8 bits.")
+        self.parser.add_argument("--version", action="version", version=__version__)
+        self.whole: dict[str, Callable[[list[str]], int]] = {}
+        self._commands = self.parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(self, name: str, text: str, example: str, run: Run) -> argparse.ArgumentParser:
+        """Add a command. Returns its parser, for its options.
+
+        Args:
+            text: what it does, for the list of commands.
+            example: words behind its name.
+        """
+        added = self._commands.add_parser(
             name,
             help=text,
             description=f"{text[0].upper()}{text[1:]}.",
             epilog=f"example: hswq {name} {example}",
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
-        added.set_defaults(run=runs[name])
+        added.set_defaults(run=run)
         return added
+
+    def add_whole(self, name: str, text: str, run: Callable[[list[str]], int]) -> None:
+        """Add a command with a command line of its own."""
+        self._commands.add_parser(name, help=text, add_help=False)
+        self.whole[name] = run
+
+
+def command_line(runs: Mapping[str, Run], add_more: Callable[[CommandLine], None]) -> CommandLine:
+    """The commands and their options.
+
+    Args:
+        runs: what carries each command out, by its name.
+        add_more: adds commands that are not the core's.
+    """
+    line = CommandLine()
+
+    def command(name: str, text: str, example: str) -> argparse.ArgumentParser:
+        return line.add(name, text, example, runs[name])
 
     inspect = command("inspect", "say what a checkpoint or a statistics file holds", "model.safetensors")
     inspect.add_argument("file", type=Path, help="the file")
@@ -97,27 +132,7 @@ def command_line(runs: Mapping[str, Callable[[argparse.Namespace], str]]) -> arg
     card.add_argument("--overwrite", action="store_true", help="replace a folder that this command wrote")
     card.add_argument("--quiet", action="store_true", help="show no progress")
 
-    proving = command(
-        "prove",
-        "compare a quantized model with the original in a ComfyUI (exit code 1: it does not pass)",
-        "model.safetensors model_v2.safetensors --seeds 25 --steps 25 --cfg 7",
-    )
-    proving.add_argument("reference", help="the original, as ComfyUI lists it")
-    proving.add_argument("candidate", help="the quantized model, as ComfyUI lists it")
-    proving.add_argument("--prompts", type=Path, help="a file with one prompt a line; default: a varied list")
-    for name, default, text in (
-        ("negative", "", "the negative prompt"), ("seeds", 4, "pairs to make"), ("seed", 1000, "the first seed"),
-        ("steps", 25, "sampling steps"), ("cfg", 7.0, "guidance"), ("sampler", "euler", "the sampler"),
-        ("scheduler", "normal", "the scheduler"), ("width", 1024, "in pixels"), ("height", 1024, "in pixels"),
-    ):  # fmt: skip
-        proving.add_argument(f"--{name}", type=type(default), default=default, help=text)
-    proving.add_argument(
-        "--server", default="", help="ComfyUI's address; default: one started from COMFYUI_PATH, else port 8188"
-    )
-    proving.add_argument("--save-pictures", action="store_true", help="write all pictures as PNG beside the page")
-    proving.add_argument("--json", action="store_true", help="print the proof as JSON")
-
-    commands.add_parser("farm", help="carry out a recipe for many checkpoints; see 'hswq farm --help'", add_help=False)
+    add_more(line)
 
     merging = command(
         "merge-stats",
@@ -127,7 +142,7 @@ def command_line(runs: Mapping[str, Callable[[argparse.Namespace], str]]) -> arg
     merging.add_argument("target", type=Path, help="the file to write")
     merging.add_argument("parts", type=Path, nargs="+", help="the sessions' files")
     merging.add_argument("--overwrite", action="store_true", help="replace an existing target")
-    return parser
+    return line
 
 
 def _add_source_and_target(parser: argparse.ArgumentParser) -> None:

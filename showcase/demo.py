@@ -18,9 +18,8 @@ from typing import Any
 
 from PIL import Image
 
+from farm.prove import ProofRequest, prove
 from hswq_core import inspect
-from hswq_core.comfyui_server import ComfyUIServer
-from hswq_core.proof.remote import ProofRequest, prove
 from tests.support.server import REPOSITORY, TINY_CHECKPOINT, ComfyServer
 from tests.support.workflows import TINY, Workflow, node
 
@@ -110,7 +109,7 @@ def prove_one(server: ComfyServer, name: str, path: Path, output: Path) -> dict[
         reference=TINY, candidate=path.name, prompts="\n".join(TEST_PROMPTS), seeds=len(TEST_PROMPTS), steps=STEPS,
         cfg=CFG, width=SIZE, height=SIZE, save_pictures=True,
     )  # fmt: skip
-    proof, page = prove(ComfyUIServer(f"http://127.0.0.1:{server.port}"), request)
+    proof, page = prove(server.client, request)
     (output / "proofs").mkdir(exist_ok=True)
     shutil.copy(page, output / "proofs" / f"{name}.html")
     shutil.copy(page.with_name("proof.json"), output / "proofs" / f"{name}.json")

@@ -37,8 +37,8 @@ from .statistics_schema import (
     checked_rows,
     counts_by_name,
     names_by_name,
-    natural,
-    naturals,
+    parse_count,
+    parse_counts,
     parsed,
     rows_of_owner,
     shapes_by_name,
@@ -221,15 +221,15 @@ def described(metadata: Mapping[str, str]) -> Statistics:
     """What the header says of the runs; no layers and no inputs. Errors: ValueError when it cannot be read."""
     return Statistics(
         layers={},
-        runs=natural(metadata, "hswq.runs"),
-        samples=natural(metadata, "hswq.samples"),
-        steps=natural(metadata, "hswq.steps"),
-        partial_runs=natural({"hswq.partial_runs": "0", **metadata}, "hswq.partial_runs"),
+        runs=parse_count(metadata, "hswq.runs"),
+        samples=parse_count(metadata, "hswq.samples"),
+        steps=parse_count(metadata, "hswq.steps"),
+        partial_runs=parse_count({"hswq.partial_runs": "0", **metadata}, "hswq.partial_runs"),
         fingerprint=Fingerprint.parse(
             metadata.get("hswq.model_fingerprint", ""), strings(metadata, "hswq.model_layers")
         ),
         samplers=frozenset(strings(metadata, "hswq.samplers")),
-        noise_levels=naturals(metadata, "hswq.noise_levels", NOISE_BINS),
+        noise_levels=parse_counts(metadata, "hswq.noise_levels", NOISE_BINS),
         source=metadata.get("hswq.source", ""),
         patches=metadata.get("hswq.patches", ""),
         left_out=counts_by_name(metadata, "hswq.left_out"),

@@ -29,15 +29,15 @@ def parsed(metadata: Mapping[str, str], key: str, default: Any) -> Any:
         raise ValueError(f"{key} is nested too deeply") from None
 
 
-def natural(metadata: Mapping[str, str], key: str) -> int:
+def parse_count(metadata: Mapping[str, str], key: str) -> int:
     """A count among the metadata."""
     text = metadata.get(key, "")
     if not (text.isdecimal() and text.isascii() and len(text) <= 19 and int(text) <= _MOST):
-        raise ValueError(f"{key} is no count: {text[:40]!r}")
+        raise ValueError(f"{key} is not a count: {text[:40]!r}")
     return int(text)
 
 
-def naturals(metadata: Mapping[str, str], key: str, length: int) -> tuple[int, ...]:
+def parse_counts(metadata: Mapping[str, str], key: str, length: int) -> tuple[int, ...]:
     """A list of counts; zeros where there is none."""
     found = parsed(metadata, key, [0] * length)
     if not isinstance(found, list) or len(found) != length or not all(_is_count(value) for value in found):

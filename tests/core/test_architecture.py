@@ -1,6 +1,8 @@
 """The order of the layers: whoever reads the folders from the first to the last never meets a name before its home."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -12,10 +14,10 @@ PACKAGES = ("hswq_core", "farm", "loader", "nodes")
 # A folder or file of the core imports only from those before it.
 ORDER = (
     "version", "errors", "log", "sizes", "progress", "heap", "parallel", "grids", "formats", "options", "fingerprint",
-    "comfyui_process", "comfyui_server", "prompts", "kernels", "backend", "rounding", "inference", "metrics",
+    "prompts", "kernels", "backend", "rounding", "inference", "metrics",
     "files", "calibration", "quantize_layer", "sensitivity", "planning", "proof",
     "report", "quantize_file", "convert_file", "api", "publishing",
-    "cli_options", "cli", "__main__", "__init__",
+    "cli_options", "added_commands", "cli", "__main__", "__init__",
 )  # fmt: skip
 LINES = 260
 
@@ -61,6 +63,26 @@ def test_the_core_is_a_stack_of_layers() -> None:
         for target in targets - {"hswq_core"}:
             assert ORDER.index(unit(target)) <= ORDER.index(unit(name)), f"{name} imports {target}"
     assert {unit(name) for name in modules("hswq_core")} == set(ORDER)
+
+
+def test_the_core_imports_nothing_that_stands_beside_it() -> None:
+    """Neither at the top of a file nor inside a function: what adds to it is found by ``added_commands``."""
+    beside = {path.name for path in ROOT.iterdir() if path.is_dir()} | {"hswq_farm"}
+    for name, path in modules("hswq_core").items():
+        depth = name.count(".") + (path.name == "__init__.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                assert not beside & {alias.name.partition(".")[0] for alias in node.names}, name
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level <= depth and (node.level or (node.module or "").partition(".")[0] not in beside), name
+
+
+def test_the_functions_of_the_farm_have_few_branches() -> None:
+    command = ["check", "--isolated", "--select", "C901", "--config", "lint.mccabe.max-complexity=10", "--quiet"]
+    done = subprocess.run([sys.executable, "-m", "ruff", *command, ROOT / "farm"], capture_output=True, text=True)
+    if "No module named ruff" in done.stderr:
+        pytest.skip("ruff is not installed")
+    assert done.returncode == 0, done.stdout
 
 
 def test_only_the_loader_and_the_nodes_know_comfyui() -> None:

@@ -10,14 +10,14 @@ import pytest
 from rich.console import Console
 
 from farm.board import Board
-from farm.carry_out import Outcome
+from farm.comfyui import ServerError
 from farm.estimate import duration
+from farm.execute import Outcome
 from farm.ray_executor import files_in, unpack
 from farm.results import put_results
 from farm.store import Store
 from farm.tasks import Task
 from farm.worker import Worker, comfyui_of_this_node
-from hswq_core.comfyui_server import ServerError
 from hswq_core.errors import TargetError
 from hswq_core.version import __version__
 

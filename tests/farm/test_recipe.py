@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,14 @@ from safetensors.torch import load_file, save_file
 from farm.cli import main
 from farm.recipe import RecipeError, read_recipe
 from farm.store import Store
+from farm.tables import Card
 from farm.tasks import KINDS, content_digest, tasks_of
 from hswq_core.api import plan
 from hswq_core.errors import PlanError
 from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.options import QuantizeOptions
 from hswq_core.planning.budget import check_budget, smallest_size
+from hswq_core.publishing import About
 from tests.farm.small_farm import PROOF_AND_CARD, RECIPE, make_checkpoints
 
 GOOD = RECIPE.format(base="/base", shards=4, attempts=2, shared="true") + PROOF_AND_CARD
@@ -135,6 +138,29 @@ def test_no_mistake_hides_another(recipe: Path) -> None:
         "the keep ratio is 7", "the budget of 1,000 bytes is too small",
     ):  # fmt: skip
         assert what in said, (what, said)
+
+
+def test_keys_of_the_wrong_kind_are_told_with_what_is_allowed(recipe: Path) -> None:
+    wrong = 'folder = 5\nshared = "no"\nattempts = true\nthreads = 1.5\ncomfyui_arguments = "--x"\nproof = 3\n'
+    wrong += '[calibration]\nsteps = 1001\ncfg = nan\n[sensitivity]\nmethod = "x"\n[other]\n'
+    said = told(recipe, f'checkpoints = ["models/*"]\noutputs = [3]\n{wrong}')
+    for line, what in enumerate(
+        (
+            "at least one [[outputs]] is needed", "folder is 5; give a text", "shared is 'no'; give true or false",
+            "attempts is True; give a number", "threads is 1.5; give a number", "comfyui_arguments is to be a list",
+            "'proof' is to be a table", "", "steps is 1001; give a number from 1 to 1000",
+            "cfg is nan; give a number from 0 to 100", "", "method is 'x'; choose 'gradient' or 'exact'",
+            "'other' is no key",
+        ), 2,
+    ):  # fmt: skip
+        assert f"line {line}: {what}" in said or not what, (line, said)
+    assert "11 mistakes" in said
+
+
+def test_a_card_says_what_publishing_takes_and_a_whole_number_stays_one(recipe: Path) -> None:
+    assert set(Card.model_fields) == {field.name for field in fields(About)}
+    cfg = read_recipe(changed(recipe, cfg="cfg = 2")).calibration.cfg
+    assert isinstance(cfg, int), "tasks are named by it"
 
 
 @pytest.mark.parametrize("named", ["notes.txt", "*.txt"])

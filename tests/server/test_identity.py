@@ -3,12 +3,12 @@
 import contextlib
 import json
 import threading
-import urllib.error
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from farm.comfyui import ServerError
 from hswq_core import load_statistics
 from tests.support import workflows as w
 from tests.support.odd_folder import CALIBRATED, OTHER, calibrating, metadata, quantized, written
@@ -149,7 +149,7 @@ def test_looking_at_a_session_never_undoes_a_reset(place: ComfyServer) -> None:
 
     def poll() -> None:
         while not stop.is_set():
-            with contextlib.suppress(urllib.error.HTTPError):
+            with contextlib.suppress(ServerError):
                 place.get("/hswq/curve?session=polled&source=(the%20calibrated%20model)&mode=v2&selection=variance")
 
     pages = [threading.Thread(target=poll) for _ in range(4)]

@@ -1,7 +1,6 @@
 """Sessions while servers are killed and pages poll; some minutes, so in a nox session of its own."""
 
 import contextlib
-import http.client
 import random
 import threading
 import time
@@ -11,11 +10,12 @@ from pathlib import Path
 import pytest
 import websocket
 
+from farm.comfyui import ServerError
 from hswq_core import load_statistics
 from tests.support import workflows as w
 from tests.support.server import ComfyServer, ExecutionError
 
-LOST = (ExecutionError, OSError, http.client.HTTPException, websocket.WebSocketException, ValueError)
+LOST = (ExecutionError, ServerError, OSError, websocket.WebSocketException, ValueError)
 POLLED = "/hswq/curve?session=polled&source=(the%20calibrated%20model)&mode=v2&selection=variance"
 
 

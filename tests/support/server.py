@@ -1,21 +1,16 @@
-"""A real ComfyUI server as a subprocess, driven as the web page drives it: HTTP and websocket."""
+"""A real ComfyUI server as a subprocess, driven as the web page drives it: over HTTP, and heard over a websocket."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 import uuid
 from pathlib import Path
 from typing import Any
 
 import websocket
+
+from farm.comfyui import ComfyUIClient, ServerError, StartedComfyUI
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY_PACK = REPOSITORY / "tests" / "tiny_model"
@@ -56,8 +51,7 @@ class ComfyServer:
         for folder, name in ((pack, "ComfyUI-HSWQ"), (TINY_PACK, "hswq-tiny-model"), *((p, p.name) for p in packs)):
             _install(folder, base / "custom_nodes" / name)
         shutil.copy(TINY_CHECKPOINT, base / "models/checkpoints")
-        self._client = uuid.uuid4().hex
-        self._process: subprocess.Popen[bytes] | None = None
+        self._started: StartedComfyUI | None = None
         self.log_file = base / "server.log"
         self.events: list[tuple[str, dict[str, Any]]] = []  # what this pack told the page
 
@@ -71,8 +65,8 @@ class ComfyServer:
 
     @property
     def process_id(self) -> int:
-        assert self._process is not None
-        return self._process.pid
+        assert self._started is not None, "it does not run"
+        return self._started.process.pid
 
     @property
     def log(self) -> str:
@@ -85,54 +79,32 @@ class ComfyServer:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self, timeout: float = 180) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        command = [sys.executable, "main.py", "--cpu", "--port", str(self.port), "--base-directory", str(self.base)]
-        command += ["--disable-auto-launch", *self.arguments]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-        with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(command, cwd=self.comfyui, stdout=log, stderr=log, env=environment)
-        deadline = time.monotonic() + timeout
-        while True:
-            try:
-                self.get("/system_stats")
-                return
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    self.stop()
-                    raise RuntimeError(f"ComfyUI did not start:\n{self.log[-4000:]}") from None
-                time.sleep(0.3)
+    def start(self) -> None:
+        arguments = ["--cpu", "--base-directory", str(self.base), *self.arguments]
+        environment = {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+        try:
+            self._started = StartedComfyUI(self.comfyui, arguments, environment, self.log_file)
+        except ServerError as error:
+            raise RuntimeError(f"{error}\n{self.log[-4000:]}") from None
+        self.port = self._started.port
+        self.client = ComfyUIClient(self._started.client.address, poll=0.05)
 
     def stop(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(20)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._process = None
+        if self._started is not None:
+            self._started.stop()
+            self._started = None
 
     def kill(self) -> None:
         """End it as a crash would, without a word."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        if self._started is not None:
+            self._started.kill()
+            self._started = None
 
     def get(self, path: str) -> Any:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as response:
-            return json.load(response)
+        return self.client.get(path)
 
     def post(self, path: str, body: Any) -> Any:
-        data = json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, headers)
-        with urllib.request.urlopen(request, timeout=30) as response:
-            text = response.read()
-        return json.loads(text) if text else None
+        return self.client.post(path, body)
 
     def run(
         self, workflow: dict[str, Any], timeout: float = 600, interrupt_at_step: int | None = None
@@ -144,41 +116,45 @@ class ComfyServer:
 
         Errors: ExecutionError when the server refuses it, it fails, or it was interrupted.
         """
-        channel = websocket.create_connection(f"ws://127.0.0.1:{self.port}/ws?clientId={self._client}", timeout=timeout)
+        name = uuid.uuid4().hex
+        channel = websocket.create_connection(f"ws://127.0.0.1:{self.port}/ws?clientId={name}", timeout=timeout)
         try:
-            try:
-                queued = self.post("/prompt", {"prompt": workflow, "client_id": self._client})
-            except urllib.error.HTTPError as error:
-                details = json.loads(error.read())
-                raise ExecutionError(json.dumps(details.get("node_errors") or details["error"]), details) from None
-            prompt = queued["prompt_id"]
-            while True:
-                message = channel.recv()
-                if not isinstance(message, str):
-                    continue  # a preview image
-                event = json.loads(message)
-                kind, data = event["type"], event["data"]
-                if kind.startswith("hswq."):
-                    self.events.append((kind, data))
-                if data.get("prompt_id") != prompt:
-                    continue
-                if kind == "execution_error":
-                    raise ExecutionError(data["exception_message"].strip(), data)
-                if kind == "execution_interrupted":
-                    raise ExecutionError("interrupted", data)
-                if kind == "progress" and interrupt_at_step is not None and data["value"] >= interrupt_at_step:
-                    self.post("/interrupt", {})
-                    interrupt_at_step = None
-                if kind in ("execution_success", "executing") and data.get("node") is None:
-                    break
+            prompt = self._queue(workflow, name)
+            self._hear(channel, prompt, interrupt_at_step)
         finally:
             channel.close()
-        deadline = time.monotonic() + 10
-        while prompt not in (history := self.get(f"/history/{prompt}")):
-            if time.monotonic() > deadline:
-                raise ExecutionError("the finished workflow is not in the history", {})
-            time.sleep(0.05)
-        return dict(history[prompt]["outputs"])
+        return self.client.wait(prompt)
+
+    def _queue(self, workflow: dict[str, Any], client_id: str) -> str:
+        try:
+            return self.client.queue(workflow, client_id=client_id)
+        except ServerError as error:
+            if error.answer is None:
+                raise
+            why = error.answer.get("node_errors") or error.answer["error"]
+            raise ExecutionError(json.dumps(why), error.answer) from None
+
+    def _hear(self, channel: websocket.WebSocket, prompt: str, interrupt_at_step: int | None) -> None:
+        """Listen until the workflow has ended."""
+        while True:
+            message = channel.recv()
+            if not isinstance(message, str):
+                continue  # a preview image
+            event = json.loads(message)
+            kind, data = event["type"], event["data"]
+            if kind.startswith("hswq."):
+                self.events.append((kind, data))
+            if data.get("prompt_id") != prompt:
+                continue
+            if kind == "execution_error":
+                raise ExecutionError(data["exception_message"].strip(), data)
+            if kind == "execution_interrupted":
+                raise ExecutionError("interrupted", data)
+            if kind == "progress" and interrupt_at_step is not None and data["value"] >= interrupt_at_step:
+                self.post("/interrupt", {})
+                interrupt_at_step = None
+            if kind in ("execution_success", "executing") and data.get("node") is None:
+                return
 
     def images(self, outputs: dict[str, Any], node: str) -> list[Path]:
         """The files a SaveImage or PreviewImage node wrote."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..comfyui_server import ServerError
+from .comfyui import ServerError
 
 
 class RunsWorkflows(Protocol):
-    """A server, or whoever has one."""
+    """A client of a server, or whoever has one."""
 
     def run(self, workflow: Mapping[str, Any]) -> dict[str, Any]:
         """What the nodes show, by node."""
@@ -38,13 +38,13 @@ class ProofRequest:
     save_pictures: bool = False
 
 
-def prove(server: RunsWorkflows, request: ProofRequest) -> tuple[dict[str, Any], Path]:
+def prove(client: RunsWorkflows, request: ProofRequest) -> tuple[dict[str, Any], Path]:
     """``proof.json`` and the page beside it. The server writes both: it is of this machine, or shares its folder.
 
     Errors: ServerError when ComfyUI refuses or fails, or what it wrote cannot be read here.
     """
     inputs = {k: v for k, v in vars(request).items() if k not in ("reference", "candidate")}
-    found = server.run(
+    found = client.run(
         {
             "reference": {"class_type": "HSWQLoader", "inputs": {"ckpt_name": request.reference}},
             "candidate": {"class_type": "HSWQLoader", "inputs": {"ckpt_name": request.candidate}},

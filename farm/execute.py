@@ -1,4 +1,4 @@
-"""One task, tried as often as it is to be; its log where it is set aside."""
+"""One try of a task, and what became of it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 
 from hswq_core.errors import HSWQError
 
-from .jobs import do
-from .recipe import Recipe
+from .jobs import run_task
 from .store import Store
+from .tables import Recipe
 from .tasks import Task
 from .worker import Worker, comfyui_of_this_node
 
@@ -45,34 +45,35 @@ def worker_for(recipe: Recipe, store: Store) -> Worker:
     return Worker(comfyui_of_this_node(), folders, recipe.threads, recipe.comfyui_arguments)
 
 
-def carry_out(task: Task, recipe: Recipe, store: Store, began: str, worker: Worker, attempts: int) -> Outcome:
-    """Do a task whose needs are done. The result is in the store, or the outcome says why not.
+def execute(task: Task, recipe: Recipe, store: Store, start: str, worker: Worker) -> Outcome:
+    """Try a task whose needs are done. The result is in the store, or the outcome says why not.
+
+    After a failure the worker's ComfyUI is stopped, so that the next try has a fresh one.
 
     Args:
-        began: when the farm began (``began_on``).
-        attempts: how often it is tried, each time with a fresh ComfyUI.
+        start: when the farm began (``start_time``).
     """
-    start = time.monotonic()
+    begun = time.monotonic()
     # The date in a file's header is the farm's, so that the same recipe gives the same bytes on any day.
-    os.environ["SOURCE_DATE_EPOCH"] = began
+    os.environ["SOURCE_DATE_EPOCH"] = start
     torch.set_num_threads(recipe.threads)  # as for its ComfyUI: sums differ in their last bits otherwise
     needs = [store.result(need.name) for need in task.needs]
     error = log = ""
-    for _ in range(attempts):
-        try:
-            with store.making(task.name) as out:
-                do(task, needs, out, worker)
-            return Outcome(task.name, task.label, seconds=time.monotonic() - start)
-        except HSWQError as problem:
-            error, log = str(problem), worker.log
-        except (OSError, MemoryError, RuntimeError, StopIteration) as problem:
-            error, log = f"{type(problem).__name__}: {problem}", worker.log
+    try:
+        with store.making(task.name) as out:
+            run_task(task, needs, out, worker)
+    except HSWQError as problem:
+        error = str(problem)
+    except (OSError, MemoryError, RuntimeError, StopIteration) as problem:
+        error = f"{type(problem).__name__}: {problem}"
+    if error:
+        log = worker.log
         worker.restart()
-    return Outcome(task.name, task.label, " ".join(error.split()), log, seconds=time.monotonic() - start)
+    return Outcome(task.name, task.label, " ".join(error.split()), log, seconds=time.monotonic() - begun)
 
 
-def began_on(store: Store) -> str:
-    """When the farm began, in seconds since 1970, as text: told once, and the same ever after."""
+def start_time(store: Store) -> str:
+    """When the farm began, in seconds since 1970, as text. It is noted once and stays."""
     path: Path = store.folder / "began"
     if not path.exists():
         unfinished = path.with_name(f"began-{os.getpid()}")

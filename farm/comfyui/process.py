@@ -1,4 +1,4 @@
-"""Runs ComfyUI for as long as whoever started it lives: ``python comfyui_process.py FOLDER/main.py ARGUMENTS``.
+"""Runs ComfyUI for as long as whoever started it lives: ``python process.py FOLDER/main.py ARGUMENTS``.
 
 It holds the other end of this process's standard input. When that ends, by whatever death, ComfyUI ends with it.
 Nothing of this pack is imported here: the process is ComfyUI's.
@@ -13,7 +13,8 @@ import threading
 
 
 def _end_with_the_starter() -> None:
-    while sys.stdin.buffer.read(1 << 16):
+    # Not sys.stdin.buffer: Python cannot end while a thread holds its lock.
+    while os.read(0, 1 << 16):
         pass
     os._exit(1)
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from hswq_core import comfyui_server
-from hswq_core.comfyui_server import ComfyUIServer, ServerError
+from farm.comfyui import ComfyUIClient, ServerError
+from farm.comfyui import server as server_module
 
 DONE = {"status": {"status_str": "success"}, "outputs": {"1": {"text": ["made"]}}}
 
@@ -42,12 +42,11 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ComfyUIServer]:
-    monkeypatch.setattr(comfyui_server, "_POLL", 0.01)
+def client() -> Iterator[ComfyUIClient]:
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=http.serve_forever, daemon=True)
     thread.start()
-    yield ComfyUIServer(f"http://127.0.0.1:{http.server_port}")
+    yield ComfyUIClient(f"http://127.0.0.1:{http.server_port}", poll=0.01)
     http.shutdown()
     http.server_close()
     thread.join()
@@ -57,25 +56,25 @@ def queue(*running: str) -> dict[str, Any]:
     return {"queue_running": [[0, each, {}] for each in running], "queue_pending": []}
 
 
-def test_a_workflow_is_waited_for_while_it_is_queued(server: ComfyUIServer) -> None:
+def test_a_workflow_is_waited_for_while_it_is_queued(client: ComfyUIClient) -> None:
     Handler.answers = {"/history/p": [{}, {}, {"p": DONE}], "/queue": [queue("p")]}
-    assert server.run({}) == DONE["outputs"]
+    assert client.run({}) == DONE["outputs"]
 
 
-def test_a_workflow_that_ends_between_two_questions(server: ComfyUIServer) -> None:
+def test_a_workflow_that_ends_between_two_questions(client: ComfyUIClient) -> None:
     Handler.answers = {"/history/p": [{}, {"p": DONE}], "/queue": [queue()]}
-    assert server.run({}) == DONE["outputs"]
+    assert client.run({}) == DONE["outputs"]
 
 
-def test_a_server_that_was_started_anew_knows_nothing_of_it(server: ComfyUIServer) -> None:
+def test_a_server_that_was_started_anew_knows_nothing_of_it(client: ComfyUIClient) -> None:
     Handler.answers = {"/history/p": [{}], "/queue": [queue("p"), queue("other")]}
     with pytest.raises(ServerError, match="knows nothing of the workflow any more"):
-        server.run({})
+        client.run({})
 
 
-def test_a_server_that_is_gone(server: ComfyUIServer) -> None:
+def test_a_server_that_is_gone(client: ComfyUIClient) -> None:
     with pytest.raises(ServerError, match="does not answer"):
-        ComfyUIServer("http://127.0.0.1:9").run({})
+        ComfyUIClient("http://127.0.0.1:9").run({})
 
 
 @pytest.mark.parametrize("card", ["cuda", "xpu", "none"])
@@ -84,4 +83,4 @@ def test_the_cpu_is_asked_for_where_there_is_no_card(monkeypatch: pytest.MonkeyP
         here = SimpleNamespace(is_available=lambda name=name: name == card)
         monkeypatch.setattr(torch, name, here, raising=False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert comfyui_server._without_a_card() == (["--cpu"] if card == "none" else [])
+    assert server_module._without_a_card() == (["--cpu"] if card == "none" else [])
