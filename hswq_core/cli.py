@@ -15,6 +15,7 @@ from dataclasses import fields
 from typing import Any
 
 from . import api
+from .backend import forced_set
 from .calibration.coverage import coverage_warnings
 from .calibration.statistics_file import save_statistics
 from .calibration.summary import is_statistics, summarize
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _farm(words[1:])
     args = command_line(_COMMANDS).parse_args(words)
     try:
+        forced_set()  # a wrong HSWQ_KERNELS is told before the work, not in the middle of it
         text = args.run(args)
     except HSWQError as error:
         print(f"hswq: {error}", file=sys.stderr)
