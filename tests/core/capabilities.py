@@ -2,6 +2,7 @@
 
 import importlib.util
 import multiprocessing
+import tempfile
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -13,6 +14,18 @@ def _has(*modules: str) -> bool:
     return all(importlib.util.find_spec(module) for module in modules)
 
 
+def _removes_open_files() -> bool:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "open"
+        with path.open("wb"):
+            try:
+                path.unlink()
+            except PermissionError:
+                return False
+    return True
+
+
+needs_removable_open_files = pytest.mark.skipif(not _removes_open_files(), reason="this system removes no open files")
 needs_file_size_limit = pytest.mark.skipif(not _has("resource"), reason="this system limits no process's files")
 needs_terminal = pytest.mark.skipif(not _has("pty", "termios", "fcntl"), reason="this system opens no pseudo-terminals")
 needs_full_device = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
