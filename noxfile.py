@@ -40,8 +40,8 @@ LINTING = ["ruff==0.14.*", "basedpyright==1.40.*"]
 INSTALL = "--install"
 # One thread for each process: two that share the cores wait for each other.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-# A file's tests share their servers, so they stay in one process. tests/conftest.py puts the long files first.
-BY_FILE = ["--dist", "loadfile", "--no-loadscope-reorder"]
+# Tests that share a server stay in one process, and long ones come first: tests/conftest.py says which.
+IN_ORDER = "--no-loadscope-reorder"
 
 own_comfyui = os.environ.get("COMFYUI_PATH")
 session_options: Any = {"venv_backend": "none"} if own_comfyui else {"python": None}
@@ -56,7 +56,7 @@ def unit(session: nox.Session) -> None:
         run_pytest(session, *session.posargs)
         return
     run_linters(session)
-    run_pytest(session, "-n", "auto", *BY_FILE, "tests/core", environment=ONE_THREAD)
+    run_pytest(session, "-n", "auto", IN_ORDER, "tests/core", environment=ONE_THREAD)
 
 
 @nox.session(**session_options)
@@ -69,7 +69,7 @@ def tests(session: nox.Session) -> None:
         return
     run_linters(session)
     # Two processes and not one for each core: each has servers of its own, which take a gigabyte each.
-    parallel = ["-n", "2", *BY_FILE]
+    parallel = ["-n", "2", IN_ORDER]
     if chromium := find_browser():
         # One of the page's two node renderers: CI has half an hour. 'nox -s browser' takes both.
         environment |= {"CHROMIUM": chromium, "HSWQ_RENDERERS": "vue"}
