@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -95,12 +96,13 @@ class Operation:
         """
         if torch.compiler.is_compiling():
             return None
-        device = _with_index(device)
-        module = _chosen(self, device)
-        if module is None or device.index == torch.cuda.current_device():
-            return module
+        if device.type != "cuda" or device.index == (current := torch.cuda.current_device()):
+            return _chosen(self, device)
+        if device.index is None:
+            return _chosen(self, torch.device("cuda", current))
+        # Triton launches on the current device: not even a self-test can be made on another.
         if forced_set() == TRITON.name:
-            raise _cannot_be_forced(TRITON, device, f"cuda:{torch.cuda.current_device()} is the current device")
+            raise _cannot_be_forced(TRITON, device, f"cuda:{current} is the current device")
         return None
 
 
@@ -113,12 +115,18 @@ def register(operation: Operation) -> Operation:
 def list_kernels(device: torch.device | str = "cpu") -> list[KernelStatus]:
     """Every set, and whether it is in use on a device or why not. Makes the self-tests that were not made yet.
 
+    Args:
+        device: ``cuda`` is the first.
+
     Errors: KernelError if ``HSWQ_KERNELS`` is not the name of a set.
     """
-    device = _with_index(torch.device(device))
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", 0)
     if TRITON.why_not(device) is None:
-        for operation in _operations:
-            _why_not_trusted(operation, device)
+        with torch.cuda.device(device) if torch.cuda.is_available() else nullcontext():
+            for operation in _operations:
+                _why_not_trusted(operation, device)
     return _statuses(device)
 
 
@@ -148,13 +156,6 @@ def _kitchen_lacks(_device: torch.device) -> str | None:
     if not _installed("comfy_kitchen"):
         return "comfy-kitchen is not installed, and HSWQ computes nothing with it yet"
     return "HSWQ computes nothing with comfy-kitchen yet"
-
-
-def _with_index(device: torch.device) -> torch.device:
-    """``cuda`` is the current one, if there is any."""
-    if device.type != "cuda" or device.index is not None or not torch.cuda.is_available():
-        return device
-    return torch.device("cuda", torch.cuda.current_device())
 
 
 @cache

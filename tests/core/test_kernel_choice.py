@@ -81,6 +81,10 @@ def test_on_a_card_triton_computes_what_it_is_trusted_with(monkeypatch: pytest.M
     operation("wrong", agrees=False)
     assert listed(CARD)["triton"] == KernelStatus("triton", True, "not for wrong")
     assert not backend.TRITON.why_not(CARD) and backend.TRITON.available(CARD)
+    assert good.kernel(torch.device("cuda")) is good.kernel(CARD)
+    assert (
+        operation("untested").kernel(torch.device("cuda:1")) is None and torch.device("cuda:1") not in backend._tested
+    )
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     assert good.kernel(CARD) is None
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
