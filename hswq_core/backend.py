@@ -1,25 +1,74 @@
-"""Triton or torch: chosen here and nowhere else.
+"""Which kernels compute: chosen here and nowhere else.
 
-Whatever has a Triton kernel also has the same computation in torch's own operations. An ``Operation`` names the
-kernel's module and a self-test against torch. The kernel is used on a device only after the self-test has passed
-there, since compilers, drivers and cards are many and wrong results would show in images alone.
+There are three sets. ``torch``, torch's own operations, does everything and everywhere. ``triton`` has a kernel for
+some ``Operation``s, each of which names its module and a self-test against torch; a kernel is used on a device only
+after the self-test has passed there, since compilers, drivers and cards are many and wrong results would show in images
+alone. ``kitchen``, comfy-kitchen, is known by name and has no operation yet.
+
+``HSWQ_KERNELS`` forces one of them and switches the others off. A set that is forced and cannot be used is an error.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 
 import torch
 
+from .errors import KernelError
 from .log import get_logger
 
 logger = get_logger(__name__)
+VARIABLE = "HSWQ_KERNELS"
 COMPUTED_IN = (torch.float16, torch.bfloat16, torch.float32)
 """The types that models compute in."""
+
+
+@dataclass(frozen=True)
+class KernelSet:
+    """Kernels that come and go together.
+
+    Attributes:
+        name: as ``HSWQ_KERNELS`` and the log have it.
+        lacks: what is missing for a device (a package, or that it is of another type); ``None`` if nothing is.
+    """
+
+    name: str
+    lacks: Callable[[torch.device], str | None]
+
+    def why_not(self, device: torch.device) -> str | None:
+        """Why the set is not used on a device: switched off, what it lacks, or failed self-tests. ``None`` if it is."""
+        if forced_set() not in (None, self.name):
+            return f"switched off by {VARIABLE}={forced_set()}"
+        return self.lacks(device) or _failed_everywhere(self, device)
+
+    def available(self, device: torch.device) -> bool:
+        """Whether the set can be used on a device."""
+        return self.why_not(device) is None
+
+
+@dataclass(frozen=True)
+class KernelStatus:
+    """What ``list_kernels`` says of one set.
+
+    Attributes:
+        in_use: whether it computes on the device what it has a kernel for.
+        reason: why it is not in use, or for which operations it is not; ``None`` if there is nothing to say.
+    """
+
+    name: str
+    in_use: bool
+    reason: str | None
+
+    def __str__(self) -> str:
+        state = self.name if self.in_use else f"not {self.name}"
+        return f"{state} ({self.reason})" if self.reason else state
 
 
 @dataclass(frozen=True)
@@ -39,20 +88,153 @@ class Operation:
     agrees: Callable[[ModuleType, torch.device], bool]
 
     def kernel(self, device: torch.device) -> ModuleType | None:
-        """The kernel's module if it can be launched for tensors on this device now, ``None`` for torch."""
-        if device.type != "cuda" or torch.compiler.is_compiling() or device.index != torch.cuda.current_device():
+        """The kernel's module if it can be launched for tensors on this device now, ``None`` for torch.
+
+        Under ``torch.compile`` it is always torch, whose operations the compiler joins.
+
+        Errors: KernelError if ``HSWQ_KERNELS`` forces a set that cannot be used here, or is not the name of one.
+        """
+        if torch.compiler.is_compiling():
             return None
-        return _trusted(self, device)
+        if device.type != "cuda" or device.index == (current := torch.cuda.current_device()):
+            return _chosen(self, device)
+        if device.index is None:
+            return _chosen(self, torch.device("cuda", current))
+        # Triton launches on the current device: not even a self-test can be made on another.
+        if forced_set() == TRITON.name:
+            raise _cannot_be_forced(TRITON, device, f"cuda:{current} is the current device")
+        return None
+
+
+def register(operation: Operation) -> Operation:
+    """Let ``list_kernels`` know an operation."""
+    _operations.append(operation)
+    return operation
+
+
+def list_kernels(device: torch.device | str = "cpu") -> list[KernelStatus]:
+    """Every set, and whether it is in use on a device or why not. Makes the self-tests that were not made yet.
+
+    Args:
+        device: ``cuda`` is the first.
+
+    Errors: KernelError if ``HSWQ_KERNELS`` is not the name of a set.
+    """
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", 0)
+    if TRITON.why_not(device) is None:
+        with torch.cuda.device(device) if torch.cuda.is_available() else nullcontext():
+            for operation in _operations:
+                _why_not_trusted(operation, device)
+    return _statuses(device)
 
 
 @cache
-def _trusted(operation: Operation, device: torch.device) -> ModuleType | None:
-    """Runs the self-test, once for each operation and device."""
-    try:
-        module = importlib.import_module(f".kernels.{operation.module}", __package__)
-        if operation.agrees(module, device):
-            return module
-        logger.warning("HSWQ: %s without Triton: its results are wrong on this device", operation.name)
-    except Exception as error:  # Triton missing (Windows), no C compiler, or whatever a compiler can raise
-        logger.info("HSWQ: %s without Triton (%s)", operation.name, error)
-    return None
+def forced_set() -> str | None:
+    """What ``HSWQ_KERNELS`` names, read once; ``None`` if the choice is ours.
+
+    Errors: KernelError for a name that no set has.
+    """
+    name = os.environ.get(VARIABLE, "").strip().lower()
+    if not name:
+        return None
+    names = [kernels.name for kernels in SETS]
+    if name not in names:
+        choices = f"{', '.join(names[:-1])} or {names[-1]}"
+        raise KernelError(f"{VARIABLE}={name} names no kernels", remedy=f"Set it to {choices}, or unset it")
+    return name
+
+
+def _triton_lacks(device: torch.device) -> str | None:
+    if device.type != "cuda":
+        return f"its kernels are for CUDA devices, this is {device.type}"
+    return None if _installed("triton") else "Triton is not installed"
+
+
+def _kitchen_lacks(_device: torch.device) -> str | None:
+    if not _installed("comfy_kitchen"):
+        return "comfy-kitchen is not installed, and HSWQ computes nothing with it yet"
+    return "HSWQ computes nothing with comfy-kitchen yet"
+
+
+@cache
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+KITCHEN = KernelSet("kitchen", _kitchen_lacks)
+TRITON = KernelSet("triton", _triton_lacks)
+TORCH = KernelSet("torch", lambda _device: None)
+SETS = (KITCHEN, TRITON, TORCH)
+"""The first that can be used is."""
+_operations: list[Operation] = []
+_tested: dict[torch.device, dict[str, str | None]] = {}
+"""By device and operation, why Triton is not trusted with it; ``None`` where it is."""
+
+
+@cache
+def _chosen(operation: Operation, device: torch.device) -> ModuleType | None:
+    """Chooses once for each operation and device, and says once for each device what is in use."""
+    forced = forced_set()
+    if forced == KITCHEN.name:
+        raise _cannot_be_forced(KITCHEN, device, KITCHEN.lacks(device))
+    lacks = "switched off" if forced == TORCH.name else TRITON.lacks(device)
+    failed = None if lacks else _why_not_trusted(operation, device)
+    if forced == TRITON.name and (lacks or failed):
+        raise _cannot_be_forced(TRITON, device, lacks or f"{operation.name}: {failed}")
+    _say_once(device)
+    if failed:
+        logger.warning("HSWQ: %s without Triton on %s: %s", operation.name, device, failed)
+    return None if lacks or failed else _module_of(operation)
+
+
+def _why_not_trusted(operation: Operation, device: torch.device) -> str | None:
+    """Runs the self-test if it was not run on this device."""
+    known = _tested.setdefault(device, {})
+    if operation.name not in known:
+        try:
+            agreed = operation.agrees(_module_of(operation), device)
+            known[operation.name] = None if agreed else "its results are wrong on this device"
+        except Exception as error:  # no C compiler, or whatever a compiler can raise
+            known[operation.name] = f"its self-test failed with {type(error).__name__}: {error}"
+    return known[operation.name]
+
+
+def _module_of(operation: Operation) -> ModuleType:
+    return importlib.import_module(f".kernels.{operation.module}", __package__)
+
+
+def _failed_everywhere(kernels: KernelSet, device: torch.device) -> str | None:
+    """The first reason, if all self-tests that were made on a device have failed."""
+    reasons = list(_tested.get(device, {}).values()) if kernels is TRITON else []
+    return reasons[0] if reasons and all(reasons) else None
+
+
+@cache
+def _say_once(device: torch.device) -> None:
+    in_use_first = sorted(_statuses(device), key=lambda status: not status.in_use)
+    logger.info("HSWQ: kernels on %s: %s", device, "; ".join(map(str, in_use_first)))
+
+
+def _statuses(device: torch.device) -> list[KernelStatus]:
+    first = next((kernels for kernels in SETS if kernels.available(device)), None)
+    return [_status(kernels, first, device) for kernels in SETS]
+
+
+def _status(kernels: KernelSet, first: KernelSet | None, device: torch.device) -> KernelStatus:
+    """Of one set, where ``first`` is the one that is asked first."""
+    if kernels is first:
+        failed = [name for name, why in _tested.get(device, {}).items() if why] if kernels is TRITON else []
+        return KernelStatus(kernels.name, True, f"not for {', '.join(failed)}" if failed else None)
+    if kernels is TORCH and first is not None:
+        return KernelStatus(kernels.name, True, f"for what {first.name} has no kernel for")
+    return KernelStatus(kernels.name, False, kernels.why_not(device) or "another set comes first")
+
+
+def _cannot_be_forced(kernels: KernelSet, device: torch.device, why_not: str | None) -> KernelError:
+    others = [other.name for other in SETS if other is not kernels and not other.lacks(device)]
+    return KernelError(
+        f"{VARIABLE}={kernels.name} cannot be used on {device}: {why_not}",
+        remedy=f"Set it to {' or '.join(others)}, or unset it",
+    )

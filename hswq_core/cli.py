@@ -16,6 +16,7 @@ from typing import Any
 
 from . import api
 from .added_commands import add_commands
+from .backend import forced_set
 from .calibration.coverage import coverage_warnings
 from .calibration.statistics_file import save_statistics
 from .calibration.summary import is_statistics, summarize
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     line = command_line(_COMMANDS, add_commands)
     try:
+        forced_set()  # a wrong HSWQ_KERNELS is told before the work, not in the middle of it
         if words and words[0] in line.whole:
             return line.whole[words[0]](words[1:])
         args = line.parser.parse_args(words)

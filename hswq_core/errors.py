@@ -34,6 +34,10 @@ class PlanError(HSWQError):
     """Options that no plan can be made from."""
 
 
+class KernelError(HSWQError):
+    """Kernels that were asked for and cannot be used."""
+
+
 class TargetError(HSWQError):
     """An output file that cannot or must not be written."""
 

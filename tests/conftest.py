@@ -1,18 +1,37 @@
-"""What the tests share: marks by folder, and which ComfyUI."""
+"""What the tests share: marks by folder, which ComfyUI, and what stays in one process where there are several."""
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 _MARKED = ("server", "browser", "package", "stress")
+_LONG_FIRST = ("farm", "families", "server", "browser", "core")
+DEFAULT, FP8_STORAGE = "probing:default", "probing:fp8-storage"
+"""Of prepared servers, in the name of a test that takes one: each takes half a minute to start, and files share it."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks, and long files first: where two processes share the files, both then end at about the same time."""
+    folders = {item.path: item.path.relative_to(Path(__file__).parent).parts[0] for item in items}
     for item in items:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        if folder in _MARKED:
-            item.add_marker(folder)
+        if folders[item.path] in _MARKED:
+            item.add_marker(folders[item.path])
+    order = {folder: place for place, folder in enumerate(_LONG_FIRST)}
+    items.sort(key=lambda item: order.get(folders[item.path], len(order)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests that share a server stay in one process: those of a file, and of all files those of a prepared server."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByServer(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return next((name for name in (DEFAULT, FP8_STORAGE) if name in nodeid), nodeid.partition("::")[0])
+
+    return ByServer(config, log)
 
 
 @pytest.fixture(scope="session")

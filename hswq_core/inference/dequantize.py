@@ -8,7 +8,7 @@ from types import ModuleType
 
 import torch
 
-from ..backend import COMPUTED_IN, Operation
+from ..backend import COMPUTED_IN, Operation, register
 from ..grids import E4M3
 
 
@@ -57,4 +57,4 @@ def _agrees(kernel: ModuleType, device: torch.device) -> bool:
     return True
 
 
-DEQUANTIZE = Operation("dequantizing", "e4m3", _agrees)
+DEQUANTIZE = register(Operation("dequantizing", "e4m3", _agrees))

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import torch
 
-from ..backend import COMPUTED_IN, Operation
+from ..backend import COMPUTED_IN, Operation, register
 from ..grids import E4M3
 
 _LEAST_SCALE = 1e-12  # a row of zeros must not divide by zero
@@ -74,4 +74,4 @@ def _agrees(kernel: ModuleType, device: torch.device) -> bool:
     return True
 
 
-QUANTIZE_INPUT = Operation("FP8 multiplication", "e4m3", _agrees)
+QUANTIZE_INPUT = register(Operation("FP8 multiplication", "e4m3", _agrees))

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import torch
 
-from ..backend import Operation
+from ..backend import Operation, register
 from ..grids import E4M3, INT8, Grid
 
 COLUMNS = 32
@@ -58,4 +58,4 @@ def _agrees(kernel: ModuleType, device: torch.device) -> bool:
     return min(agreements) >= 0.95
 
 
-ROUND_ROWS = Operation("calibrated rounding", "sequential", _agrees)
+ROUND_ROWS = register(Operation("calibrated rounding", "sequential", _agrees))

@@ -1,4 +1,4 @@
-"""A small checkpoint laid out like SDXL's, and statistics that belong to it."""
+"""A small checkpoint laid out like SDXL's, and statistics that belong to it; and the devices to compute on."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,12 @@ from safetensors.torch import save_file
 from hswq_core.calibration import DualMonitor, Statistics, save_statistics
 from tests.core.small_nets import fingerprint
 
+DEVICES = {
+    "cpu": lambda: True,
+    "cuda": torch.cuda.is_available,
+    "mps": torch.backends.mps.is_available,
+    "xpu": torch.xpu.is_available,
+}
 PREFIX = "model.diffusion_model."
 WIDTH = 64
 
@@ -59,3 +65,9 @@ def make_example(folder: Path, seed: int = 0) -> Example:
 @pytest.fixture
 def example(tmp_path: Path) -> Example:
     return make_example(tmp_path)
+
+
+@pytest.fixture(params=[name for name, is_there in DEVICES.items() if is_there()])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The CPU, and every other kind of device that this machine has, its first."""
+    return torch.device(request.param, 0) if request.param != "cpu" else torch.device("cpu")

@@ -1,27 +1,55 @@
-"""The command line as a user runs it: a process, its exit code, its one line of error."""
+"""The command line: what it does, its exit code, its one line of error; in this process, and as a user runs it."""
 
-import fcntl
+import contextlib
+import io
 import json
 import os
-import pty
 import shutil
 import struct
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import pytest
 
 from hswq_core.calibration import load_statistics
+from hswq_core.cli import main
+from tests.core.capabilities import needs_full_device, needs_terminal
 from tests.core.conftest import Example, make_example
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def hswq(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """In this process: another Python with torch takes seconds to start."""
+    command, output, errors = list(map(str, arguments)), io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        try:
+            code = main(command)
+        except SystemExit as ended:  # argparse
+            code = ended.code
+    return subprocess.CompletedProcess(command, int(code or 0), output.getvalue(), errors.getvalue())
+
+
+def hswq_process(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "hswq_core", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_every_command_as_a_process(example: Example, tmp_path: Path) -> None:
+    """Of ``card``, ``prove`` and ``farm`` there are tests beside theirs."""
+    v2, fp16, total = (tmp_path / f"{name}.safetensors" for name in ("v2", "fp16", "total"))
+    again = shutil.copy(example.statistics_path, tmp_path / "tuesday.safetensors")
+    done = [
+        hswq_process("quantize", example.path, v2, "--mode", "v2", "--keep-ratio", 0),
+        hswq_process("inspect", v2, "--json"),
+        hswq_process("convert", v2, fp16, "--to", "fp16"),
+        hswq_process("merge-stats", total, example.statistics_path, again),
+    ]
+    assert [(each.returncode, each.stderr) for each in done] == [(0, "")] * 4
+    assert json.loads(done[1].stdout)["format"] == "v2" and fp16.is_file() and load_statistics(total).samples == 24
+    refused = hswq_process("inspect", "nothing.safetensors")
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and not refused.stdout
 
 
 def test_quantize_and_inspect(example: Example, tmp_path: Path) -> None:
@@ -116,6 +144,7 @@ def test_every_command_has_an_example(command: str) -> None:
     assert f"example: hswq {command} " in " ".join(hswq(command, "--help").stdout.split())
 
 
+@needs_full_device
 def test_a_console_that_is_closed_or_has_few_characters(example: Example, tmp_path: Path) -> None:
     """What was written was written: the exit code is that of the job."""
     source = example.path.rename(tmp_path / "\u6a21\u578b.safetensors")
@@ -133,8 +162,13 @@ def test_a_console_that_is_closed_or_has_few_characters(example: Example, tmp_pa
     assert done.returncode == 0 and b"not quantized" in done.stdout
 
 
+@needs_terminal
 def test_progress_is_shown_on_a_terminal_alone(example: Example, tmp_path: Path) -> None:
     """On a terminal of its own, with and without --quiet."""
+    import fcntl
+    import pty
+    import termios
+
     shown = []
     for quiet in ([], ["--quiet"]):
         ours, theirs = pty.openpty()

@@ -21,6 +21,7 @@ from hswq_core.formats import FORMATS
 from hswq_core.options import QuantizeOptions
 from hswq_core.planning import make_plan, match_source
 from hswq_core.quantize_file import quantize_checkpoint
+from tests.core.capabilities import needs_memory_counters
 from tests.core.conftest import PREFIX, Example
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -188,6 +189,7 @@ def test_fuzz(example: Example, tmp_path: Path, batch: int) -> None:
     assert min(outcomes.values()) > CASES // BATCHES // 20, outcomes
 
 
+@needs_memory_counters
 @pytest.mark.parametrize("filler", ["[],", "{},", "[[[", '"a":{},'])
 def test_a_header_of_brackets_is_refused_before_it_takes_memory(tmp_path: Path, filler: str) -> None:
     path = tmp_path / "bomb.safetensors"

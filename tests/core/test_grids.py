@@ -26,18 +26,18 @@ def test_the_grid_is_e4m3() -> None:
     assert E4M3.magnitudes()[0] == 0 and E4M3.magnitudes()[1] == 2.0**-9 and E4M3.magnitudes()[-1] == E4M3.largest
 
 
-def test_quantize_rounds_to_the_nearest_grid_point_and_saturates() -> None:
+def test_quantize_rounds_to_the_nearest_grid_point_and_saturates(device: torch.device) -> None:
     generator = torch.Generator().manual_seed(0)
     values = torch.cat([torch.randn(4000, generator=generator) * s for s in (1e-3, 0.02, 1.0, 300.0)])
     midpoints = (E4M3.magnitudes()[1:] + E4M3.magnitudes()[:-1]) / 2
     values = torch.cat([values, midpoints, -midpoints, torch.tensor([1e6, -1e6, 449.0])])
     expected = nearest_on_grid(values.double().numpy())
-    assert np.array_equal(E4M3.dequantize(E4M3.quantize(values)).double().numpy(), expected)
+    assert np.array_equal(E4M3.dequantize(E4M3.quantize(values.to(device))).cpu().double().numpy(), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(24, 40), (8, 12, 3, 3)], ids=["linear", "conv"])
-def test_histogram_is_exact(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+def test_histogram_is_exact(device: torch.device, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(1)
     weight = (torch.randn(shape, generator=generator) * 0.05).to(dtype)
     importance = torch.rand(shape[1], generator=generator)
@@ -45,7 +45,7 @@ def test_histogram_is_exact(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     for index in np.ndindex(*shape):
         key = abs(float(weight[index]))
         expected[key] = expected.get(key, 0.0) + float(importance[index[1]])
-    found = histogram(weight, importance)
+    found = histogram(weight.to(device), importance.to(device))
     assert found.values.tolist() == sorted(expected)
     assert found.weights.tolist() == pytest.approx([expected[v] for v in sorted(expected)], rel=1e-6)
 

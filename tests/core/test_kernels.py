@@ -16,6 +16,9 @@ from hswq_core.inference.dequantize import DEQUANTIZE, fits_kernel
 from hswq_core.inference.fp8_matmul import QUANTIZE_INPUT
 from hswq_core.kernels.launch import Kernel
 from hswq_core.rounding.sequential import ROUND_ROWS, round_rows
+from tests.core.capabilities import needs_triton
+
+pytestmark = needs_triton
 
 
 @pytest.fixture(autouse=True)
@@ -66,8 +69,7 @@ def test_zeros_stay_zeros() -> None:
 def test_the_sums_kernel_is_checked_against_torch_before_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     from hswq_core.kernels import layer_sums
 
-    launch = layer_sums.measure_layer.launch
-    assert LAYER_SUMS.agrees(layer_sums, torch.device("cpu"))
+    launch = layer_sums.measure_layer.launch  # which agrees, as the test of all self-tests shows
     monkeypatch.setattr(layer_sums.measure_layer, "launch", lambda programs, *rest: launch(programs - 1, *rest))
     assert not LAYER_SUMS.agrees(layer_sums, torch.device("cpu"))
 
@@ -153,7 +155,8 @@ def compiled(function, architecture, **types):
     return triton.compile(source, target=GPUTarget("cuda", architecture, 32)).asm["ptx"]
 
 for architecture in map(int, sys.argv[1:]):
-    for kind in ("fp16", "bf16", "fp32"):
+    # Between the oldest and the newest, only what they do not share is new: products in FP8.
+    for kind in ("fp16",) if architecture == 89 else ("fp16", "bf16", "fp32"):
         x = "*" + kind
         ptx = compiled(
             layer_sums._measure_layer, architecture, x=x, y=x, params="*i64", input_sums="*fp64",

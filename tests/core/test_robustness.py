@@ -1,12 +1,11 @@
 """Kills, full disks, folders that vanish, sources that shrink: the target is old or new, never between."""
 
-import multiprocessing
 import os
 import random
-import resource
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.options import QuantizeOptions
 from hswq_core.planning import make_plan, match_source
 from hswq_core.quantize_file import quantize_checkpoint
+from tests.core.capabilities import needs_file_size_limit, needs_removable_open_files, process_of
 from tests.core.conftest import PREFIX, WIDTH, Example
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def larger(tmp_path: Path) -> Path:
-    """A checkpoint that takes a moment to quantize: 96 layers, 50 MB."""
+    """A checkpoint that takes a moment to quantize: 48 layers, 25 MB."""
     generator = torch.Generator().manual_seed(0)
-    tensors = {f"{PREFIX}layers.{i}.weight": torch.randn(512, 512, generator=generator).half() for i in range(96)}
+    tensors = {f"{PREFIX}layers.{i}.weight": torch.randn(512, 512, generator=generator).half() for i in range(48)}
     save_file(tensors, tmp_path / "larger.safetensors")
     return tmp_path / "larger.safetensors"
 
@@ -37,20 +37,17 @@ def arguments(source: Path, target: Path, *more: str) -> list[str]:
     return ["quantize", str(source), str(target), "--mode", "v2", "--keep-ratio", "0", "--device", "cpu", *more]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL and a fork server")
 def test_kill_at_any_moment_leaves_the_old_file_or_the_new_one(larger: Path, tmp_path: Path) -> None:
     folder = tmp_path / "target"
     folder.mkdir()
     target = folder / "out.safetensors"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hswq_core.__main__"])
 
-    def start() -> multiprocessing.process.BaseProcess:
-        process = context.Process(target=main, args=(arguments(larger, target, "--overwrite"),))
+    def start() -> BaseProcess:
+        process = process_of("hswq_core.__main__", main, arguments(larger, target, "--overwrite"))
         process.start()
         return process
 
-    start().join(60)  # the fork server is up now, and this is what a whole file looks like
+    start().join(60)  # this is what a whole file looks like
     whole = target.read_bytes()
     begun = time.monotonic()
     start().join(60)
@@ -64,7 +61,7 @@ def test_kill_at_any_moment_leaves_the_old_file_or_the_new_one(larger: Path, tmp
             target.write_bytes(old)
         process = start()
         time.sleep(rng.uniform(0.0, duration))
-        process.kill()  # SIGKILL; nothing happens if it was faster
+        process.kill()  # nothing happens if it was faster
         process.join(60)
         now = target.read_bytes() if target.exists() else b""
         assert now in (old, whole)
@@ -77,9 +74,11 @@ def test_kill_at_any_moment_leaves_the_old_file_or_the_new_one(larger: Path, tmp
     assert os.listdir(folder) == [target.name]  # what the killed ones left is gone
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file sizes")
+@needs_file_size_limit
 def test_a_full_disk_is_one_clear_error_and_no_file(larger: Path, tmp_path: Path) -> None:
     """The kernel refuses to let the file grow, as a full disk or a quota does."""
+    import resource
+
     target = tmp_path / "out.safetensors"
     command = [sys.executable, "-m", "hswq_core", *arguments(larger, target)]
     limit = larger.stat().st_size // 4
@@ -94,6 +93,7 @@ def test_a_full_disk_is_one_clear_error_and_no_file(larger: Path, tmp_path: Path
     assert not target.exists() and not list(tmp_path.glob(".*.tmp"))
 
 
+@needs_removable_open_files
 def test_a_target_folder_that_vanishes(larger: Path, tmp_path: Path) -> None:
     folder = tmp_path / "target"
     folder.mkdir()

@@ -50,16 +50,18 @@ def gptq(weight: torch.Tensor, rows: torch.Tensor, scale: torch.Tensor) -> torch
 @pytest.mark.parametrize(("rows", "columns"), [(300, 700), (900, 200), (40, 1100)])
 @pytest.mark.parametrize("scale", [1.0, 2.0**-7 * 1.3])
 def test_it_is_gptq_computed_from_few_rows(
-    rows: int, columns: int, scale: float, monkeypatch: pytest.MonkeyPatch
+    device: torch.device, rows: int, columns: int, scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hswq_core.rounding.gptq.PASSES", 0)
     # The damping dominates where rows are far fewer than columns, so few of them leave nothing to chance.
     x = correlated(rows, columns, 30).half()
     weight = torch.randn(48, columns, generator=torch.Generator().manual_seed(1)) * 0.02
     unit = torch.tensor([scale])
-    ours = round_calibrated(E4M3, weight, unit, x, x.float().square().mean(0))
+    ours = round_calibrated(
+        E4M3, weight.to(device), unit.to(device), x.to(device), x.float().square().mean(0).to(device)
+    )
     published = gptq(weight, x.float(), unit)
-    agreement = (E4M3.dequantize(ours.codes, unit) == published).float().mean()
+    agreement = (E4M3.dequantize(ours.codes.cpu(), unit) == published).float().mean()
     assert agreement > 0.99
     assert ours.error < 0.7 * ours.nearest_error
 

@@ -1,10 +1,6 @@
 """Sessions over many runs and through sudden deaths: exact to seven digits, no run lost or counted twice."""
 
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,22 +11,9 @@ import torch
 from hswq_core.calibration import DualMonitor, Statistics, load_statistics, save_statistics
 from hswq_core.calibration.session import CalibrationSession
 from hswq_core.fingerprint import Fingerprint
+from tests.core.capabilities import process_of
 
-ROOT = Path(__file__).resolve().parents[2]
 FINGERPRINT = Fingerprint.of(["0"], lambda _name, at: [1.0] * len(at))
-RUN = """
-import sys
-from dataclasses import replace
-from pathlib import Path
-import torch
-from tests.core.test_sessions import FINGERPRINT, one_run
-from hswq_core.calibration.session import CalibrationSession
-session = CalibrationSession.open(Path(sys.argv[1]), FINGERPRINT)
-for _ in range(200):
-    session.add_run(replace(one_run(session.statistics.runs), fingerprint=FINGERPRINT))
-    with open(sys.argv[2], "a") as log:
-        log.write("finished\\n")
-"""
 
 
 def one_run(number: int) -> Statistics:
@@ -39,6 +22,16 @@ def one_run(number: int) -> Statistics:
     with torch.no_grad(), DualMonitor(layer, 256) as monitor:
         layer(torch.full((300, 512), number + 1.0))
     return replace(monitor.statistics(), runs=1, samples=1, steps=1)
+
+
+def calibrate(path: Path, log: Path) -> None:
+    """Two hundred runs, each with a line in the log when it is written."""
+    torch.set_num_threads(1)
+    session = CalibrationSession.open(path, FINGERPRINT)
+    for _ in range(200):
+        session.add_run(replace(one_run(session.statistics.runs), fingerprint=FINGERPRINT))
+        with log.open("a") as file:
+            file.write("finished\n")
 
 
 def test_means_of_256_drifting_runs_are_exact_to_seven_digits(tmp_path: Path) -> None:
@@ -67,17 +60,17 @@ def test_means_of_256_drifting_runs_are_exact_to_seven_digits(tmp_path: Path) ->
 
 def test_a_killed_calibration_loses_no_finished_run_and_counts_none_twice(tmp_path: Path) -> None:
     path, log, chance = tmp_path / "s.safetensors", tmp_path / "log", random.Random(0)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     killed = 0
     while killed < 10:
         began = log.stat().st_size if log.exists() else 0
-        process = subprocess.Popen([sys.executable, "-c", RUN, str(path), str(log)], cwd=ROOT, env=environment)
-        while process.poll() is None and (log.stat().st_size if log.exists() else 0) == began:
+        process = process_of("tests.core.test_sessions", calibrate, path, log)
+        process.start()
+        while process.is_alive() and (log.stat().st_size if log.exists() else 0) == began:
             time.sleep(0.002)  # until its first run is in
         time.sleep(chance.random() * 0.05)
-        killed += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        killed += process.is_alive()
+        process.kill()
+        process.join()
         logged = len(log.read_text().split())
         found = load_statistics(path)
         assert logged <= found.runs <= logged + 1

@@ -1,7 +1,5 @@
 """Sessions as transactions: several processes and objects at one file, runs that would spoil it, resets."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,31 +11,31 @@ from hswq_core.calibration.coverage import coverage_warnings
 from hswq_core.calibration.session import CalibrationSession
 from hswq_core.errors import StatisticsError
 from hswq_core.fingerprint import Fingerprint
-from tests.core.test_sessions import FINGERPRINT, ROOT, one_run
+from tests.core.capabilities import process_of
+from tests.core.test_sessions import FINGERPRINT, one_run
 
 OTHER = Fingerprint.of(["0"], lambda _name, at: [2.0] * len(at))
-WRITER = """
-import sys
-from pathlib import Path
-from dataclasses import replace
-from hswq_core.calibration.session import CalibrationSession
-from tests.core.test_sessions import FINGERPRINT, one_run
-session = CalibrationSession.open(Path(sys.argv[1]), FINGERPRINT)
-run = replace(one_run(int(sys.argv[2])), fingerprint=FINGERPRINT)
-for _ in range(25):
-    session.add_run(run)
-"""
 
 
 def run_of(fingerprint: Fingerprint = FINGERPRINT, number: int = 0) -> Statistics:
     return replace(one_run(number), fingerprint=fingerprint)
 
 
+def add_runs(path: Path, number: int) -> None:
+    session = CalibrationSession.open(path, FINGERPRINT)
+    run = run_of(number=number)
+    for _ in range(25):
+        session.add_run(run)
+
+
 def test_three_processes_lose_no_run_of_each_other(tmp_path: Path) -> None:
     path = tmp_path / "s.safetensors"
-    command = [sys.executable, "-c", WRITER, path]
-    writers = [subprocess.Popen([*command, str(number)], cwd=ROOT) for number in range(3)]
-    assert [writer.wait(120) for writer in writers] == [0, 0, 0]
+    writers = [process_of("tests.core.test_transactions", add_runs, path, number) for number in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(120)
+    assert [writer.exitcode for writer in writers] == [0, 0, 0]
     found = load_statistics(path)
     assert found.runs == 75 and found.layers["0"].input_rows == 75 * 300
     # 25 runs of ones, of twos and of threes.

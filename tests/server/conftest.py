@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from tests.conftest import DEFAULT, FP8_STORAGE
 from tests.support import workflows as w
 from tests.support.odd_folder import fill
 from tests.support.probing import MODES, PROBE, UNET, write_kinds
@@ -32,7 +33,7 @@ def place(probing_once: ComfyServer) -> ComfyServer:
     return probing_once
 
 
-@pytest.fixture(scope="session", params=["default", "fp8-storage"])
+@pytest.fixture(scope="session", params=["default", "fp8-storage"], ids=[DEFAULT, FP8_STORAGE])
 def probing(
     request: pytest.FixtureRequest, comfyui: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ComfyServer]:

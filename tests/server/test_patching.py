@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hswq_core import convert
+from tests.conftest import DEFAULT, FP8_STORAGE
 from tests.server.test_loader import assert_as_in_file, path_of
 from tests.support import workflows as w
 from tests.support.probing import CODES, Tensors, exact, loaded, probe, unet_of
@@ -16,7 +17,9 @@ from tests.support.server import ComfyServer, ExecutionError
 LORA = "test.safetensors"
 
 pytestmark = pytest.mark.parametrize(
-    "probing", ["default", pytest.param("fp8-storage", marks=pytest.mark.stress)], indirect=True
+    "probing",
+    [pytest.param("default", id=DEFAULT), pytest.param("fp8-storage", id=FP8_STORAGE, marks=pytest.mark.stress)],
+    indirect=True,
 )
 
 

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import torch
 
-from ...backend import COMPUTED_IN, Operation
+from ...backend import COMPUTED_IN, Operation, register
 from ...kernels.layer_params import LaunchParams
 from ..conv_patches import ONE_PIXEL, ConvWindow
 from ..positions import PositionSampler
@@ -128,4 +128,4 @@ def _agrees_in(kernel: ModuleType, device: torch.device, dtype: torch.dtype) -> 
     return True
 
 
-LAYER_SUMS = Operation("calibrating", "layer_sums", _agrees)
+LAYER_SUMS = register(Operation("calibrating", "layer_sums", _agrees))
