@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from ..reservoir import RowSample
+from ..row_sample import RowSample
 
 
 class Accumulator(Protocol):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from types import ModuleType
 
 import torch
 
 from ...backend import COMPUTED_IN, Operation
 from ...kernels.layer_params import LaunchParams
-from ..conv_patches import ONE_PIXEL, ConvWindow
+from ..conv_patches import ONE_PIXEL, ConvWindow, PatchIndex
 from ..positions import PositionSampler
-from ..reservoir import RowSample
+from ..row_sample import RowSample
 
 
 class TritonSums:
@@ -56,7 +57,7 @@ class TritonSums:
             call = self._calls[measured] = _Call(source, y, params)
         count, first, chosen, rows = 0, 0, call.packed, call.no_rows
         if sample is not None:
-            count, first, chosen, rows = sample.size, sample.first, sample.chosen(), sample.rows
+            count, first, chosen, rows = len(sample.positions), sample.first, sample.positions, sample.rows
         self._kernel.measure(
             call.params, call.packed, source, y, self._input_sums, self._output_sums, chosen, rows, first, count
         )
@@ -104,8 +105,10 @@ def _agrees_in(kernel: ModuleType, device: torch.device, dtype: torch.dtype) -> 
         )
         channels, seen = input_shape[channel], y.numel() // y.shape[channel]
         rows = torch.zeros(2, 20, channels * math.prod(window.kernel if window else ()), device=device).half()
-        # 17 rows, placed from the third on; positions of the same seed are the same.
-        fused, plain = (RowSample(PositionSampler(0), window, y.shape[-2:], seen, 17, 2, part) for part in rows)
+        positions = PositionSampler(0).pick(17, seen, device)
+        index = window and partial(PatchIndex.of, positions, y.shape[-2:], window, x.shape[-2:])
+        # Rows go to the third place and on.
+        fused, plain = (RowSample(positions, part, 2, index) for part in rows)
         sampled = window is not None or channel == x.dim() - 1
         input_sums = torch.zeros(3, channels + 9, dtype=torch.float64, device=device)
         output_sums = torch.zeros(2, 3, dtype=torch.float64, device=device)
