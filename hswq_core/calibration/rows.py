@@ -19,6 +19,8 @@ import torch
 from ..errors import StatisticsError
 from ..files.source import FileIdentity
 
+SAMPLES = (".rows", ".patches")
+"""How keys of samples end: rows of a layer's input, or patches of a convolution with a kernel larger than one."""
 _BYTES = 2  # of a float16
 _MOST_OPEN = 64
 """Files kept open at once; macOS allows a process 256 descriptors, and hundreds of sessions may be merged."""
@@ -97,7 +99,7 @@ def stored_rows(path: Path) -> dict[str, StoredRows]:
         header = json.loads(file.read(length))
     stored, found = StoredFile(path), {}
     for key, info in header.items():
-        if not key.endswith((".rows", ".patches")):
+        if not key.endswith(SAMPLES):
             continue
         if info["dtype"] != "F16" or len(info["shape"]) != 2:
             raise ValueError(f"{key}: the rows have another shape")
