@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from ..hswq_core.calibration.arguments import Argument, map_tensors
 from ..hswq_core.calibration.model_inputs import OPTIONS, TOO_LARGE, ModelInput, not_recorded, recorded_call
 from ..hswq_core.proof.pair import relative_error
+from ..hswq_core.proof.plan import ProofPlan
 from ..hswq_core.proof.runs import Run, UnfinishedRuns
 from ..hswq_core.sensitivity.model_calls import call, in_one, on_device
 from .compat import on_one_device, uncompiled
@@ -24,37 +25,34 @@ from .sample import sample
 
 @dataclass(frozen=True)
 class Sampling:
-    """How both models are sampled: as KSampler has it.
+    """How both models are sampled.
 
     Attributes:
+        plan: prompts, seeds and settings.
         positive: the conditioning of each prompt.
-        plan: prompt and seed of each pair.
         on_steps: called with the steps that were made of both models together.
     """
 
+    plan: ProofPlan
     positive: Mapping[str, list[Any]]
     negative: list[Any]
     latent: torch.Tensor
-    plan: Sequence[tuple[str, int]]
-    steps: int
-    cfg: float
-    sampler: str
-    scheduler: str
     on_steps: Callable[[int], None]
 
     def has_weight_hooks(self, number: int) -> bool:
         """Whether a pair is sampled with a LoRA that comes with the conditioning."""
-        parts = [*self.positive[self.plan[number][0]], *self.negative]
+        prompt, _ = self.plan.pairs[number]
+        parts = [*self.positive[prompt], *self.negative]
         return bool(weight_hooks(extras for _, extras in parts))
 
 
 def paired_runs(reference: Any, candidate: Any, sampling: Sampling, runs: UnfinishedRuns) -> Iterator[tuple[Run, Run]]:
-    """The runs of two MODELs, pair by pair; those that are there already are not made again.
+    """The runs of two MODELs, pair by pair; those that ``runs`` has already are not sampled again.
 
     One model is sampled after the other, as a card may not hold both, and one pair is in memory at a time.
     """
 
-    numbers = range(len(sampling.plan))
+    numbers = range(sampling.plan.count)
 
     def ours(number: int) -> Run:
         def make() -> Run:
@@ -72,7 +70,7 @@ def paired_runs(reference: Any, candidate: Any, sampling: Sampling, runs: Unfini
 
     for done, (side, number) in enumerate(itertools.product((ours, theirs), numbers), 1):
         side(number)
-        sampling.on_steps(sampling.steps * done)
+        sampling.on_steps(sampling.plan.steps * done)
     for number in numbers:
         yield ours(number), theirs(number)
 
@@ -81,16 +79,17 @@ def _sampled(model: Any, sampling: Sampling, number: int, runs_before: int, *, k
     """Sample with a MODEL and keep its latents, and its calls if they are asked for."""
     latents: list[torch.Tensor] = []
     calls: list[tuple[ModelInput, torch.Tensor]] = []
-    prompt, seed = sampling.plan[number]
+    plan = sampling.plan
+    prompt, seed = plan.pairs[number]
 
     def step(done: int, _denoised: Any, noisy: torch.Tensor, *_: Any) -> None:
         latents.append(noisy.detach().float().cpu())
-        sampling.on_steps(sampling.steps * runs_before + done + 1)
+        sampling.on_steps(plan.steps * runs_before + done + 1)
 
     with on_one_device(model), _recorded(model, calls) if keep_calls else nullcontext():
         final = sample(
-            model, sampling.positive[prompt], sampling.negative, sampling.latent, steps=sampling.steps,
-            cfg=sampling.cfg, sampler=sampling.sampler, scheduler=sampling.scheduler, seed=seed, callback=step,
+            model, sampling.positive[prompt], sampling.negative, sampling.latent, steps=plan.steps, cfg=plan.cfg,
+            sampler=plan.sampler, scheduler=plan.scheduler, seed=seed, callback=step,
         )  # fmt: skip
     # Before the first step both models have the same noise.
     return Run([*latents[1:], final.float().cpu()], calls)
