@@ -22,12 +22,12 @@ from .provenance import patches_of
 from .weights import plain_layers, unpatched_weights
 
 _KEY = "hswq_calibration"
-_HOOKED = "the conditioning has a hook that puts a LoRA or another model's weights on, and no file holds that"
-_BYPASSED = (
+_HOOK_ERROR = "the conditioning has a hook that puts a LoRA or another model's weights on, and no file holds that"
+_BYPASS_ERROR = (
     "the layer {} was computed without its module in a part of the run or all of it; start ComfyUI without --fast, or "
     "take away what replaces the layer"
 )
-_HOOKED_REMEDY = "Put Load LoRA before HSWQ Calibrate instead, or calibrate without the hook"
+_HOOK_REMEDY = "Put Load LoRA before HSWQ Calibrate instead, or calibrate without the hook"
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class _MeasuredSampling:
         progress = _RunProgress(before, batch, steps, self.on_step)
         if change_weights(guider.model_patcher, guider.conds):
             result = executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, *args, **kwargs)
-            self._add(Statistics({}, fingerprint=self.fingerprint), f"{_HOOKED}. {_HOOKED_REMEDY}", progress)
+            self._add(Statistics({}, fingerprint=self.fingerprint), f"{_HOOK_ERROR}. {_HOOK_REMEDY}", progress)
             return result
 
         def after_step(number: int, *arguments: Any) -> None:
@@ -149,7 +149,7 @@ class _MeasuredSampling:
             source=self.source,
             patches=self.patches,
         )
-        self._add(run, _BYPASSED.format(bypassed) if bypassed else "", progress)
+        self._add(run, _BYPASS_ERROR.format(bypassed) if bypassed else "", progress)
         return result
 
     def _add(self, run: Statistics, reason: str, progress: _RunProgress) -> None:
@@ -194,7 +194,7 @@ class _RunProgress:
 def check_conditioning(*conditionings: Sequence[Any]) -> None:
     """Errors: StatisticsError when runs with these conditionings would be left out: they change the model's weights."""
     if any(weight_hooks(extras for _, extras in conditioning) for conditioning in conditionings):
-        raise StatisticsError(_HOOKED, remedy=_HOOKED_REMEDY)
+        raise StatisticsError(_HOOK_ERROR, remedy=_HOOK_REMEDY)
 
 
 def _name_of(sampler: Any) -> str:

@@ -22,7 +22,7 @@ from ..hswq_core.quantize_layer import quantize_layer, weight_problem
 from ..hswq_core.sensitivity.differentiable import NotDifferentiableError
 from ..hswq_core.sensitivity.exact import ImpactMeter
 from ..hswq_core.sensitivity.gradient import KEPT_MEMORY, VECTORS, GradientMeter
-from ..hswq_core.sensitivity.model_calls import TOGETHER, latent_size
+from ..hswq_core.sensitivity.model_calls import MAX_BATCH_ELEMENTS, latent_size
 from ..hswq_core.sensitivity.rounding_change import rounding_change
 from .compat import differentiable_attention, differentiable_operations, weight_in_use
 from .weights import patched_weights
@@ -138,7 +138,7 @@ def _by_gradient(
 def _memory_required(model: Any, statistics: Statistics, method: Method) -> int:
     """What the calls take beside the model, as ComfyUI estimates it, and the activations that gradients keep, bytes."""
     largest = max(statistics.inputs, key=latent_size)
-    together = max(1, min(len(statistics.inputs), TOGETHER // latent_size(largest)))
+    together = max(1, min(len(statistics.inputs), MAX_BATCH_ELEMENTS // latent_size(largest)))
     shapes = [tensor.shape for tensor in tensors_of(largest[LATENT])]
     calls = max(int(model.memory_required([shape[0] * together, *shape[1:]])) for shape in shapes)
     return calls + KEPT_MEMORY if method == "gradient" else calls

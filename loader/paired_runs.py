@@ -16,7 +16,7 @@ from ..hswq_core.calibration.model_inputs import OPTIONS, TOO_LARGE, ModelInput,
 from ..hswq_core.proof.pair import relative_error
 from ..hswq_core.proof.plan import ProofPlan
 from ..hswq_core.proof.runs import Run, UnfinishedRuns
-from ..hswq_core.sensitivity.model_calls import call, in_one, on_device
+from ..hswq_core.sensitivity.model_calls import as_one_tensor, call, on_device
 from .compat import on_one_device, uncompiled
 from .hooks import weight_hooks
 from .impact import own_options
@@ -118,7 +118,7 @@ def _recorded(model: Any, calls: list[tuple[ModelInput, torch.Tensor]]) -> Itera
         entries.append(map_tensors(recorded_call(args, kwargs), lambda tensor: tensor.to("cpu", copy=True)))
 
     def after(_root: Any, _args: Any, output: Any) -> None:
-        calls.append((entries.pop(), in_one(output).detach().float().cpu()))
+        calls.append((entries.pop(), as_one_tensor(output).detach().float().cpu()))
 
     handles = [root.register_forward_pre_hook(before, with_kwargs=True), root.register_forward_hook(after)]
     try:

@@ -19,7 +19,7 @@ from ..hswq_core.proof import Proof, proof_page
 from ..hswq_core.proof.page import Pictures
 from ..hswq_core.proof.verdict import ProvedFile
 from ..hswq_core.publishing.hashes import hashes_of
-from ..hswq_core.publishing.shown_proof import PICTURE
+from ..hswq_core.publishing.shown_proof import PAIRS_IMAGE
 from .images import as_jpeg, as_pil
 from .provenance import opened_file, patches_of
 
@@ -80,7 +80,7 @@ def write_proof(
         said = json.dumps(proof.as_dict(), indent=1, ensure_ascii=False)
         (unfinished / "proof.json").write_text(printable(said), "utf-8")
         (unfinished / "proof.html").write_text(printable(proof_page(proof, pictures)), "utf-8")
-        (unfinished / PICTURE).write_bytes(as_jpeg(side_by_side[:_PAIRS_IN_AN_IMAGE].flatten(0, 1)))
+        (unfinished / PAIRS_IMAGE).write_bytes(as_jpeg(side_by_side[:_PAIRS_IN_AN_IMAGE].flatten(0, 1)))
         made = next_free(folder / usable_name(Path(proof.candidate).stem))
         unfinished.rename(made)
     except OSError as error:

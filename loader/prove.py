@@ -14,9 +14,9 @@ from ..hswq_core.progress import Progress
 from ..hswq_core.proof import Pair, Proof
 from ..hswq_core.proof.compare import compare_runs
 from ..hswq_core.proof.page import Pictures
+from ..hswq_core.proof.pair_images import PairImages
 from ..hswq_core.proof.plan import ProofPlan
 from ..hswq_core.proof.runs import Run, UnfinishedRuns
-from ..hswq_core.proof.shown_pairs import ShownPairs
 from .clip_metrics import ClipMetrics
 from .images import data_uri
 from .latents import empty_latent
@@ -95,7 +95,7 @@ def prove(
     weights = [(weights_digest(model), patches_of(model)) for model in models.sides.values()]
     runs = UnfinishedRuns(folder / "unfinished", [settings, plan.pairs, workflow, weights])
     judge = ClipMetrics(models.clip_vision, models.clip) if models.clip_vision is not None else None
-    pairs, pictures, shown = list[Pair](), list[Pictures](), ShownPairs(plan.count)
+    pairs, pictures, shown = list[Pair](), list[Pictures](), PairImages(plan.count)
     with unfinished_folder(folder) as unfinished:
         for number, both in enumerate(paired_runs(models.reference, models.candidate, sampling, runs)):
             comfy.model_management.throw_exception_if_processing_interrupted()

@@ -44,7 +44,7 @@ class HSWQCalibrateRun(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="Its text encoder."),
                 *prompt_inputs("images"),
                 io.Int.Input("samples", default=32, min=1, max=4096, tooltip="How many images the session is to have."),
-                *sampling_inputs("image", "that you normally use with this model"),
+                *sampling_inputs("that you normally use with this model"),
                 seed_input(0, "The seed of the first image. Each further image adds one."),
                 io.String.Input(
                     "session",
@@ -127,7 +127,7 @@ class HSWQCalibrateRun(io.ComfyNode):
         bar, preview = comfy.utils.ProgressBar(samples * steps), previewer(model)
         began, first = time.monotonic(), min(opened.statistics.samples, samples)
         begin = empty_latent(model, 1, width, height) if latent is None else given_latent(model, latent)
-        with opened.sparing_writes():
+        with opened.fewer_writes():
             for number in range(first, samples):
 
                 def step(done: int, denoised: Any, *_: Any, number: int = number) -> None:

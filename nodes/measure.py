@@ -23,7 +23,7 @@ from .inputs import checked
 from .web_api import work_events
 
 logger = get_logger(__name__)
-_SAVE_EVERY = 60.0
+_SECONDS_BETWEEN_SAVES = 60.0
 """Seconds: each time the whole session is written, which takes some for a large model with rows."""
 _PROBES = 8
 
@@ -157,7 +157,7 @@ def with_impacts(
     try:
         for name, impact in measuring:
             found[name] = impact
-            if time.monotonic() - saved > _SAVE_EVERY:
+            if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
                 keep()
                 saved = time.monotonic()
     finally:

@@ -1,4 +1,4 @@
-"""HSWQProve: whether a quantized model draws what the original draws, as a page that anyone can open."""
+"""HSWQProve: whether a quantized model makes the images of the original, as a page that anyone can open."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ class HSWQProve(io.ComfyNode):
                     tooltip="How many pairs to make, each with the next prompt and seed. 25 give narrow intervals.",
                 ),
                 seed_input(1000, "The first seed. Each further pair adds one."),
-                *sampling_inputs("picture", "that you use"),
+                *sampling_inputs("that you use"),
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
-                    tooltip="A CLIP vision model: pictures are compared by it, too, and how they fit their prompts.",
+                    tooltip="A CLIP vision model: images are compared by it, too, and how they fit their prompts.",
                 ),
                 io.Boolean.Input(
                     "save_pictures",
                     default=False,
                     optional=True,
-                    tooltip="Write all pictures as PNG beside the page, for other tools.",
+                    tooltip="Write all images as PNG beside the page, for other tools.",
                 ),
             ],
             outputs=[

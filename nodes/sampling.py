@@ -20,15 +20,13 @@ def prompt_inputs(images: str, advice: str = "") -> list[io.Input]:
     ]
 
 
-def sampling_inputs(image: str, usual: str) -> list[io.Input]:
+def sampling_inputs(usual: str) -> list[io.Input]:
     """``steps``, ``cfg``, ``sampler_name``, ``scheduler``, ``width`` and ``height``.
 
-    Args:
-        image: what is sampled, as in "image".
-        usual: says that a setting is the user's own, as in "that you use".
+    Args: usual: says that a setting is the user's own, as in "that you use".
     """
     return [
-        io.Int.Input("steps", default=25, min=1, max=1000, tooltip=f"Sampling steps of each {image}."),
+        io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Sampling steps of each image."),
         io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip=f"The guidance {usual}."),
         io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, tooltip=f"The sampler {usual}."),
         io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip=f"The scheduler {usual}."),

@@ -39,12 +39,12 @@ from .sources import CALIBRATED, SOURCES, find_source, list_of, model_path
 _one_at_a_time = ThreadPoolExecutor(1, "hswq-chart")
 """For what takes long: pages that wait hold none of the threads that the server needs for others."""
 _answers: dict[tuple[FileIdentity, FileIdentity, QuantizeOptions], dict[str, object]] = {}
-_MOST_ANSWERS = 32
-_TELL_EVERY = 0.5
+_MAX_ANSWERS = 32
+_SECONDS_BETWEEN_EVENTS = 0.5
 Work = Callable[[Mapping[str, str], Progress], dict[str, object]]
 
 
-class _GoneError(Exception):
+class _ClientGoneError(Exception):
     """Nobody waits for the answer any more."""
 
 
@@ -75,13 +75,13 @@ def add_routes() -> None:
 
         def stop_if_gone(_done: int, _total: int) -> None:
             if request.transport is None or request.transport.is_closing():
-                raise _GoneError
+                raise _ClientGoneError
 
         try:
             # Headers are read and layers ranked, or all weights: the server must not stand still meanwhile.
             loop = asyncio.get_running_loop()
             return web.json_response(await loop.run_in_executor(executor, work, request.query, stop_if_gone))
-        except _GoneError:
+        except _ClientGoneError:
             return web.Response(status=499)
         except (HSWQError, OSError) as error:
             return web.json_response({"error": str(error)}, status=400)
@@ -177,7 +177,7 @@ def _curve_of(stored: Path, query: Mapping[str, str], progress: Progress) -> dic
         return {"waiting": True, "calibrated": True}
     asked = (FileIdentity.of(path, path.stat()), FileIdentity.of(stored, stored.stat()), options)
     if asked not in _answers:
-        if len(_answers) >= _MOST_ANSWERS:
+        if len(_answers) >= _MAX_ANSWERS:
             _answers.clear()
         _answers[asked] = size_curve(path, statistics, options, progress=progress).as_dict()
     return _answers[asked] | {"budgeted": bool(options.budget)}
@@ -240,7 +240,7 @@ def work_events(node: str | None, progress: Progress) -> Progress:
         nonlocal told
         progress(done, total)
         now = time.monotonic()
-        if done < total and now - told < _TELL_EVERY:
+        if done < total and now - told < _SECONDS_BETWEEN_EVENTS:
             return
         told = now
         left = (now - began) * (total - done) / done if done else None

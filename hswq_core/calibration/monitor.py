@@ -15,7 +15,7 @@ import torch
 
 from .accumulators.bank import SumBank
 from .arguments import layer_input
-from .bypasses import Seen, bypassed_layer
+from .bypasses import LayerUse, bypassed_layer
 from .layer_state import LayerState, count_positions
 from .model_inputs import InputRecorder
 from .row_sampling import RowSampling
@@ -121,7 +121,7 @@ class DualMonitor:
 
     def bypassed(self) -> str:
         """A layer that was computed without its module in the run, so that its statistics are a part; or nothing."""
-        seen = {name: Seen(layer.calls, layer.input_rows) for name, layer in self._layers.items()}
+        seen = {name: LayerUse(layer.calls, layer.input_rows) for name, layer in self._layers.items()}
         before = self._earlier.layers if self._earlier else {}
         return bypassed_layer(self._root, seen, {name: layer.input_rows for name, layer in before.items()})
 
@@ -135,7 +135,7 @@ class DualMonitor:
             self._attach()
             self._begun = True
         self._sampling.begin_call()
-        self._inputs.see(args, kwargs)
+        self._inputs.record(args, kwargs)
 
     def _attach(self) -> None:
         for name, module in quantizable_layers(self._root):
@@ -149,11 +149,11 @@ class DualMonitor:
         ) -> None:
             if layer.called:  # twice in one call of the model
                 self._fold()
-            self._see(layer, layer_input(args, kwargs), output)
+            self._measure(layer, layer_input(args, kwargs), output)
 
         return measure
 
-    def _see(self, layer: LayerState, identity: torch.Tensor, y: torch.Tensor) -> None:
+    def _measure(self, layer: LayerState, identity: torch.Tensor, y: torch.Tensor) -> None:
         # Views cost as much as a small sum, and samplers run without gradients anyway.
         x = identity.detach() if identity.requires_grad else identity
         y = y.detach() if y.requires_grad else y

@@ -22,7 +22,7 @@ from ..files.source import FileIdentity
 SAMPLES = (".rows", ".patches")
 """How keys of samples end: rows of a layer's input, or patches of a convolution with a kernel larger than one."""
 _BYTES = 2  # of a float16
-_MOST_OPEN = 64
+_MAX_OPEN_FILES = 64
 """Files kept open at once; macOS allows a process 256 descriptors, and hundreds of sessions may be merged."""
 
 
@@ -39,7 +39,7 @@ class StoredFile:
         self.path = path
         self._identity = FileIdentity.of(path, os.stat(path))
         self._open: int | None = None
-        if os.name != "nt" and len(self._kept) < _MOST_OPEN:
+        if os.name != "nt" and len(self._kept) < _MAX_OPEN_FILES:
             self._open = os.open(path, os.O_RDONLY)
             self._kept.add(self)
             weakref.finalize(self, os.close, self._open)

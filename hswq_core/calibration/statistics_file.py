@@ -32,18 +32,18 @@ from .inputs_file import checked_inputs, stored_inputs
 from .rows import SAMPLES, Rows, StoredRows, stored_rows, tensor_of, width_of
 from .statistics import NOISE_BINS, LayerStatistics, Statistics
 from .statistics_schema import (
-    checked_impacts,
-    checked_layer,
-    checked_rows,
-    counts_by_name,
-    names_by_name,
-    natural,
-    naturals,
-    parsed,
+    parse_count,
+    parse_counts,
+    parse_counts_by_name,
+    parse_impacts,
+    parse_json,
+    parse_layer,
+    parse_names,
+    parse_names_by_name,
+    parse_rows,
+    parse_shapes_by_name,
+    parse_shares_by_name,
     rows_of_owner,
-    shapes_by_name,
-    shares_by_name,
-    strings,
 )
 
 _FORMAT_VERSION = "1"
@@ -178,26 +178,26 @@ def _samples(statistics: Statistics) -> dict[str, Rows]:
 
 
 def _parse(tensors: dict[str, torch.Tensor], rows: Mapping[str, StoredRows], metadata: Mapping[str, str]) -> Statistics:
-    shared_rows = names_by_name(metadata, "hswq.shared_rows")
-    shapes = shapes_by_name(metadata, "hswq.shapes")
+    shared_rows = parse_names_by_name(metadata, "hswq.shared_rows")
+    shapes = parse_shapes_by_name(metadata, "hswq.shapes")
     purposes = purposes_in(metadata)
     layers: dict[str, LayerStatistics] = {}
     for key in tensors:
         name, _, part = key.rpartition(".")
         if part != "output":
             continue
-        input_rows, means, output_sums = checked_layer(name, tensors)
+        input_rows, means, output_sums = parse_layer(name, tensors)
         layers[name] = LayerStatistics(
             input_rows=input_rows,
             input_sums=means * input_rows,
             output_sums=output_sums,
-            rows=checked_rows(name, shared_rows.get(name, name), means.shape[1], rows),
-            impacts=checked_impacts(name, tensors, purposes),
+            rows=parse_rows(name, shared_rows.get(name, name), means.shape[1], rows),
+            impacts=parse_impacts(name, tensors, purposes),
             shape=shapes.get(name, ()),
         )
     if not layers:
         raise ValueError("no layers")
-    inputs = tuple(checked_inputs(parsed(metadata, "hswq.inputs", []), tensors))
+    inputs = tuple(checked_inputs(parse_json(metadata, "hswq.inputs", []), tensors))
     return replace(described(metadata), layers=layers, inputs=inputs)
 
 
@@ -210,17 +210,17 @@ def described(metadata: Mapping[str, str]) -> Statistics:
     """What the header says of the runs; no layers and no inputs. Errors: ValueError when it cannot be read."""
     return Statistics(
         layers={},
-        runs=natural(metadata, "hswq.runs"),
-        samples=natural(metadata, "hswq.samples"),
-        steps=natural(metadata, "hswq.steps"),
-        partial_runs=natural({"hswq.partial_runs": "0", **metadata}, "hswq.partial_runs"),
+        runs=parse_count(metadata, "hswq.runs"),
+        samples=parse_count(metadata, "hswq.samples"),
+        steps=parse_count(metadata, "hswq.steps"),
+        partial_runs=parse_count({"hswq.partial_runs": "0", **metadata}, "hswq.partial_runs"),
         fingerprint=Fingerprint.parse(
-            metadata.get("hswq.model_fingerprint", ""), strings(metadata, "hswq.model_layers")
+            metadata.get("hswq.model_fingerprint", ""), parse_names(metadata, "hswq.model_layers")
         ),
-        samplers=frozenset(strings(metadata, "hswq.samplers")),
-        noise_levels=naturals(metadata, "hswq.noise_levels", NOISE_BINS),
+        samplers=frozenset(parse_names(metadata, "hswq.samplers")),
+        noise_levels=parse_counts(metadata, "hswq.noise_levels", NOISE_BINS),
         source=metadata.get("hswq.source", ""),
         patches=metadata.get("hswq.patches", ""),
-        left_out=counts_by_name(metadata, "hswq.left_out"),
-        never_ran=shares_by_name(metadata, "hswq.never_ran"),
+        left_out=parse_counts_by_name(metadata, "hswq.left_out"),
+        never_ran=parse_shares_by_name(metadata, "hswq.never_ran"),
     )

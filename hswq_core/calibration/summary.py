@@ -13,7 +13,7 @@ from .coverage import coverage_warnings
 from .rows import SAMPLES
 from .statistics import Statistics
 from .statistics_file import check_readable, described, purposes_in
-from .statistics_schema import names_by_name
+from .statistics_schema import parse_names_by_name
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,14 @@ def is_statistics(path: Path) -> bool:
 
 
 def summarize(path: Path) -> StatisticsSummary:
-    """Look at the header. Errors: StatisticsError when it is no statistics file, or a damaged one."""
+    """Look at the header. Errors: StatisticsError when it is not a statistics file, or damaged."""
     check_readable(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             keys = list(file.keys())
             samples = {key: file.get_slice(key).get_shape() for key in keys if key.endswith(SAMPLES)}
-        runs, shared = described(metadata), names_by_name(metadata, "hswq.shared_rows")
+        runs, shared = described(metadata), parse_names_by_name(metadata, "hswq.shared_rows")
     except (OSError, SafetensorError, ValueError) as error:
         raise StatisticsError(
             f"the statistics file cannot be read ({error})", where=path, remedy="Calibrate again, or choose another"

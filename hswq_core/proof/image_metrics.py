@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-_LEAST_FOR_MS_SSIM = 161
+_MIN_FOR_MS_SSIM = 161
 """Five scales with a window of 11: 10 * 2^4 + 1 pixels."""
-_LEAST_FOR_HAARPSI, _LEAST_FOR_LPIPS = 16, 64
+_MIN_FOR_HAARPSI, _MIN_FOR_LPIPS = 16, 64
 _ALEXNET = "alexnet-owt-7be5be79.pth"
 
 
@@ -31,11 +31,11 @@ def image_metrics(reference: torch.Tensor, candidate: torch.Tensor) -> dict[str,
     found: dict[str, float] = {}
     with torch.inference_mode():
         if (piq := _package("piq")) is not None:
-            if side >= _LEAST_FOR_MS_SSIM:
+            if side >= _MIN_FOR_MS_SSIM:
                 found["ms_ssim"] = float(piq.multi_scale_ssim(one, other, data_range=1.0))
-            if side >= _LEAST_FOR_HAARPSI:
+            if side >= _MIN_FOR_HAARPSI:
                 found["haarpsi"] = float(piq.haarpsi(one, other, data_range=1.0))
-        if side >= _LEAST_FOR_LPIPS and (lpips := _lpips()) is not None:
+        if side >= _MIN_FOR_LPIPS and (lpips := _lpips()) is not None:
             found["lpips"] = float(lpips(one, other, normalize=True).mean())
     return found
 

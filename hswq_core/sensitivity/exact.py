@@ -14,7 +14,7 @@ import torch
 from ..calibration.arguments import layer_input
 from ..calibration.model_inputs import ModelInput
 from ..calibration.monitor import quantizable_layers
-from .model_calls import batched, call, not_called, on_device, through
+from .model_calls import apply_change, batched, call, not_called, on_device
 
 
 class ImpactMeter:
@@ -76,6 +76,6 @@ def _adding(change: torch.Tensor) -> Any:
     def hook(
         module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor
     ) -> torch.Tensor:
-        return output + through(module, layer_input(args, kwargs), change)
+        return output + apply_change(module, layer_input(args, kwargs), change)
 
     return hook

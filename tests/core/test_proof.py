@@ -19,8 +19,8 @@ from hswq_core.proof import Pair, Proof, compare_latents, proof_page
 from hswq_core.proof import image_metrics as metrics_module
 from hswq_core.proof.image_metrics import image_metrics
 from hswq_core.proof.page import Pictures
+from hswq_core.proof.pair_images import MAX_BYTES, MIN_PAIRS, PairImages
 from hswq_core.proof.runs import Run, UnfinishedRuns
-from hswq_core.proof.shown_pairs import LEAST_PAIRS, MOST_BYTES, ShownPairs
 from hswq_core.proof.verdict import Figure
 from loader.clip_metrics import ClipMetrics
 
@@ -227,8 +227,8 @@ def test_kept_runs_are_not_mapped(tmp_path: Path) -> None:
 
 def test_pairs_are_kept_one_by_one_as_far_as_there_is_room() -> None:
     rows = [torch.full((2, 3, 4, 3), float(number)) for number in range(6)]
-    for most, kept in ((MOST_BYTES, 6), (5 * rows[0].nbytes, 5), (0, LEAST_PAIRS)):
-        shown = ShownPairs(6, most)
+    for most, kept in ((MAX_BYTES, 6), (5 * rows[0].nbytes, 5), (0, MIN_PAIRS)):
+        shown = PairImages(6, most)
         for row in rows:
             shown.add(row)
         assert torch.equal(shown.images, torch.cat(rows[:kept]))
