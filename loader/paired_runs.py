@@ -1,4 +1,4 @@
-"""Two models sampled from the same noise, and one of them called again on what the other was called with."""
+"""Samples two models from the same noise, and calls one of them again on the inputs of the other."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def paired_runs(reference: Any, candidate: Any, sampling: Sampling, runs: Unfini
 
     def ours(number: int) -> Run:
         def make() -> Run:
-            # Called again, a candidate would be without what the conditioning puts on the weights.
+            # Hooks of the conditioning would not act when the candidate is called again on these inputs.
             return _sampled(reference, sampling, number, number, keep_calls=not sampling.has_weight_hooks(number))
 
         return runs.run(f"reference_{number}", make)

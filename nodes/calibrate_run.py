@@ -85,8 +85,8 @@ class HSWQCalibrateRun(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, session: str, reset: bool = False, **_: Any) -> float:
         if reset:
-            return float("nan")  # equals nothing, so every workflow begins anew
-        # A session that was deleted, or continued elsewhere, is to be looked at again.
+            return float("nan")  # equals nothing, so ComfyUI's cache never applies
+        # A session that was deleted or continued elsewhere must be read again.
         if session == DEFAULT_SESSION:  # named by the model's file, which is not known here
             return max((modification_time(path) for path in statistics_folder().glob(f"*{EXTENSION}")), default=0)
         return modification_time(statistics_folder() / f"{session}{EXTENSION}")

@@ -1,6 +1,6 @@
-"""Sampled rows that are not in memory: in a statistics file, or the merger of two samples, made when it is asked for.
+"""Sampled rows that are not in memory: read from a statistics file, or merged from two samples, when they are needed.
 
-The rows of SDXL are gigabytes. A session holds them where they are, and whoever needs a layer's gets that layer's.
+The rows of SDXL are gigabytes. A session leaves them in the file, and one layer's rows are read at a time.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class StoredFile:
             weakref.finalize(self, os.close, self._open)
 
     def read(self, begin: int, count: int) -> bytearray:
-        """Errors: StatisticsError when the file is another one by now, or shorter."""
+        """Errors: StatisticsError when the file was replaced or became shorter."""
         data = bytearray(count)
         try:
             done = self._read_into(memoryview(data), begin)
@@ -109,10 +109,10 @@ def stored_rows(path: Path) -> dict[str, StoredRows]:
 
 @dataclass(frozen=True, eq=False)
 class MergedRows:
-    """A uniform sample of the union of several: each part gives rows in proportion to the rows that it stands for.
+    """A uniform sample of the union of several: each part gives rows in proportion to how many it has seen.
 
     Attributes:
-        parts: samples of one width, and not mergers themselves: what is done for one part is done once for it.
+        parts: samples of one width, and not mergers themselves, so that each part is read once.
         seen: of how many rows each part is a sample.
     """
 
@@ -121,7 +121,7 @@ class MergedRows:
 
     @staticmethod
     def of(a: Rows, b: Rows, seen_a: int, seen_b: int) -> MergedRows:
-        """The union of what ``a`` and ``b`` are samples of; the parts of a merger keep what they stand for."""
+        """The union of what ``a`` and ``b`` are samples of; the parts of a merger stay parts."""
         (parts_a, of_a), (parts_b, of_b) = _parts(a, seen_a), _parts(b, seen_b)
         return MergedRows(parts_a + parts_b, of_a + of_b)
 
@@ -138,7 +138,7 @@ class MergedRows:
         return self._size
 
     def tensor(self) -> torch.Tensor:
-        """Made each time; the same every time."""
+        """Computed at each call, with the same result."""
         counts, generator = self._drawn()
         merged = torch.empty(self.shape, dtype=torch.float16)
         for part, place in zip(self.parts, merged.split(counts), strict=True):

@@ -26,10 +26,10 @@ logger = get_logger(__name__)
 _WRITE_INTERVAL = 10.0
 """Seconds between writes for each second that a write takes, within ``fewer_writes``."""
 _MAX_PENDING_BYTES = 4 << 30
-"""Bytes of rows in runs that are not written yet: beyond it even a slow disk is written to."""
+"""Largest size of the rows in runs that are not written yet, in bytes."""
 _open_sessions: WeakValueDictionary[Path, CalibrationSession] = WeakValueDictionary()
 _unwritten_sessions: set[CalibrationSession] = set()
-"""They live on though nobody holds them, as their runs are nowhere else."""
+"""Kept alive here, since their runs are in memory alone."""
 
 Change = Callable[[Statistics], Statistics]
 
@@ -236,7 +236,7 @@ class CalibrationSession:
         self._write_seconds = self._written - begin
 
     def _check_folder(self) -> None:
-        """Errors: StatisticsError where no session could be written, before hours are spent on one."""
+        """Errors: StatisticsError where no session could be written: it is raised before hours are spent on one."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock.path.touch()

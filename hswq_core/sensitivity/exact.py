@@ -1,7 +1,7 @@
-"""Measured sensitivity: how far the model's own output moves when one layer alone is quantized.
+"""Measured sensitivity: the change of the model's output when one layer alone is quantized.
 
 A rounded weight W_q = W + C adds C x to the layer's output and changes nothing else, so a hook adds just that:
-no weight is touched, and it works wherever and however the weights are held.
+no weight is changed, and it works however the weights are stored.
 """
 
 from __future__ import annotations

@@ -124,10 +124,10 @@ def test_runs_that_wait_for_a_slow_disk_do_not_fill_the_memory(tmp_path: Path, m
     session = CalibrationSession.open(tmp_path / "session.safetensors", FINGERPRINT)
     run = replace(one_run(0), fingerprint=FINGERPRINT)
     session.add_run(run)
-    monkeypatch.setattr("hswq_core.calibration.session._SPARING", 1e9)
+    monkeypatch.setattr("hswq_core.calibration.session._WRITE_INTERVAL", 1e9)
     with session.fewer_writes():
         session.add_run(run)
         assert load_statistics(session.path).runs == 1
-        monkeypatch.setattr("hswq_core.calibration.session._MOST_PENDING", 1)
+        monkeypatch.setattr("hswq_core.calibration.session._MAX_PENDING_BYTES", 1)
         session.add_run(run)
         assert load_statistics(session.path).runs == 3

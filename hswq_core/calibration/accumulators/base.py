@@ -1,4 +1,4 @@
-"""What an accumulator is: it adds one call of a layer to that layer's running sums."""
+"""The interface of accumulators, which add each call of a layer to the layer's running sums."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class TritonSums:
 
 
 class _Call:
-    """What does not change from one call of the layer to the next of the same shapes."""
+    """What all calls of the layer with these shapes have in common."""
 
     def __init__(self, x: torch.Tensor, y: torch.Tensor, params: LaunchParams) -> None:
         self.x_shape, self.y_shape = x.shape, y.shape
@@ -89,7 +89,7 @@ _CALLS = (
 
 
 def _agrees(kernel: ModuleType, device: torch.device) -> bool:
-    """Whether it measures on this device what torch does, in every type that models compute in."""
+    """Whether the kernel gives torch's results on this device, in every type that models compute in."""
     return all(_agrees_in(kernel, device, dtype) for dtype in COMPUTED_IN)
 
 
@@ -107,7 +107,7 @@ def _agrees_in(kernel: ModuleType, device: torch.device, dtype: torch.dtype) -> 
         rows = torch.zeros(2, 20, channels * math.prod(window.kernel if window else ()), device=device).half()
         positions = PositionSampler(0).pick(17, seen, device)
         index = window and partial(PatchIndex.of, positions, y.shape[-2:], window, x.shape[-2:])
-        # Rows go to the third place and on.
+        # Rows are written from the third on.
         fused, plain = (RowSample(positions, part, 2, index) for part in rows)
         sampled = window is not None or channel == x.dim() - 1
         input_sums = torch.zeros(3, channels + 9, dtype=torch.float64, device=device)
