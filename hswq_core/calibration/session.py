@@ -23,8 +23,7 @@ from .statistics import Statistics
 from .statistics_file import load_statistics, save_statistics, with_stored_rows
 
 logger = get_logger(__name__)
-_WRITE_INTERVAL = 10.0
-"""Seconds between writes for each second that a write takes, within ``fewer_writes``."""
+_WRITE_INTERVAL = 10.0  # seconds between writes, for each second that a write takes
 _MAX_PENDING_BYTES = 4 << 30
 """Largest size of the rows in runs that are not written yet, in bytes."""
 _open_sessions: WeakValueDictionary[Path, CalibrationSession] = WeakValueDictionary()
