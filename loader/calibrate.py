@@ -84,7 +84,7 @@ def _with_wrapper(clone: Any, wrapper: Any) -> Any:
     return clone
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _MeasuredSampling:
     """Called by ComfyUI instead of sampling: samples, and adds what was measured to the session.
 
