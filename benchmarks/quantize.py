@@ -30,11 +30,12 @@ from hswq_core.files.layers import layer_weights
 from hswq_core.files.writer import CheckpointWriter, FileLayout
 from hswq_core.grids import E4M3
 from hswq_core.grids.histogram import histogram
-from hswq_core.grids.scale_search import search_amax, weighted_errors
+from hswq_core.grids.scale_search import scale_of, search_amax
 from hswq_core.options import QuantizeOptions
 from hswq_core.parallel import ordered_map
 from hswq_core.planning import make_plan, match_source
 from hswq_core.quantize_file import quantize_checkpoint
+from hswq_core.rounding.weight import squared_error
 
 from .memory import resident
 from .reference import reference_amax
@@ -162,7 +163,7 @@ def search(count: int) -> None:
         started = time.perf_counter()
         amax = reference_amax(weight, importance)
         theirs += time.perf_counter() - started
-        error = float(weighted_errors(distribution, torch.tensor([amax], dtype=torch.float64), E4M3))
+        error = squared_error(distribution, scale_of(amax, E4M3), E4M3) / float(distribution.weights.sum())
         worse += found.error > error
         ratios.append(found.error / error if error else 1.0)
     mean = sum(ratios) / len(ratios)

@@ -1,4 +1,4 @@
-"""The proof by a ComfyUI, as a workflow of three nodes."""
+"""Makes a proof on a ComfyUI server, by a workflow of three nodes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .comfyui import ServerError
 
 
 class RunsWorkflows(Protocol):
-    """A client of a server, or whoever has one."""
+    """A server, or an object that owns one."""
 
     def run(self, workflow: Mapping[str, Any]) -> dict[str, Any]:
-        """What the nodes show, by node."""
+        """The ``ui`` output of the nodes, by node."""
         ...
 
 
@@ -39,7 +39,7 @@ class ProofRequest:
 
 
 def prove(client: RunsWorkflows, request: ProofRequest) -> tuple[dict[str, Any], Path]:
-    """``proof.json`` and the page beside it. The server writes both: it is of this machine, or shares its folder.
+    """``proof.json`` and the page beside it. The server writes both: it runs on this machine, or shares its folder.
 
     Errors: ServerError when ComfyUI refuses or fails, or what it wrote cannot be read here.
     """

@@ -1,4 +1,4 @@
-"""Memory that the C library keeps after a long job, given back to the system."""
+"""Returns memory that the C library keeps after a long job to the system."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from functools import cache
 from typing import Any
 
 
-def give_back() -> None:
-    """Do so where the C library can (glibc); elsewhere nothing. Takes milliseconds."""
+def trim_heap() -> None:
+    """Return free memory to the system where the C library can (glibc). Takes milliseconds."""
     trim = _trim()
     if trim is not None:
         trim(0)

@@ -1,4 +1,4 @@
-"""How alike two images are: SSIM, PSNR, mean squared error."""
+"""Image similarity: SSIM, PSNR, and mean squared error."""
 
 from __future__ import annotations
 

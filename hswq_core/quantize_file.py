@@ -10,7 +10,7 @@ import torch
 from .errors import PlanError
 from .files.dtypes import tensor_bytes
 from .files.writer import CheckpointWriter, FileLayout, check_not_source
-from .heap import give_back
+from .heap import trim_heap
 from .parallel import ordered_map, workers_on
 from .planning import MatchedSource, QuantizationPlan
 from .progress import Progress, no_progress
@@ -82,6 +82,6 @@ def quantize_checkpoint(
                 losses.add(layer.layer, result)
             done += source.tensors[key].nbytes
         source.check_unchanged()
-    give_back()
+    trim_heap()
     progress(total, total)
     return Report.of(plan, statistics, target, losses)

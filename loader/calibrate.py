@@ -22,12 +22,12 @@ from .provenance import patches_of
 from .weights import plain_layers, unpatched_weights
 
 _KEY = "hswq_calibration"
-_HOOKED = "the conditioning has a hook that puts a LoRA or another model's weights on, and no file holds that"
-_BYPASSED = (
+_HOOK_ERROR = "the conditioning has a hook that puts a LoRA or another model's weights on, and no file holds that"
+_BYPASS_ERROR = (
     "the layer {} was computed without its module in a part of the run or all of it; start ComfyUI without --fast, or "
     "take away what replaces the layer"
 )
-_HOOKED_REMEDY = "Put Load LoRA before HSWQ Calibrate instead, or calibrate without the hook"
+_HOOK_REMEDY = "Put Load LoRA before HSWQ Calibrate instead, or calibrate without the hook"
 
 
 @dataclass(frozen=True)
@@ -60,87 +60,145 @@ def calibrated_clone(
 ) -> Any:
     """A clone of MODEL whose sampling runs are measured into ``session``.
 
+    Args:
+        rows_per_layer: how many input rows to sample from each layer.
+        source: the file that the model was loaded from ("LIST/NAME"), where it is known.
+        on_step: called after each step, and at the end of a run that could not be added or written.
+    """
+    measured = _MeasuredSampling(
+        session=session,
+        rows_per_layer=rows_per_layer,
+        source=source,
+        on_step=on_step,
+        fingerprint=session.fingerprint,
+        patches=patches_of(model),
+        layers=frozenset(plain_layers(model)),
+    )
+    return _with_wrapper(model.clone(), measured)
+
+
+def _with_wrapper(clone: Any, wrapper: Any) -> Any:
+    """The clone of a MODEL with this wrapper around its sampling, instead of that of another calibration."""
+    clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, _KEY)
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, wrapper)
+    return clone
+
+
+@dataclass(frozen=True, eq=False)
+class _MeasuredSampling:
+    """Called by ComfyUI instead of sampling: samples, and adds what was measured to the session.
+
     ComfyUI's clones share one module, so hooks must never outlive a run: they are attached when a run of
     this clone begins and removed when it ends, also by an error. A run that fails or is cancelled adds nothing. A run
     on several devices is made on one, as modules of their own compute on the others.
+
+    Attributes:
+        fingerprint, patches: of the MODEL that was connected.
+        layers: those of its checkpoint. What other tools inject into the model for a run cannot be quantized.
     """
 
-    def measure(
-        executor: Any, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, denoise_mask: Any = None,
+    session: CalibrationSession
+    rows_per_layer: int
+    source: str
+    on_step: Callable[[StepReport], None]
+    fingerprint: Fingerprint
+    patches: str
+    layers: frozenset[str]
+
+    def __call__(
+        self, executor: Any, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, denoise_mask: Any = None,
         callback: Any = None, *args: Any, **kwargs: Any,
     ) -> Any:  # fmt: skip
-        session.check_model(fingerprint, patches)  # two models of one architecture may have been given one session name
+        # Two models of one architecture may have been given one session name.
+        self.session.check_model(self.fingerprint, self.patches)
         guider = executor.class_obj
-        patched = guider.model_patcher.model
-        before, batch, steps = session.statistics, int(noise.shape[0]), len(sigmas) - 1
-        bins: list[int] = []
-
-        def add(run: Statistics, reason: str = "") -> None:
-            left_out = session.add_run(run, reason)
-            if left_out or session.unwritten:
-                levels = before.noise_levels if left_out else session.statistics.noise_levels
-                on_step(StepReport(before.samples, batch, steps, steps, levels, left_out, session.unwritten))
-
+        model = guider.model_patcher.model
+        before, batch, steps = self.session.statistics, int(noise.shape[0]), len(sigmas) - 1
+        progress = _RunProgress(before, batch, steps, self.on_step)
         if change_weights(guider.model_patcher, guider.conds):
             result = executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, *args, **kwargs)
-            add(Statistics({}, fingerprint=fingerprint), f"{_HOOKED}. {_HOOKED_REMEDY}")
+            self._add(Statistics({}, fingerprint=self.fingerprint), f"{_HOOK_ERROR}. {_HOOK_REMEDY}", progress)
             return result
-        seen = 0
 
-        def step(number: int, *arguments: Any) -> None:
-            nonlocal seen
+        def after_step(number: int, *arguments: Any) -> None:
             if callback is not None:
                 callback(number, *arguments)
-            # Patches of the sampling act only now; a step without a call was skipped by a cache.
-            levels = _noise_bins(patched.model_sampling, sigmas)
-            if monitor.calls > seen and number < len(levels):
-                bins.append(levels[number])
-            seen = monitor.calls
-            so_far = tuple(a + b for a, b in zip(before.noise_levels, _counts(bins), strict=True))
-            on_step(StepReport(before.samples, batch, number + 1, steps, so_far))
+            # Patches of the sampling act only now.
+            progress.step(number, _noise_bins(model.model_sampling, sigmas), monitor.calls)
 
         with (
             uncompiled(),
             on_one_device(guider.model_patcher),
-            reserved_memory(patched, DEVICE_MEMORY),
+            reserved_memory(model, DEVICE_MEMORY),
             DualMonitor(
-                patched.diffusion_model, rows_per_layer, seed=before.runs, expected_calls=steps,
-                earlier=before if before.runs else None, only=layers,
+                model.diffusion_model, self.rows_per_layer, seed=before.runs, expected_calls=steps,
+                earlier=before if before.runs else None, only=self.layers,
             ) as monitor,
         ):  # fmt: skip
-            result = executor(noise, latent_image, sampler, sigmas, denoise_mask, step, *args, **kwargs)
-        name = getattr(getattr(sampler, "sampler_function", None), "__name__", type(sampler).__name__)
+            result = executor(noise, latent_image, sampler, sigmas, denoise_mask, after_step, *args, **kwargs)
         bypassed = monitor.bypassed()
-        add(
-            replace(
-                monitor.statistics(),
-                runs=1,
-                samples=batch,
-                steps=len(bins),
-                partial_runs=int(_is_a_part(noise, sigmas, patched.model_sampling)),
-                samplers=frozenset({name}),
-                noise_levels=_counts(bins),
-                fingerprint=fingerprint,
-                source=source,
-                patches=patches,
-            ),
-            _BYPASSED.format(bypassed) if bypassed else "",
+        run = replace(
+            monitor.statistics(),
+            runs=1,
+            samples=batch,
+            steps=len(progress.bins),
+            partial_runs=int(_is_a_part(noise, sigmas, model.model_sampling)),
+            samplers=frozenset({_name_of(sampler)}),
+            noise_levels=_counts(progress.bins),
+            fingerprint=self.fingerprint,
+            source=self.source,
+            patches=self.patches,
         )
+        self._add(run, _BYPASS_ERROR.format(bypassed) if bypassed else "", progress)
         return result
 
-    fingerprint, patches = session.fingerprint, patches_of(model)
-    # What other tools inject into the model for a run is not in the checkpoint, and cannot be quantized.
-    layers = set(plain_layers(model))
-    clone = model.clone()
-    clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, _KEY)
-    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, measure)
-    return clone
+    def _add(self, run: Statistics, reason: str, progress: _RunProgress) -> None:
+        """Args: reason: why the run is to be left out; empty to add it."""
+        left_out = self.session.add_run(run, reason)
+        if left_out or self.session.unwritten:
+            progress.report_failure(self.session, left_out)
+
+
+class _RunProgress:
+    """Counts the steps of a run by noise level and reports them.
+
+    Attributes:
+        bins: tenth of the noise schedule of each step that called the model.
+    """
+
+    def __init__(self, before: Statistics, batch: int, steps: int, on_step: Callable[[StepReport], None]) -> None:
+        self._before, self._batch, self._steps, self._on_step = before, batch, steps, on_step
+        self._calls = 0
+        self.bins: list[int] = []
+
+    def step(self, number: int, levels: Sequence[int], calls: int) -> None:
+        """A step is done.
+
+        Args:
+            levels: tenth of the noise schedule of each step of the run.
+            calls: of the model so far; a step without a call was skipped by a cache.
+        """
+        if calls > self._calls and number < len(levels):
+            self.bins.append(levels[number])
+        self._calls = calls
+        so_far = tuple(a + b for a, b in zip(self._before.noise_levels, _counts(self.bins), strict=True))
+        self._on_step(StepReport(self._before.samples, self._batch, number + 1, self._steps, so_far))
+
+    def report_failure(self, session: CalibrationSession, left_out: str) -> None:
+        """The run was left out, or the session could not be written."""
+        levels = self._before.noise_levels if left_out else session.statistics.noise_levels
+        report = StepReport(self._before.samples, self._batch, self._steps, self._steps, levels)
+        self._on_step(replace(report, left_out=left_out, unwritten=session.unwritten))
 
 
 def check_conditioning(*conditionings: Sequence[Any]) -> None:
     """Errors: StatisticsError when runs with these conditionings would be left out: they change the model's weights."""
     if any(weight_hooks(extras for _, extras in conditioning) for conditioning in conditionings):
-        raise StatisticsError(_HOOKED, remedy=_HOOKED_REMEDY)
+        raise StatisticsError(_HOOK_ERROR, remedy=_HOOK_REMEDY)
+
+
+def _name_of(sampler: Any) -> str:
+    return getattr(getattr(sampler, "sampler_function", None), "__name__", type(sampler).__name__)
 
 
 def _noise_bins(sampling: Any, sigmas: torch.Tensor) -> list[int]:

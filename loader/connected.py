@@ -144,7 +144,7 @@ def _text_encoder(model: Any, clip: Any) -> dict[str, LiveTensor]:
     for name, tensor in clip.get_sd().items():
         live = _live(patcher, name, tensor)
         # Converting the names splits and joins tensors, so patches cannot wait.
-        tensors[name] = live.original if live.made is None else live.made(live.original.dtype)
+        tensors[name] = live.original if live.compute_patched is None else live.compute_patched(live.original.dtype)
     return _of(model.model.model_config.process_clip_state_dict_for_saving(tensors))
 
 

@@ -22,7 +22,7 @@ from ..hswq_core.quantize_layer import quantize_layer, weight_problem
 from ..hswq_core.sensitivity.differentiable import NotDifferentiableError
 from ..hswq_core.sensitivity.exact import ImpactMeter
 from ..hswq_core.sensitivity.gradient import KEPT_MEMORY, VECTORS, GradientMeter
-from ..hswq_core.sensitivity.model_calls import TOGETHER, latent_size
+from ..hswq_core.sensitivity.model_calls import MAX_BATCH_ELEMENTS, latent_size
 from ..hswq_core.sensitivity.rounding_change import rounding_change
 from .compat import differentiable_attention, differentiable_operations, weight_in_use
 from .weights import patched_weights
@@ -92,9 +92,9 @@ def measure_impacts(
 
 @contextmanager
 def _clear_errors() -> Iterator[None]:
-    """Whatever a model, or the arithmetic of a layer, raises is told as what could not be done and what to do instead.
+    """Turn errors of a model, or of a layer's arithmetic, into a StatisticsError that says what to do.
 
-    Memory that runs out stays what it is: ComfyUI frees some and says so.
+    OutOfMemoryError is passed on: ComfyUI frees memory and reports it.
     """
     try:
         yield
@@ -136,9 +136,9 @@ def _by_gradient(
 
 
 def _memory_required(model: Any, statistics: Statistics, method: Method) -> int:
-    """What the calls take beside the model, as ComfyUI estimates it, and the activations that gradients keep, bytes."""
+    """Bytes of the calls, as ComfyUI estimates them, and of the activations that gradients keep."""
     largest = max(statistics.inputs, key=latent_size)
-    together = max(1, min(len(statistics.inputs), TOGETHER // latent_size(largest)))
+    together = max(1, min(len(statistics.inputs), MAX_BATCH_ELEMENTS // latent_size(largest)))
     shapes = [tensor.shape for tensor in tensors_of(largest[LATENT])]
     calls = max(int(model.memory_required([shape[0] * together, *shape[1:]])) for shape in shapes)
     return calls + KEPT_MEMORY if method == "gradient" else calls
@@ -159,6 +159,6 @@ def _check_inputs(statistics: Statistics) -> None:
 
 
 def own_options(model: Any) -> dict[str, Any]:
-    """What a MODEL is patched with that acts inside a call. What acts around calls has no part in a single one."""
+    """A MODEL's options that act inside a call. Wrappers and callbacks act around calls, and are left out."""
     options = model.model_options.get(OPTIONS, {})
     return {name: value for name, value in options.items() if name not in ("wrappers", "callbacks")}

@@ -1,130 +1,132 @@
-"""Two models sampled from the same noise, and one of them called again on what the other was called with."""
+"""A proof from two MODELs: every pair sampled, decoded and compared, and the page written."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import torch
 
-from ..hswq_core.calibration.arguments import Argument, map_tensors
-from ..hswq_core.calibration.model_inputs import OPTIONS, TOO_LARGE, ModelInput, not_recorded, recorded_call
-from ..hswq_core.proof.pair import relative_error
+from ..hswq_core.progress import Progress
+from ..hswq_core.proof import Pair, Proof
+from ..hswq_core.proof.compare import compare_runs
+from ..hswq_core.proof.page import Pictures
+from ..hswq_core.proof.pair_images import PairImages
+from ..hswq_core.proof.plan import ProofPlan
 from ..hswq_core.proof.runs import Run, UnfinishedRuns
-from ..hswq_core.sensitivity.model_calls import call, in_one, on_device
-from .compat import on_one_device, uncompiled
-from .hooks import weight_hooks
-from .impact import own_options
-from .sample import sample
+from .clip_metrics import ClipMetrics
+from .images import data_uri
+from .latents import empty_latent
+from .paired_runs import Sampling, paired_runs
+from .proof_files import files_behind, name_of, proved_file, unfinished_folder, write_images, write_proof
+from .provenance import patches_of
+from .sample import encode
+from .weights import weights_digest
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How both models are sampled: as KSampler has it.
+class ProvedModels:
+    """What ComfyUI gives the proof.
 
     Attributes:
-        positive: the conditioning of each prompt.
-        plan: prompt and seed of each pair.
+        clip, vae: of both models.
+        clip_vision: compares the images by CLIP; ``None`` for no such comparison.
+        listed: what the workflow says of the files of reference and candidate, as "LIST/NAME".
+    """
+
+    reference: Any
+    candidate: Any
+    clip: Any
+    vae: Any
+    clip_vision: Any
+    listed: tuple[Sequence[str], Sequence[str]]
+
+    @property
+    def sides(self) -> dict[str, Any]:
+        """The MODELs by name."""
+        return {"reference": self.reference, "candidate": self.candidate}
+
+
+@dataclass(frozen=True)
+class WrittenProof:
+    """Attributes:
+    page: proof.html.
+    images: side by side, [pairs * frames, H, W, 3].
+    """
+
+    proof: Proof
+    page: Path
+    images: torch.Tensor
+
+
+def prove(
+    models: ProvedModels,
+    plan: ProofPlan,
+    folder: Path,
+    *,
+    workflow: Mapping[str, Any],
+    save_images: bool,
+    on_steps: Callable[[int], None],
+    hashing: Progress,
+) -> WrittenProof:
+    """Make the pairs of a plan, compare them, and write the proof into a new folder inside ``folder``.
+
+    Runs of a proof that was cancelled are kept in ``folder``: the same proof continues with them.
+
+    Args:
+        workflow: the nodes that decide what is sampled; runs of another workflow are not continued.
+        save_images: whether to write all images as PNG.
         on_steps: called with the steps that were made of both models together.
+        hashing: called while the models' files are hashed.
+
+    Errors: HSWQError for models that cannot be compared. TargetError when something cannot be written.
     """
-
-    positive: Mapping[str, list[Any]]
-    negative: list[Any]
-    latent: torch.Tensor
-    plan: Sequence[tuple[str, int]]
-    steps: int
-    cfg: float
-    sampler: str
-    scheduler: str
-    on_steps: Callable[[int], None]
-
-    def has_weight_hooks(self, number: int) -> bool:
-        """Whether a pair is sampled with a LoRA that comes with the conditioning."""
-        parts = [*self.positive[self.plan[number][0]], *self.negative]
-        return bool(weight_hooks(extras for _, extras in parts))
-
-
-def paired_runs(reference: Any, candidate: Any, sampling: Sampling, runs: UnfinishedRuns) -> Iterator[tuple[Run, Run]]:
-    """The runs of two MODELs, pair by pair; those that are there already are not made again.
-
-    One model is sampled after the other, as a card may not hold both, and one pair is in memory at a time.
-    """
-
-    numbers = range(len(sampling.plan))
-
-    def ours(number: int) -> Run:
-        def make() -> Run:
-            # Called again, a candidate would be without what the conditioning puts on the weights.
-            return _sampled(reference, sampling, number, number, keep_calls=not sampling.has_weight_hooks(number))
-
-        return runs.run(f"reference_{number}", make)
-
-    def theirs(number: int) -> Run:
-        def make() -> Run:
-            run = _sampled(candidate, sampling, number, len(numbers) + number, keep_calls=False)
-            return replace(run, forced_error=forced_errors(candidate, ours(number)))
-
-        return runs.run(f"candidate_{number}", make)
-
-    for done, (side, number) in enumerate(itertools.product((ours, theirs), numbers), 1):
-        side(number)
-        sampling.on_steps(sampling.steps * done)
-    for number in numbers:
-        yield ours(number), theirs(number)
+    sampling = Sampling(
+        plan=plan,
+        positive={text: encode(models.clip, [text]) for text in plan.prompts[: plan.count]},
+        negative=encode(models.clip, [plan.negative]),
+        latent=empty_latent(models.reference, 1, plan.width, plan.height),
+        on_steps=on_steps,
+    )
+    settings = plan.settings(str(models.reference.load_device))
+    weights = [(weights_digest(model), patches_of(model)) for model in models.sides.values()]
+    runs = UnfinishedRuns(folder / "unfinished", [settings, plan.pairs, workflow, weights])
+    judge = ClipMetrics(models.clip_vision, models.clip) if models.clip_vision is not None else None
+    pairs, pictures, shown = list[Pair](), list[Pictures](), PairImages(plan.count)
+    with unfinished_folder(folder) as unfinished:
+        for number, both in enumerate(paired_runs(models.reference, models.candidate, sampling, runs)):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            prompt, seed = plan.pairs[number]
+            images = (_decoded(models.vae, both[0]), _decoded(models.vae, both[1]))
+            further = judge.of_pair(prompt, *images) if judge else {}
+            pair, compared = compare_runs(prompt, seed, both, images, further)
+            pairs.append(pair)
+            shown.add(compared.side_by_side)
+            pictures.append(Pictures(*(data_uri(batch[0]) for batch in (*images, compared.difference))))
+            if save_images:
+                write_images(unfinished, number, images)
+        proof = _proof(models, pairs, settings, hashing)
+        page = write_proof(folder, proof, pictures, shown.images, unfinished)
+    runs.remove()
+    return WrittenProof(proof, page, shown.images)
 
 
-def _sampled(model: Any, sampling: Sampling, number: int, runs_before: int, *, keep_calls: bool) -> Run:
-    """Sample with a MODEL and keep its latents, and its calls if they are asked for."""
-    latents: list[torch.Tensor] = []
-    calls: list[tuple[ModelInput, torch.Tensor]] = []
-    prompt, seed = sampling.plan[number]
-
-    def step(done: int, _denoised: Any, noisy: torch.Tensor, *_: Any) -> None:
-        latents.append(noisy.detach().float().cpu())
-        sampling.on_steps(sampling.steps * runs_before + done + 1)
-
-    with on_one_device(model), _recorded(model, calls) if keep_calls else nullcontext():
-        final = sample(
-            model, sampling.positive[prompt], sampling.negative, sampling.latent, steps=sampling.steps,
-            cfg=sampling.cfg, sampler=sampling.sampler, scheduler=sampling.scheduler, seed=seed, callback=step,
-        )  # fmt: skip
-    # Before the first step both models have the same noise.
-    return Run([*latents[1:], final.float().cpu()], calls)
+def _decoded(vae: Any, run: Run) -> torch.Tensor:
+    """The images of a run [B, H, W, 3]; the frames of a video one after another."""
+    images = vae.decode(run.latents[-1])
+    return images.flatten(0, 1) if images.dim() == 5 else images
 
 
-def forced_errors(model: Any, run: Run) -> tuple[float, ...]:
-    """The relative squared error of a MODEL's output on another's inputs, by call; empty where they were not kept."""
-    if any(set(not_recorded(entry)) - TOO_LARGE.keys() for entry, _ in run.calls):
-        return ()
-    comfy.model_management.load_models_gpu([model])
-    options = {OPTIONS: own_options(model)}
-    found = []
-    with torch.inference_mode(), uncompiled():
-        for entry, expected in run.calls:
-            output = call(model.model.diffusion_model, on_device(model.load_device, dict(entry)), options)
-            found.append(relative_error(expected, output.float().cpu().view_as(expected)))
-    return tuple(found)
-
-
-@contextmanager
-def _recorded(model: Any, calls: list[tuple[ModelInput, torch.Tensor]]) -> Iterator[None]:
-    root = model.model.diffusion_model
-    entries: list[dict[str, Argument]] = []
-
-    def before(_root: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        entries.append(map_tensors(recorded_call(args, kwargs), lambda tensor: tensor.to("cpu", copy=True)))
-
-    def after(_root: Any, _args: Any, output: Any) -> None:
-        calls.append((entries.pop(), in_one(output).detach().float().cpu()))
-
-    handles = [root.register_forward_pre_hook(before, with_kwargs=True), root.register_forward_hook(after)]
-    try:
-        with uncompiled():
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _proof(models: ProvedModels, pairs: Sequence[Pair], settings: Mapping[str, object], hashing: Progress) -> Proof:
+    """The pairs with the names of the models, and their files."""
+    names, proved = [], {}
+    for (side, model), listed in zip(models.sides.items(), models.listed, strict=True):
+        files = files_behind(listed, model)
+        names.append(name_of(files, model, side))
+        file = proved_file(files, model, hashing)
+        if file is not None:
+            proved[side] = file
+    return Proof(names[0], names[1], tuple(pairs), settings, proved)

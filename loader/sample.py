@@ -55,6 +55,6 @@ def _padded(text: torch.Tensor, length: int) -> torch.Tensor:
 
 
 def previewer(model: Any) -> Callable[[torch.Tensor], Any]:
-    """Turns a latent into what a progress bar shows, as the preview settings say; into nothing if they say so."""
+    """A function from a latent to the preview that a progress bar shows; ``None`` where previews are off."""
     found = latent_preview.get_previewer(model.load_device, model.model.latent_format)
     return lambda latent: found.decode_latent_to_preview_image("JPEG", latent) if found else None

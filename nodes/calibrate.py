@@ -62,7 +62,7 @@ class HSWQCalibrate(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, reset: bool = False, **_: Any) -> float:
-        # With reset on, every workflow begins anew. A NaN of its own equals nothing, so the cache never answers.
+        # With reset on, every workflow starts again. A NaN equals nothing, so ComfyUI's cache never applies.
         return float("nan") if reset else 0.0
 
     @classmethod

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import comfy.samplers
 import comfy.utils
 from comfy_api.latest import io
 
@@ -21,6 +20,7 @@ from ..loader.sample import encode, previewer, sample
 from .common import CATEGORY, DEFAULT_SESSION, HSWQStats, modification_time, session_for, statistics_folder
 from .inputs import checked
 from .prompts import choose_prompts
+from .sampling import prompt_inputs, sampling_inputs, seed_input
 from .sources import list_of, warn_of_format
 from .web_api import calibration_events
 
@@ -42,44 +42,10 @@ class HSWQCalibrateRun(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The full-precision model to calibrate."),
                 io.Clip.Input("clip", tooltip="Its text encoder."),
-                io.String.Input(
-                    "prompts",
-                    default="",
-                    multiline=True,
-                    tooltip=(
-                        "One prompt per line, or the name of a text file in the input folder. Empty: a varied list."
-                    ),
-                ),
-                io.String.Input("negative", default="", multiline=True, tooltip="The negative prompt of all images."),
+                *prompt_inputs("images"),
                 io.Int.Input("samples", default=32, min=1, max=4096, tooltip="How many images the session is to have."),
-                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Sampling steps of each image."),
-                io.Float.Input(
-                    "cfg",
-                    default=7.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="The guidance that you normally use with this model.",
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=comfy.samplers.KSampler.SAMPLERS,
-                    tooltip="The sampler that you normally use with this model.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
-                    tooltip="The scheduler that you normally use with this model.",
-                ),
-                io.Int.Input("width", default=1024, min=64, max=8192, step=8, tooltip="Width in pixels."),
-                io.Int.Input("height", default=1024, min=64, max=8192, step=8, tooltip="Height in pixels."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**63 - 1,
-                    tooltip="The seed of the first image. Each further image adds one.",
-                ),
+                *sampling_inputs("that you normally use with this model"),
+                seed_input(0, "The seed of the first image. Each further image adds one."),
                 io.String.Input(
                     "session",
                     default="default",
@@ -119,8 +85,8 @@ class HSWQCalibrateRun(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, session: str, reset: bool = False, **_: Any) -> float:
         if reset:
-            return float("nan")  # equals nothing, so every workflow begins anew
-        # A session that was deleted, or continued elsewhere, is to be looked at again.
+            return float("nan")  # equals nothing, so ComfyUI's cache never applies
+        # A session that was deleted or continued elsewhere must be read again.
         if session == DEFAULT_SESSION:  # named by the model's file, which is not known here
             return max((modification_time(path) for path in statistics_folder().glob(f"*{EXTENSION}")), default=0)
         return modification_time(statistics_folder() / f"{session}{EXTENSION}")
@@ -161,7 +127,7 @@ class HSWQCalibrateRun(io.ComfyNode):
         bar, preview = comfy.utils.ProgressBar(samples * steps), previewer(model)
         began, first = time.monotonic(), min(opened.statistics.samples, samples)
         begin = empty_latent(model, 1, width, height) if latent is None else given_latent(model, latent)
-        with opened.sparing_writes():
+        with opened.fewer_writes():
             for number in range(first, samples):
 
                 def step(done: int, denoised: Any, *_: Any, number: int = number) -> None:

@@ -25,7 +25,7 @@ HSWQStats = io.Custom("HSWQ_STATS")
 
 
 def statistics_of(stats: CalibrationSession | Statistics) -> Statistics:
-    """What a statistics socket holds now: a session goes on growing while the socket's value is cached."""
+    """The statistics of a socket's value: those of a session grow while ComfyUI caches the session."""
     return stats.statistics if isinstance(stats, CalibrationSession) else stats
 
 
@@ -34,13 +34,13 @@ def statistics_folder() -> Path:
 
 
 def statistics_files() -> list[str]:
-    """What can be chosen: files whose names a page can show."""
+    """The statistics files that can be chosen: those whose names a page can show."""
     names = (path.name for path in statistics_folder().glob(f"*{EXTENSION}") if path.is_file())
     return sorted(name for name in names if is_printable(name))
 
 
 def session_for(session: str, sources: Iterable[str]) -> str:
-    """The session that is meant: the default is one for each model, named as its file, or as the files of a merge."""
+    """The session's name. The default is one session for each model, named as its file, or as the files of a merge."""
     stems = sorted({PurePath(source).stem for source in sources if source})
     return usable_name("+".join(stems)) if session == DEFAULT_SESSION and stems else session
 
@@ -65,7 +65,7 @@ def modification_time(path: Path) -> int:
 
 
 def progress_bar() -> Progress:
-    """What a long job calls with the amount done and in all: it moves the node's bar, and ends the job on cancel."""
+    """A progress function that moves the node's bar, and raises when the user cancels."""
     bar = comfy.utils.ProgressBar(1)
 
     def progress(done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""HSWQCompare: how much a image suffered."""
+"""HSWQCompare: image similarity, SSIM and PSNR."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether what a workflow gives a node is of the kinds that its sockets name: one plain error if it is not.
+"""Checks that a node's inputs have the types that its sockets name, and raises one clear error if not.
 
 ComfyUI checks numbers and choices of fields. It does not check what reaches a socket, or what another node gives.
 """
@@ -19,7 +19,7 @@ Execute = TypeVar("Execute", bound=Callable[..., Any])
 
 
 def checked(execute: Execute) -> Execute:
-    """A node's ``execute`` that raises PlanError for an input of another kind than its schema says."""
+    """A node's ``execute`` that raises PlanError for an input of another type than its schema says."""
 
     @functools.wraps(execute)
     def run(cls: Any, **given: Any) -> Any:

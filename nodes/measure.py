@@ -23,8 +23,8 @@ from .inputs import checked
 from .web_api import work_events
 
 logger = get_logger(__name__)
-_SAVE_EVERY = 60.0
-"""Seconds: each time the whole session is written, which takes some for a large model with rows."""
+_SECONDS_BETWEEN_SAVES = 60.0
+"""A save writes the whole session, which takes seconds for a large model with rows."""
 _PROBES = 8
 
 
@@ -104,7 +104,7 @@ class HSWQMeasureSensitivity(io.ComfyNode):
 
 
 def measured_stats(model: Any, stats: Any, purpose: str, node: str | None) -> Any:
-    """The same with impacts. If there are none for any purpose, they are measured on few inputs: it is to be quick."""
+    """The same with impacts. If there are none for any purpose, they are measured on few inputs, which is quick."""
     if statistics_of(stats).complete_impacts(purpose) is not None:
         return stats
     return with_impacts(model, stats, purpose, FEW_PROBES, "gradient", node, FEW_VECTORS)
@@ -118,7 +118,7 @@ def with_impacts(
     Args:
         stats: a session, which keeps them, or statistics.
         purpose: the format and the rounding, as in "v2 calibrated".
-        node: on which the page shows how far it is.
+        node: the page shows the progress on it.
         vectors: of the method by gradients.
 
     Errors: StatisticsError for statistics of another model, of other patches, or without inputs to measure on.
@@ -157,7 +157,7 @@ def with_impacts(
     try:
         for name, impact in measuring:
             found[name] = impact
-            if time.monotonic() - saved > _SAVE_EVERY:
+            if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
                 keep()
                 saved = time.monotonic()
     finally:

@@ -1,4 +1,4 @@
-"""What to draw: the user's prompts, a file of them in the input folder, or a varied list of our own."""
+"""What images to make: the user's prompts, a file of them in the input folder, or a varied list of our own."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class HSWQPublish(io.ComfyNode):
                     "proof",
                     optional=True,
                     force_input=True,
-                    tooltip="Connect the path output of HSWQ Prove: its verdict and pictures go into the folder.",
+                    tooltip="Connect the path output of HSWQ Prove: its verdict and images go into the folder.",
                 ),
                 io.String.Input("title", default="", tooltip="Empty: the file's own."),
                 io.String.Input("author", default="", tooltip="Who made the original model."),

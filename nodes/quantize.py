@@ -19,12 +19,12 @@ from ..hswq_core.formats import FORMATS
 from ..hswq_core.options import PARTS, ROUNDINGS, SCALES, SELECTIONS
 from ..hswq_core.parallel import WORKING_MEMORY
 from ..hswq_core.planning.budget import check_budget
+from ..loader.images import data_uri
 from ..loader.memory import make_room
 from .common import CATEGORY, HSWQStats, progress_bar, quantize_options, statistics_of
 from .connected import Connected, source_to_quantize
 from .inputs import checked
 from .measure import measured_stats
-from .pictures import data_uri
 from .sources import sources
 
 _THUMBNAIL = 256

@@ -1,4 +1,4 @@
-"""HSWQReport: what the statistics say, as a image and as text."""
+"""HSWQReport: what the statistics say, as an image and as text."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -24,38 +25,41 @@ def report_chart(shown: Preview) -> torch.Tensor:
     title = f"{len(shown.layers)} layers by {shown.selection}: {shown.kept} kept at ratio {shown.keep_ratio:g}"
     draw.text((_MARGIN, 18), title, _INK, large)
     draw.text((_MARGIN, 44), f"weights {total:,.1f} MB, {shown.kept_bytes / 1e6:,.1f} MB of it for keeping", _INK, font)
-    _bars(draw, font, shown, top=90, bottom=_HEIGHT - _NOISE_HEIGHT - 80)
-    _noise(draw, font, shown.statistics.noise_levels, top=_HEIGHT - _NOISE_HEIGHT - 20, bottom=_HEIGHT - 40)
+    _layers(draw, font, shown, top=90, bottom=_HEIGHT - _NOISE_HEIGHT - 80)
+    _noise_levels(draw, font, shown.statistics.noise_levels, top=_HEIGHT - _NOISE_HEIGHT - 20, bottom=_HEIGHT - 40)
     return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255)[None]
 
 
-def _bars(draw: ImageDraw.ImageDraw, font: _Font, shown: Preview, top: int, bottom: int) -> None:
-    values = [max(layer.sensitivity, 1e-30) for layer in shown.layers]
-    high = math.ceil(math.log10(values[0])) if values else 0
-    low = max(math.floor(math.log10(values[-1])), high - 12) if values else -1
-    step = (_WIDTH - 2 * _MARGIN) / max(len(values), 1)
-
-    def level(value: float) -> float:
-        return bottom - (bottom - top) * min(1.0, max(0.0, (math.log10(value) - low) / max(high - low, 1)))
-
+def _layers(draw: ImageDraw.ImageDraw, font: _Font, shown: Preview, top: int, bottom: int) -> None:
+    values = [math.log10(max(layer.sensitivity, 1e-30)) for layer in shown.layers]
+    high = math.ceil(values[0]) if values else 0
+    low = max(math.floor(values[-1]), high - 12) if values else -1
+    shares = [(value - low) / max(high - low, 1) for value in values]
     for power in range(low, high + 1):
-        y = level(10.0**power)
+        y = bottom - (bottom - top) * (power - low) / max(high - low, 1)
         draw.line((_MARGIN, y, _WIDTH - _MARGIN, y), _PALE)
         draw.text((10, y - 8), f"1e{power}", _INK, font)
-    for number, layer in enumerate(shown.layers):
-        left = _MARGIN + number * step
-        colour = _KEPT if layer.kept else _FP8
-        draw.rectangle((left, level(values[number]), left + max(step - 1, 1), bottom), colour)
+    _bars(draw, shares, [_KEPT if layer.kept else _FP8 for layer in shown.layers], 1, top, bottom)
     for row, (colour, text) in enumerate(((_KEPT, "kept"), (_FP8, "FP8"))):
         draw.rectangle((_WIDTH - 170, top + 22 * row, _WIDTH - 156, top + 14 + 22 * row), colour)
         draw.text((_WIDTH - 148, top - 2 + 22 * row), text, _INK, font)
 
 
-def _noise(draw: ImageDraw.ImageDraw, font: _Font, levels: tuple[int, ...], top: int, bottom: int) -> None:
+def _noise_levels(draw: ImageDraw.ImageDraw, font: _Font, levels: Sequence[int], top: int, bottom: int) -> None:
     draw.text((_MARGIN, top - 26), "calibrated steps by noise level, clean to pure noise", _INK, font)
-    step, most = (_WIDTH - 2 * _MARGIN) / len(levels), max(*levels, 1)
-    for number, count in enumerate(levels):
-        left = _MARGIN + number * step
-        height = (bottom - top) * count / most
-        draw.rectangle((left, bottom - height, left + step - 4, bottom), _FP8 if count else _KEPT)
+    shares = [count / max(*levels, 1) for count in levels]
+    lefts = _bars(draw, shares, [_FP8 if count else _KEPT for count in levels], 4, top, bottom)
+    for left, count in zip(lefts, levels, strict=True):
         draw.text((left + 4, bottom + 4), str(count), _INK, font)
+
+
+def _bars(
+    draw: ImageDraw.ImageDraw, shares: Sequence[float], colours: Sequence[str], gap: int, top: int, bottom: int
+) -> list[float]:
+    """Bars over the whole width. Args: shares: heights in [0, 1]. Returns: where each begins."""
+    step = (_WIDTH - 2 * _MARGIN) / max(len(shares), 1)
+    lefts = [_MARGIN + number * step for number in range(len(shares))]
+    for left, share, colour in zip(lefts, shares, colours, strict=True):
+        height = (bottom - top) * min(1.0, max(0.0, share))
+        draw.rectangle((left, bottom - height, left + max(step - gap, 1), bottom), colour)
+    return lefts

@@ -1,4 +1,4 @@
-"""What the page asks and is told: events while a node works, and the chart of HSWQ Quantize.
+"""Events that tell the page how far a node is, and answers to its requests, such as for the chart of HSWQ Quantize.
 
 Everything here is an extra. Without the page's part of this pack (or without a server, as in a script that imports
 the nodes) the nodes work the same.
@@ -38,15 +38,15 @@ from .found_source import find_source
 from .sources import CALIBRATED, SOURCES, list_of, model_path
 
 _one_at_a_time = ThreadPoolExecutor(1, "hswq-chart")
-"""For what takes long: pages that wait hold none of the threads that the server needs for others."""
+"""For answers that take long, so that pages that wait do not use up the server's own threads."""
 _answers: dict[tuple[FileIdentity, FileIdentity, QuantizeOptions], dict[str, object]] = {}
-_MOST_ANSWERS = 32
-_TELL_EVERY = 0.5
+_MAX_ANSWERS = 32
+_SECONDS_BETWEEN_EVENTS = 0.5
 Work = Callable[[Mapping[str, str], Progress], dict[str, object]]
 
 
-class _GoneError(Exception):
-    """Nobody waits for the answer any more."""
+class _ClientGoneError(Exception):
+    """The page that asked has closed its connection."""
 
 
 def announce(event: str, data: Mapping[str, Any]) -> None:
@@ -57,7 +57,7 @@ def announce(event: str, data: Mapping[str, Any]) -> None:
 
 
 def add_routes() -> None:
-    """What can be asked with GET; errors are 400 with ``error``.
+    """Routes that the page requests with GET; errors are 400 with ``error``.
 
     - /hswq/curve: sizes and layers by keep ratio, from a session's file; ``waiting`` while it has none
     - /hswq/file: what a checkpoint or diffusion model holds
@@ -76,13 +76,13 @@ def add_routes() -> None:
 
         def stop_if_gone(_done: int, _total: int) -> None:
             if request.transport is None or request.transport.is_closing():
-                raise _GoneError
+                raise _ClientGoneError
 
         try:
-            # Headers are read and layers ranked, or all weights: the server must not stand still meanwhile.
+            # Reading headers and ranking layers, or reading all weights, must not block the server.
             loop = asyncio.get_running_loop()
             return web.json_response(await loop.run_in_executor(executor, work, request.query, stop_if_gone))
-        except _GoneError:
+        except _ClientGoneError:
             return web.Response(status=499)
         except (HSWQError, OSError) as error:
             return web.json_response({"error": str(error)}, status=400)
@@ -99,7 +99,7 @@ def add_routes() -> None:
 
 
 def file_summary(found: Inspection) -> dict[str, object]:
-    """What the loaders' badge shows."""
+    """The content of the loaders' badge."""
     return {
         "name": Path(found.file).name,
         "format": found.format,
@@ -151,11 +151,11 @@ def _read(identity: FileIdentity) -> Statistics:
 
 
 def _statistics_in(path: Path) -> Statistics:
-    """What a session's file holds. Looking at it must never change a session, so none is opened."""
+    """The statistics in a session's file. The page must never change a session, so none is opened."""
     try:
         return _read(FileIdentity.of(path, path.stat()))
     except FileNotFoundError:
-        return load_statistics(path)  # with its own words
+        return load_statistics(path)  # raises its own error
 
 
 def _curve(query: Mapping[str, str], progress: Progress) -> dict[str, object]:
@@ -179,7 +179,7 @@ def _curve_of(stored: Path, query: Mapping[str, str], progress: Progress) -> dic
         found = find_source(query.get("source", ""), statistics, stack)
         asked = (found.file.identity, FileIdentity.of(stored, stored.stat()), options)
         if asked not in _answers:
-            if len(_answers) >= _MOST_ANSWERS:
+            if len(_answers) >= _MAX_ANSWERS:
                 _answers.clear()
             curve = size_curve(found.matched or found.file, statistics, options, progress=progress)
             _answers[asked] = curve.as_dict()
@@ -203,7 +203,7 @@ def calibration_events(node: str | None, session: str, whole: int = 0) -> Callab
     """Turns the steps of calibrated sampling runs into ``hswq.progress`` events of one node.
 
     Args:
-        whole: how many images there are to be, where that is known; time left is told for all of them.
+        whole: how many images the session is to have, where that is known; the time left is for all of them.
     """
     began, first = 0.0, -1.0
 
@@ -236,14 +236,14 @@ def calibration_events(node: str | None, session: str, whole: int = 0) -> Callab
 
 
 def work_events(node: str | None, progress: Progress) -> Progress:
-    """A progress that also tells the page how far one node is, twice a second at most."""
+    """A progress function that also sends the page a node's progress, twice a second at most."""
     began, told = time.monotonic(), 0.0
 
     def tell(done: int, total: int) -> None:
         nonlocal told
         progress(done, total)
         now = time.monotonic()
-        if done < total and now - told < _TELL_EVERY:
+        if done < total and now - told < _SECONDS_BETWEEN_EVENTS:
             return
         told = now
         left = (now - began) * (total - done) / done if done else None

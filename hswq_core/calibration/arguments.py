@@ -14,24 +14,24 @@ from ..files.dtypes import TORCH_DTYPES
 Argument: TypeAlias = Any
 """A tensor, number, text, ``None``, ``NotRecorded``, or a list, tuple or dict (by text) of arguments."""
 _DTYPES = frozenset(TORCH_DTYPES.values())
-_DEEPEST = 8
+_MAX_DEPTH = 8
 
 
 @dataclass(frozen=True)
 class NotRecorded:
-    """Stands where there was something that is no plain data. Attributes: kind: what it was."""
+    """Stands for an argument that is not plain data. Attributes: kind: what it was."""
 
     kind: str
 
 
 def recorded(value: object, depth: int = 0) -> Argument:
-    """The same as plain data, its tensors detached but not copied; what is none becomes ``NotRecorded``."""
+    """The same as plain data, its tensors detached but not copied; what is not plain data becomes ``NotRecorded``."""
     if isinstance(value, torch.Tensor):
         plain = value.dtype in _DTYPES and value.layout == torch.strided
         return value.detach() if plain else NotRecorded(f"a tensor of {value.dtype}")
     if value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value)):
         return value
-    if depth < _DEEPEST:
+    if depth < _MAX_DEPTH:
         if type(value) in (list, tuple):
             return type(value)(recorded(each, depth + 1) for each in value)  # type: ignore[call-arg,attr-defined]
         if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
@@ -63,7 +63,7 @@ def rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def leaves(value: Argument) -> Iterator[Argument]:
-    """Everything in it that is no list, tuple or dict."""
+    """Everything in it that is not a list, tuple or dict."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, (list, tuple)):

@@ -20,14 +20,14 @@ import torch
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What hooks saw of a layer in one run: how often it was called, and its rows in all."""
+class LayerUse:
+    """How often hooks saw a layer called in one run, and with how many rows in all."""
 
     calls: int
     rows: int
 
 
-def bypassed_layer(root: torch.nn.Module, seen: Mapping[str, Seen], earlier: Mapping[str, int]) -> str:
+def bypassed_layer(root: torch.nn.Module, seen: Mapping[str, LayerUse], earlier: Mapping[str, int]) -> str:
     """The first layer that was computed without its module in a part of a run, or in all of it; empty for none.
 
     Args:
@@ -44,7 +44,7 @@ def bypassed_layer(root: torch.nn.Module, seen: Mapping[str, Seen], earlier: Map
     return ""
 
 
-def _are_peers(name: str, peer: str, seen: Mapping[str, Seen], earlier: Mapping[str, int]) -> bool:
+def _are_peers(name: str, peer: str, seen: Mapping[str, LayerUse], earlier: Mapping[str, int]) -> bool:
     """Whether a layer that was called more often in this run has the same rows otherwise."""
     ours, theirs = seen[name], seen[peer]
     if theirs.calls <= ours.calls:
@@ -57,7 +57,7 @@ def _are_peers(name: str, peer: str, seen: Mapping[str, Seen], earlier: Mapping[
 def _by_module(root: torch.nn.Module, layers: Iterable[str]) -> dict[str, list[str]]:
     """The layers by their innermost module that has several; those that are directly in the model are left out.
 
-    Lists are no modules: their members may be blocks, each of which runs or not.
+    Lists do not count: their members may be blocks, each of which runs or not.
     """
     sizes: dict[str, int] = {}
     for name in layers:

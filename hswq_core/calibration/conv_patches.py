@@ -10,7 +10,7 @@ import torch
 
 @dataclass(frozen=True)
 class ConvWindow:
-    """How a convolution with zero padding walks over its input: (height, width) pairs."""
+    """The window of a convolution with zero padding: (height, width) pairs."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
@@ -30,7 +30,7 @@ class ConvWindow:
 
 
 ONE_PIXEL = ConvWindow((1, 1), (1, 1), (0, 0), (1, 1))
-"""What a Linear layer sees of an image."""
+"""The window of a Linear layer: one pixel."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ FEW_SAMPLES = 8
 
 
 def coverage_warnings(statistics: Statistics) -> list[str]:
-    """What a user should know before relying on the statistics; empty when they cover enough."""
+    """Warnings about what the calibration did not cover; empty when it covers enough."""
     found = []
     if statistics.samples < FEW_SAMPLES:
         images = "1 image" if statistics.samples == 1 else f"{statistics.samples} images"
@@ -24,7 +24,7 @@ def coverage_warnings(statistics: Statistics) -> list[str]:
     covered = [number for number, count in enumerate(statistics.noise_levels) if count]
     if not covered:
         return found
-    # A model that only ever had a part of each sampling run, as one of two experts, is to cover that part.
+    # A model that only samples a part of each run, as one of two experts, must cover that part alone.
     is_expert = statistics.partial_runs == statistics.runs > 0
     asked = range(covered[0], covered[-1] + 1) if is_expert else range(NOISE_BINS)
     if missing := sorted(set(asked) - set(covered)):

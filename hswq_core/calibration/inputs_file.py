@@ -14,7 +14,7 @@ import torch
 from .arguments import Argument, NotRecorded
 from .model_inputs import ModelInput
 
-_DEEPEST = 16
+_MAX_DEPTH = 16
 
 
 def stored_inputs(inputs: Sequence[ModelInput]) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
@@ -39,7 +39,7 @@ def stored_inputs(inputs: Sequence[ModelInput]) -> tuple[dict[str, torch.Tensor]
 def checked_inputs(descriptions: Any, tensors: Mapping[str, torch.Tensor]) -> list[ModelInput]:
     """The inputs as they were. Errors: ValueError for bad descriptions, and for values that are not finite."""
     if not isinstance(descriptions, list) or not all(isinstance(entry, dict) for entry in descriptions):
-        raise ValueError("hswq.inputs is no list of calls")
+        raise ValueError("hswq.inputs is not a list of calls")
     return [{name: _argument(value, tensors) for name, value in entry.items()} for entry in descriptions]
 
 
@@ -51,7 +51,7 @@ def _argument(described: Any, tensors: Mapping[str, torch.Tensor], depth: int = 
         if tensor.dtype.is_floating_point and not bool(tensor.isfinite().all()):
             raise ValueError("an input of the model holds NaN or infinity")
         return tensor
-    if not isinstance(described, dict) or len(described) != 1 or depth > _DEEPEST:
+    if not isinstance(described, dict) or len(described) != 1 or depth > _MAX_DEPTH:
         raise ValueError("hswq.inputs describes an argument in an unknown way")
     ((kind, content),) = described.items()
     if kind == "value" and (content is None or isinstance(content, (bool, int, float, str))):

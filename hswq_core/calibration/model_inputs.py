@@ -14,19 +14,19 @@ import torch
 
 from .arguments import Argument, NotRecorded, leaves, map_tensors, recorded, tensors_of
 
-PER_RUN = 8
-AT_MOST = 32
+INPUTS_PER_RUN = 8
+MAX_INPUTS = 32
 LATENT, TIMESTEP = "0", "1"
 """Inputs are named by position or by keyword."""
 OPTIONS = "transformer_options"
-"""The keyword of the host's options. What is no plain data among them, such as functions, belongs to the model that is
+"""The keyword of the host's options. Those that are not plain data, such as functions, belong to the model that is
 called and not to the call."""
 FRAMES = "num_video_frames"
 """The keyword by which a model is told that so many elements of its batch, one after another, are one video: Stable
 Video Diffusion and SV3D, whose layers mix them. Other families have frames in a dimension of their own."""
 TOO_LARGE = {"control": "the control net's output"}
 """Not kept: for SDXL a hundred megabytes a call."""
-_LARGEST_OPTION = 1 << 18
+_MAX_OPTION_ELEMENTS = 1 << 18
 
 ModelInput = Mapping[str, Argument]
 
@@ -38,17 +38,17 @@ class InputRecorder:
         self._kept: list[ModelInput] = []
         self._every, self._calls = 1, 0
 
-    def see(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def record(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """One call of the model."""
         if self._calls % self._every == 0:
-            self._kept.append(_two_samples(recorded_call(args, kwargs), self._calls))
-            if len(self._kept) == 2 * PER_RUN:
+            self._kept.append(_copy_of_two_samples(recorded_call(args, kwargs), self._calls))
+            if len(self._kept) == 2 * INPUTS_PER_RUN:
                 self._kept, self._every = self._kept[::2], self._every * 2
         self._calls += 1
 
     def inputs(self) -> tuple[ModelInput, ...]:
         """The kept inputs on the CPU; equal tensors (the conditioning of every step) are one tensor."""
-        chosen = self._kept if len(self._kept) <= PER_RUN else _middles(self._kept, PER_RUN)
+        chosen = self._kept if len(self._kept) <= INPUTS_PER_RUN else _evenly_chosen(self._kept, INPUTS_PER_RUN)
         return share_equal([map_tensors(entry, torch.Tensor.cpu) for entry in chosen])
 
 
@@ -86,12 +86,12 @@ def not_recorded(entry: ModelInput) -> dict[str, str]:
 def evenly_spaced(inputs: Sequence[ModelInput], count: int) -> list[ModelInput]:
     """Up to ``count`` of them, evenly spaced over the noise levels."""
     ordered = sorted(inputs, key=_noise)
-    return ordered if len(ordered) <= count else _middles(ordered, count)
+    return ordered if len(ordered) <= count else _evenly_chosen(ordered, count)
 
 
 def join_inputs(a: Sequence[ModelInput], b: Sequence[ModelInput]) -> tuple[ModelInput, ...]:
-    """Both together, thinned to ``AT_MOST`` that still cover the noise levels evenly."""
-    return tuple(evenly_spaced([*a, *b], AT_MOST))
+    """Both together, thinned to ``MAX_INPUTS`` that still cover the noise levels evenly."""
+    return tuple(evenly_spaced([*a, *b], MAX_INPUTS))
 
 
 def share_equal(inputs: Sequence[ModelInput]) -> tuple[ModelInput, ...]:
@@ -128,12 +128,12 @@ def _plain_options(options: Mapping[Any, Any]) -> dict[str, Argument]:
         name: value
         for name, value in plain.items()
         if not any(isinstance(leaf, NotRecorded) for leaf in leaves(value))
-        and sum(tensor.numel() for tensor in tensors_of(value)) <= _LARGEST_OPTION
+        and sum(tensor.numel() for tensor in tensors_of(value)) <= _MAX_OPTION_ELEMENTS
         and not name.startswith("prefetch")  # how this run moves its weights
     }
 
 
-def _two_samples(entry: ModelInput, call: int) -> ModelInput:
+def _copy_of_two_samples(entry: ModelInput, call: int) -> ModelInput:
     """Copies with two images or videos: with guidance, one of the batch's parts has the prompt and the other none."""
     batch, frames, samples = images_of(entry), frames_of(entry), samples_of(entry)
     parts = max(2, parts_of(entry))
@@ -151,6 +151,6 @@ def _noise(entry: ModelInput) -> float:
     return float(times[0].float().mean()) if times else 0.0
 
 
-def _middles(items: Sequence[ModelInput], count: int) -> list[ModelInput]:
+def _evenly_chosen(items: Sequence[ModelInput], count: int) -> list[ModelInput]:
     # From the middle of equal parts, so that one of one is the middle.
     return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]

@@ -1,7 +1,7 @@
 """The dual monitor: forward hooks that measure every Linear layer and convolution of a torch module tree.
 
 Sums stay on the model's device and are never read inside a step, so a GPU is not made to wait. They are
-turned into statistics once, when the run is over. Sampled rows go to RAM as they come (``landing``).
+turned into statistics once, when the run is over. Input rows are sampled by ``row_sampling``.
 """
 
 from __future__ import annotations
@@ -15,18 +15,15 @@ import torch
 
 from .accumulators.bank import SumBank
 from .arguments import layer_input
-from .bypasses import Seen, bypassed_layer
-from .landing import Landing
+from .bypasses import LayerUse, bypassed_layer
+from .layer_state import LayerState, count_positions
 from .model_inputs import InputRecorder
-from .positions import PositionSampler
-from .reservoir import Reservoir
-from .shared_inputs import LayerState, SharedInputs
+from .row_sampling import RowSampling
+from .shared_inputs import SharedInputs
 from .statistics import LayerStatistics, Statistics
 
 DEVICE_MEMORY = 128 << 20
 """Bytes that measuring takes on the model's device at most, for SDXL: 64 MB of sums, and a layer's rows of one call."""
-_FULL = 0.9
-"""From this share of its size on, a sample counts as full: later runs need not fill it up."""
 
 
 def quantizable_layers(root: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
@@ -74,15 +71,14 @@ class DualMonitor:
         only: Container[str] | None = None,
     ) -> None:
         self._root = root
-        self._rows_per_layer, self._expected_calls = rows_per_layer, max(1, expected_calls)
         self._earlier, self._only = earlier, only
         self.calls, self._begun = 0, False
-        self._positions, self._landing = PositionSampler(seed), Landing()
+        self._sampling = RowSampling(rows_per_layer, seed, max(1, expected_calls), earlier)
         self._inputs = InputRecorder()
         self._layers: dict[str, LayerState] = {}
         self._banks: dict[torch.device, SumBank] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        self._sharing = SharedInputs(lambda leader, layer: self._bank(layer).copy_history(leader.name, layer.name))
+        self._sharing = SharedInputs(self._copy_measured)
 
     def __enter__(self) -> DualMonitor:
         self._attach()
@@ -97,7 +93,7 @@ class DualMonitor:
             handle.remove()
         self._handles.clear()
         self._sharing.forget()
-        self._landing.wait()
+        self._sampling.end_run()
 
     def statistics(self) -> Statistics:
         """What the run measured, on the CPU: the only moment at which the device is read."""
@@ -109,12 +105,13 @@ class DualMonitor:
             some_inputs, some_outputs = bank.totals()
             inputs |= {name: value for name, value in some_inputs.items() if name in here}
             outputs |= {name: value for name, value in some_outputs.items() if name in here}
+        rows = self._sampling.rows()
         layers = {
             name: LayerStatistics(
                 input_rows=layer.input_rows,
                 input_sums=inputs[layer.leader.name],
                 output_sums=torch.cat([torch.tensor([layer.outputs], dtype=torch.float64), outputs[name]]),
-                rows=layer.reservoir.rows() if layer.reservoir else None,
+                rows=rows.get(name),
                 shape=layer.shape,
             )
             for name, layer in self._layers.items()
@@ -124,7 +121,7 @@ class DualMonitor:
 
     def bypassed(self) -> str:
         """A layer that was computed without its module in the run, so that its statistics are a part; or nothing."""
-        seen = {name: Seen(layer.calls, layer.input_rows) for name, layer in self._layers.items()}
+        seen = {name: LayerUse(layer.calls, layer.input_rows) for name, layer in self._layers.items()}
         before = self._earlier.layers if self._earlier else {}
         return bypassed_layer(self._root, seen, {name: layer.input_rows for name, layer in before.items()})
 
@@ -137,8 +134,8 @@ class DualMonitor:
         if not self._begun:
             self._attach()
             self._begun = True
-        self._positions.renew()
-        self._inputs.see(args, kwargs)
+        self._sampling.begin_call()
+        self._inputs.record(args, kwargs)
 
     def _attach(self) -> None:
         for name, module in quantizable_layers(self._root):
@@ -152,11 +149,11 @@ class DualMonitor:
         ) -> None:
             if layer.called:  # twice in one call of the model
                 self._fold()
-            self._see(layer, layer_input(args, kwargs), output)
+            self._measure(layer, layer_input(args, kwargs), output)
 
         return measure
 
-    def _see(self, layer: LayerState, identity: torch.Tensor, y: torch.Tensor) -> None:
+    def _measure(self, layer: LayerState, identity: torch.Tensor, y: torch.Tensor) -> None:
         # Views cost as much as a small sum, and samplers run without gradients anyway.
         x = identity.detach() if identity.requires_grad else identity
         y = y.detach() if y.requires_grad else y
@@ -166,37 +163,18 @@ class DualMonitor:
         if layer.spatial in (1, 3):
             x, y = _as_image(x, layer.spatial), _as_image(y, layer.spatial)
         channel = x.dim() - 3 if layer.spatial else x.dim() - 1
-        rows = x.numel() // x.shape[channel] if x.numel() else 0
         leader = self._sharing.leader_of(layer, identity)
-        if not layer.input_rows:
-            layer.reservoir = self._reservoir(layer, rows) if leader is layer else leader.reservoir
-        if leader is layer:
-            sample = None
-            if layer.reservoir is not None:
-                sample = layer.reservoir.sample(x, y, y.shape[channel])
-            layer.sums.add(x, channel, y, sample)
-            if layer.reservoir is not None and sample is not None:
-                layer.reservoir.taken(sample)
-        else:
-            layer.sums.add(None, channel, y, None)
+        sample = self._sampling.sample(layer, x, y, channel)
+        layer.sums.add(x if leader is layer else None, channel, y, sample)
+        self._sampling.commit(sample)
         layer.called = True
         layer.calls += 1
-        layer.input_rows += rows
+        layer.input_rows += count_positions(x, channel)
         layer.outputs += y.numel()
 
-    def _reservoir(self, layer: LayerState, rows: int) -> Reservoir | None:
-        """An empty sample for a layer whose first call has ``rows`` rows."""
-        size, expected = self._rows_per_layer, rows * self._expected_calls
-        if not size or not rows or (layer.spatial and layer.window is None):
-            return None
-        before = self._earlier.layers.get(layer.name) if self._earlier else None
-        if self._earlier and before and before.rows is not None and len(before.rows) >= _FULL * size:
-            # Some samplers call the model twice a step; the runs before this one tell.
-            expected = max(expected, before.input_rows // self._earlier.runs)
-            share = size * expected / (expected + before.input_rows)
-            # The share that the merged sample takes is binomial: four standard deviations more are always enough.
-            size = min(size, math.ceil(share + 4 * math.sqrt(share)))
-        return Reservoir(size, layer.window, self._positions, self._landing, expected / rows)
+    def _copy_measured(self, leader: LayerState, follower: LayerState) -> None:
+        self._bank(follower).copy_history(leader.name, follower.name)
+        self._sampling.separate(leader, follower)
 
     def _bank(self, layer: LayerState) -> SumBank:
         assert layer.device is not None
@@ -212,7 +190,7 @@ class DualMonitor:
             layer.called = False
         for bank in self._banks.values():
             bank.fold()
-        self._landing.end_call()
+        self._sampling.end_call()
 
 
 def _as_image(x: torch.Tensor, spatial: int) -> torch.Tensor:

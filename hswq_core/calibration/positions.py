@@ -1,4 +1,4 @@
-"""Which rows of a call are sampled: random positions that all layers of one size share."""
+"""The random numbers of row sampling: a phase for each size of input, and positions of a call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .conv_patches import ConvWindow, PatchIndex
 
 
 class PositionSampler:
-    """Random positions of a call. All layers with as many positions look at the same ones.
+    """Random positions of a call. All layers with as many positions get the same ones.
 
     Each layer's sample is uniform all the same, and a step makes a handful of permutations instead of hundreds.
     """
@@ -26,7 +26,7 @@ class PositionSampler:
         self._patches: dict[tuple[Any, ...], PatchIndex] = {}
 
     def renew(self) -> None:
-        """Forget the positions of the last call of the model: another begins."""
+        """A call of the model begins: forget the positions of the last one."""
         self._orders.clear()
         self._picked.clear()
         self._patches.clear()

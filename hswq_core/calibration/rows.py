@@ -1,6 +1,6 @@
-"""Sampled rows that are not in memory: in a statistics file, or the merger of two samples, made when it is asked for.
+"""Sampled rows that are not in memory: read from a statistics file, or merged from two samples, when they are needed.
 
-The rows of SDXL are gigabytes. A session holds them where they are, and whoever needs a layer's gets that layer's.
+The rows of SDXL are gigabytes. A session leaves them in the file, and one layer's rows are read at a time.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ import torch
 from ..errors import StatisticsError
 from ..files.source import FileIdentity
 
+SAMPLES = (".rows", ".patches")
+"""How keys of samples end: rows of a layer's input, or patches of a convolution with a kernel larger than one."""
 _BYTES = 2  # of a float16
-_MOST_OPEN = 64
+_MAX_OPEN_FILES = 64
 """Files kept open at once; macOS allows a process 256 descriptors, and hundreds of sessions may be merged."""
 
 
@@ -37,13 +39,13 @@ class StoredFile:
         self.path = path
         self._identity = FileIdentity.of(path, os.stat(path))
         self._open: int | None = None
-        if os.name != "nt" and len(self._kept) < _MOST_OPEN:
+        if os.name != "nt" and len(self._kept) < _MAX_OPEN_FILES:
             self._open = os.open(path, os.O_RDONLY)
             self._kept.add(self)
             weakref.finalize(self, os.close, self._open)
 
     def read(self, begin: int, count: int) -> bytearray:
-        """Errors: StatisticsError when the file is another one by now, or shorter."""
+        """Errors: StatisticsError when the file was replaced or became shorter."""
         data = bytearray(count)
         try:
             done = self._read_into(memoryview(data), begin)
@@ -97,7 +99,7 @@ def stored_rows(path: Path) -> dict[str, StoredRows]:
         header = json.loads(file.read(length))
     stored, found = StoredFile(path), {}
     for key, info in header.items():
-        if not key.endswith((".rows", ".patches")):
+        if not key.endswith(SAMPLES):
             continue
         if info["dtype"] != "F16" or len(info["shape"]) != 2:
             raise ValueError(f"{key}: the rows have another shape")
@@ -107,10 +109,10 @@ def stored_rows(path: Path) -> dict[str, StoredRows]:
 
 @dataclass(frozen=True, eq=False)
 class MergedRows:
-    """A uniform sample of the union of several: each part gives rows in proportion to the rows that it stands for.
+    """A uniform sample of the union of several: each part gives rows in proportion to how many it has seen.
 
     Attributes:
-        parts: samples of one width, and not mergers themselves: what is done for one part is done once for it.
+        parts: samples of one width, and not mergers themselves, so that each part is read once.
         seen: of how many rows each part is a sample.
     """
 
@@ -119,7 +121,7 @@ class MergedRows:
 
     @staticmethod
     def of(a: Rows, b: Rows, seen_a: int, seen_b: int) -> MergedRows:
-        """The union of what ``a`` and ``b`` are samples of; the parts of a merger keep what they stand for."""
+        """The union of what ``a`` and ``b`` are samples of; the parts of a merger stay parts."""
         (parts_a, of_a), (parts_b, of_b) = _parts(a, seen_a), _parts(b, seen_b)
         return MergedRows(parts_a + parts_b, of_a + of_b)
 
@@ -136,7 +138,7 @@ class MergedRows:
         return self._size
 
     def tensor(self) -> torch.Tensor:
-        """Made each time; the same every time."""
+        """Computed at each call, with the same result."""
         counts, generator = self._drawn()
         merged = torch.empty(self.shape, dtype=torch.float16)
         for part, place in zip(self.parts, merged.split(counts), strict=True):

@@ -16,19 +16,19 @@ from weakref import WeakValueDictionary
 from ..errors import StatisticsError
 from ..files.source import FileIdentity
 from ..fingerprint import Fingerprint
-from ..heap import give_back
+from ..heap import trim_heap
 from ..log import get_logger
 from .session_lock import SessionLock
 from .statistics import Statistics
 from .statistics_file import load_statistics, save_statistics, with_stored_rows
 
 logger = get_logger(__name__)
-_SPARING = 10.0
-_MOST_PENDING = 4 << 30
-"""Bytes of rows in runs that are not written yet: beyond it even a slow disk is written to."""
+_WRITE_INTERVAL = 10.0  # seconds between writes, for each second that a write takes
+_MAX_PENDING_BYTES = 4 << 30
+"""Largest size of the rows in runs that are not written yet, in bytes."""
 _open_sessions: WeakValueDictionary[Path, CalibrationSession] = WeakValueDictionary()
 _unwritten_sessions: set[CalibrationSession] = set()
-"""They live on though nobody holds them, as their runs are nowhere else."""
+"""Kept alive here, since their runs are in memory alone."""
 
 Change = Callable[[Statistics], Statistics]
 
@@ -50,7 +50,7 @@ class CalibrationSession:
         self._seen: FileIdentity | None = None
         self._pending: list[Change] = []
         self._sum = self._stored
-        self._sparing = False
+        self._writes_less = False
         self._written, self._write_seconds = 0.0, 0.0
         self._pending_bytes = 0
         self._lock = SessionLock(path)
@@ -134,25 +134,25 @@ class CalibrationSession:
             self._change(lambda total: total.with_impacts(found, purpose))
 
     @contextmanager
-    def sparing_writes(self) -> Iterator[None]:
-        """Meanwhile, and only while a file takes long to write, not every run is written: a tenth of the time at most.
+    def fewer_writes(self) -> Iterator[None]:
+        """Until the context ends, writing takes a tenth of the time at most: runs are written together.
 
         With rows SDXL's file has 2.7 GB, and a recipe has 32 runs. What is pending is written in the end, also after
         an error; a kill loses at most the runs of ten times as long as a write takes.
         """
-        self._sparing = True
+        self._writes_less = True
         try:
             yield
         finally:
-            self._sparing = False
+            self._writes_less = False
             if self._pending:
                 self._write()
 
     def _change(self, change: Change) -> None:
         self._sum = change(self._sum)  # first, as it raises for a run of another model
         self._pending.append(change)
-        due = time.monotonic() >= self._written + _SPARING * self._write_seconds
-        if not self._sparing or due or self._pending_bytes > _MOST_PENDING:
+        due = time.monotonic() >= self._written + _WRITE_INTERVAL * self._write_seconds
+        if not self._writes_less or due or self._pending_bytes > _MAX_PENDING_BYTES:
             self._write()
 
     def _begin(self, fingerprint: Fingerprint) -> None:
@@ -224,12 +224,12 @@ class CalibrationSession:
             self.unwritten = str(error)
             _unwritten_sessions.add(self)
             logger.warning("HSWQ: %s It is kept in memory and written with the next run.", error)
-        give_back()
+        trim_heap()
         self._written = time.monotonic()
         self._write_seconds = self._written - begin
 
     def _check_folder(self) -> None:
-        """Errors: StatisticsError where no session could be written, before hours are spent on one."""
+        """Errors: StatisticsError where no session could be written: it is raised before hours are spent on one."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock.path.touch()

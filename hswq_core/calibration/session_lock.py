@@ -19,7 +19,7 @@ class SessionLock:
     Attributes:
         path: of the lock.
 
-    Errors: StatisticsError when it cannot be had.
+    Errors: StatisticsError when it cannot be acquired.
     """
 
     def __init__(self, session: Path) -> None:

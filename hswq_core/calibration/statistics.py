@@ -230,7 +230,7 @@ def _add(a: LayerStatistics, b: LayerStatistics, merged_rows: dict[tuple[int, in
 
 
 def _merge_rows(a: Rows, b: Rows, seen_a: int, seen_b: int) -> Rows:
-    """A uniform sample of the union, made when it is asked for."""
+    """A uniform sample of the union, computed when it is needed."""
     if width_of(a) != width_of(b):  # a session begun before patches were sampled
         return a if width_of(a) > width_of(b) else b
     return MergedRows.of(a, b, seen_a, seen_b)

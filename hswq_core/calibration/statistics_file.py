@@ -4,8 +4,8 @@ There is one group per layer named by its module path in the diffusion model:
 ``<layer>.importance`` [C_in] = E|x|, ``<layer>.second_moment`` [C_in] = E[x^2], ``<layer>.mean`` [C_in] = E[x],
 ``<layer>.output`` [3] float64 = count, E[y], E[y^2], ``<layer>.count`` [1] float64 = input rows seen, and
 optionally ``<layer>.rows`` [R, C_in] float16, a uniform sample of them. Convolutions with a kernel larger than
-one have ``<layer>.patches`` [R, C_in * kH * kW] beside it, of which ``rows`` is the centre. Layers whose rows are the
-same (to_q, to_k, to_v) store them once; ``hswq.shared_rows`` names the layer that has them.
+one have ``<layer>.patches`` [R, C_in * kH * kW] instead; files that have both are read by their patches. Layers whose
+rows are the same (to_q, to_k, to_v) store them once; ``hswq.shared_rows`` names the layer that has them.
 
 ``<layer>.impact`` [P] float64 is the measured sensitivity, NaN where it was not measured; ``hswq.impact_of`` names
 the P purposes, a format and a rounding each, separated by ", ". The model's own inputs, recorded to measure on, are
@@ -29,25 +29,24 @@ from ..files.dtypes import dtype_name, tensor_bytes
 from ..files.writer import CheckpointWriter, FileLayout
 from ..fingerprint import Fingerprint
 from .inputs_file import checked_inputs, stored_inputs
-from .rows import StoredRows, stored_rows, tensor_of
+from .rows import SAMPLES, Rows, StoredRows, stored_rows, tensor_of, width_of
 from .statistics import NOISE_BINS, LayerStatistics, Statistics
 from .statistics_schema import (
-    checked_impacts,
-    checked_layer,
-    checked_rows,
-    counts_by_name,
-    names_by_name,
     parse_count,
     parse_counts,
-    parsed,
+    parse_counts_by_name,
+    parse_impacts,
+    parse_json,
+    parse_layer,
+    parse_names,
+    parse_names_by_name,
+    parse_rows,
+    parse_shapes_by_name,
+    parse_shares_by_name,
     rows_of_owner,
-    shapes_by_name,
-    shares_by_name,
-    strings,
 )
 
 _FORMAT_VERSION = "1"
-_SAMPLES = (".rows", ".patches")
 
 
 def save_statistics(statistics: Statistics, path: Path) -> None:
@@ -57,9 +56,8 @@ def save_statistics(statistics: Statistics, path: Path) -> None:
     """
     tensors, metadata = _content(statistics)
     shapes = {key: (dtype_name(t.dtype), tuple(t.shape)) for key, t in tensors.items()}
-    sampled = {owner: statistics.layers[owner] for owner in _owners(statistics).values()}
-    for name, layer in sampled.items():
-        shapes |= {key: ("F16", shape) for key, shape in _sample_shapes(name, layer).items()}
+    samples = _samples(statistics)
+    shapes |= {key: ("F16", tuple(rows.shape)) for key, rows in samples.items()}
     layout = FileLayout(shapes, metadata)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,9 +65,8 @@ def save_statistics(statistics: Statistics, path: Path) -> None:
         with CheckpointWriter(path, layout, overwrite=True) as writer:
             for key, tensor in tensors.items():
                 writer.write(key, [tensor_bytes(tensor)])
-            for name, layer in sampled.items():  # one layer's rows in memory at a time
-                for key, tensor in _sample_tensors(name, layer).items():
-                    writer.write(key, [tensor_bytes(tensor)])
+            for key, rows in samples.items():  # one layer's rows in memory at a time
+                writer.write(key, [tensor_bytes(tensor_of(rows))])
     except (OSError, TargetError) as error:
         reason = error.what if isinstance(error, TargetError) else error.strerror
         raise StatisticsError(
@@ -89,7 +86,7 @@ def load_statistics(path: Path) -> Statistics:
             metadata = file.metadata() or {}
             if metadata.get("hswq.kind") != "statistics":
                 raise StatisticsError("this is not an HSWQ statistics file", where=path, remedy=remedy)
-            keys = [key for key in file.keys() if not key.endswith(_SAMPLES)]  # noqa: SIM118 (not a mapping)
+            keys = [key for key in file.keys() if not key.endswith(SAMPLES)]  # noqa: SIM118 (not a mapping)
             # Copies: a file that is mapped cannot be replaced on Windows.
             tensors = {key: file.get_tensor(key).clone() for key in keys}
         return _parse(tensors, stored_rows(path), metadata)
@@ -170,45 +167,37 @@ def _owners(statistics: Statistics) -> dict[str, str]:
     return {name: first.setdefault(id(rows), name) for name, rows in with_rows}
 
 
-def _sample_shapes(name: str, layer: LayerStatistics) -> dict[str, tuple[int, ...]]:
-    """What is stored of a layer's rows, by key: whole patches of a convolution, and rows of single pixels."""
-    assert layer.rows is not None
-    count, width = layer.rows.shape
-    patches = {f"{name}.patches": (count, width)} if width // layer.channels > 1 else {}
-    return {**patches, f"{name}.rows": (count, layer.channels)}
-
-
-def _sample_tensors(name: str, layer: LayerStatistics) -> dict[str, torch.Tensor]:
-    """The tensors of ``_sample_shapes``; the row of a patch is its middle."""
-    assert layer.rows is not None
-    rows = tensor_of(layer.rows)
-    taps = rows.shape[1] // layer.channels
-    if taps == 1:
-        return {f"{name}.rows": rows}
-    return {f"{name}.patches": rows, f"{name}.rows": rows.view(len(rows), -1, taps)[:, :, taps // 2]}
+def _samples(statistics: Statistics) -> dict[str, Rows]:
+    """The samples by the key they are stored under: ``rows`` as wide as a layer's input, or wider ``patches``."""
+    found: dict[str, Rows] = {}
+    for owner in _owners(statistics).values():
+        layer = statistics.layers[owner]
+        if layer.rows is not None:
+            found[f"{owner}.{'patches' if width_of(layer.rows) > layer.channels else 'rows'}"] = layer.rows
+    return found
 
 
 def _parse(tensors: dict[str, torch.Tensor], rows: Mapping[str, StoredRows], metadata: Mapping[str, str]) -> Statistics:
-    shared_rows = names_by_name(metadata, "hswq.shared_rows")
-    shapes = shapes_by_name(metadata, "hswq.shapes")
+    shared_rows = parse_names_by_name(metadata, "hswq.shared_rows")
+    shapes = parse_shapes_by_name(metadata, "hswq.shapes")
     purposes = purposes_in(metadata)
     layers: dict[str, LayerStatistics] = {}
     for key in tensors:
         name, _, part = key.rpartition(".")
         if part != "output":
             continue
-        input_rows, means, output_sums = checked_layer(name, tensors)
+        input_rows, means, output_sums = parse_layer(name, tensors)
         layers[name] = LayerStatistics(
             input_rows=input_rows,
             input_sums=means * input_rows,
             output_sums=output_sums,
-            rows=checked_rows(name, shared_rows.get(name, name), means.shape[1], rows),
-            impacts=checked_impacts(name, tensors, purposes),
+            rows=parse_rows(name, shared_rows.get(name, name), means.shape[1], rows),
+            impacts=parse_impacts(name, tensors, purposes),
             shape=shapes.get(name, ()),
         )
     if not layers:
         raise ValueError("no layers")
-    inputs = tuple(checked_inputs(parsed(metadata, "hswq.inputs", []), tensors))
+    inputs = tuple(checked_inputs(parse_json(metadata, "hswq.inputs", []), tensors))
     return replace(described(metadata), layers=layers, inputs=inputs)
 
 
@@ -226,12 +215,12 @@ def described(metadata: Mapping[str, str]) -> Statistics:
         steps=parse_count(metadata, "hswq.steps"),
         partial_runs=parse_count({"hswq.partial_runs": "0", **metadata}, "hswq.partial_runs"),
         fingerprint=Fingerprint.parse(
-            metadata.get("hswq.model_fingerprint", ""), strings(metadata, "hswq.model_layers")
+            metadata.get("hswq.model_fingerprint", ""), parse_names(metadata, "hswq.model_layers")
         ),
-        samplers=frozenset(strings(metadata, "hswq.samplers")),
+        samplers=frozenset(parse_names(metadata, "hswq.samplers")),
         noise_levels=parse_counts(metadata, "hswq.noise_levels", NOISE_BINS),
         source=metadata.get("hswq.source", ""),
         patches=metadata.get("hswq.patches", ""),
-        left_out=counts_by_name(metadata, "hswq.left_out"),
-        never_ran=shares_by_name(metadata, "hswq.never_ran"),
+        left_out=parse_counts_by_name(metadata, "hswq.left_out"),
+        never_ran=parse_shares_by_name(metadata, "hswq.never_ran"),
     )

@@ -10,9 +10,10 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import StatisticsError
 from .coverage import coverage_warnings
+from .rows import SAMPLES
 from .statistics import Statistics
 from .statistics_file import check_readable, described, purposes_in
-from .statistics_schema import names_by_name
+from .statistics_schema import parse_names_by_name
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,14 @@ def is_statistics(path: Path) -> bool:
 
 
 def summarize(path: Path) -> StatisticsSummary:
-    """Look at the header. Errors: StatisticsError when it is no statistics file, or a damaged one."""
+    """Look at the header. Errors: StatisticsError when it is not a statistics file, or damaged."""
     check_readable(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             keys = list(file.keys())
-            rows = {key: file.get_slice(key).get_shape() for key in keys if key.endswith(".rows")}
-        runs, shared = described(metadata), names_by_name(metadata, "hswq.shared_rows")
+            samples = {key: file.get_slice(key).get_shape() for key in keys if key.endswith(SAMPLES)}
+        runs, shared = described(metadata), parse_names_by_name(metadata, "hswq.shared_rows")
     except (OSError, SafetensorError, ValueError) as error:
         raise StatisticsError(
             f"the statistics file cannot be read ({error})", where=path, remedy="Calibrate again, or choose another"
@@ -87,7 +88,7 @@ def summarize(path: Path) -> StatisticsSummary:
         bytes=path.stat().st_size,
         runs=runs,
         layers=sum(key.endswith(".output") for key in keys),
-        layers_with_rows=len(rows.keys() | {f"{name}.rows" for name in shared}),
-        rows=max((shape[0] for shape in rows.values() if math.prod(shape)), default=0),
+        layers_with_rows=len({key.rpartition(".")[0] for key in samples} | shared.keys()),
+        rows=max((shape[0] for shape in samples.values() if math.prod(shape)), default=0),
         impacts_of=tuple(purposes_in(metadata)),
     )

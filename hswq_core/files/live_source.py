@@ -35,13 +35,13 @@ class LiveTensor:
     """A tensor as it lies in memory, and what makes it what it is to be, where patches are on top.
 
     Attributes:
-        made: gives a tensor of the shape of ``original``, in the type that it is asked for.
+        compute_patched: returns a tensor of the shape of ``original``, in the type that it is asked for.
         origin: what it was loaded from, where that is known. A program may hold it in another type (a UNet in float32
             where there is no arithmetic in 16 bits, a VAE in bfloat16): it is written as the file has it.
     """
 
     original: torch.Tensor
-    made: Callable[[torch.dtype], torch.Tensor] | None = None
+    compute_patched: Callable[[torch.dtype], torch.Tensor] | None = None
     origin: StoredTensor | None = None
 
     @property
@@ -60,7 +60,7 @@ class LiveTensor:
 
     def patched(self) -> torch.Tensor:
         """The tensor with what is on top of it."""
-        return self.unpatched() if self.made is None else self.made(self.dtype)
+        return self.unpatched() if self.compute_patched is None else self.compute_patched(self.dtype)
 
 
 @dataclass

@@ -13,7 +13,7 @@ SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 Scaling = Literal["none", "tensor", "channel"]
 """Whether codes are multiplied by nothing, by one scale for the weight, or by one for each output channel."""
 
-_TABLE_PAYS = 1 << 16
+_MIN_TABLE_ELEMENTS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Grid:
             ``dtype``, the shape of ``weight``.
         """
         divisor = torch.as_tensor(scale, dtype=torch.float32)
-        if weight.dtype not in SIXTEEN_BITS or divisor.numel() != 1 or weight.numel() < _TABLE_PAYS:
+        if weight.dtype not in SIXTEEN_BITS or divisor.numel() != 1 or weight.numel() < _MIN_TABLE_ELEMENTS:
             return self.nearest(weight.float() / divisor.to(weight.device))
         # All 65,536 values of a 16-bit type rounded once, then looked up: a quarter of the cast's time.
         every = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(weight.dtype)

@@ -28,11 +28,10 @@ _DIPS = 3
 
 @dataclass(frozen=True)
 class Search:
-    """The best amax, its weighted mean squared error, and that of taking max|W| as it is."""
+    """The best amax and its weighted mean squared error."""
 
     amax: float
     error: float
-    error_at_max: float
 
 
 def search_amax(histogram: Histogram, grid: Grid) -> Search:
@@ -42,7 +41,7 @@ def search_amax(histogram: Histogram, grid: Grid) -> Search:
     """
     largest = histogram.amax
     if largest == 0.0:
-        return Search(0.0, 0.0, 0.0)
+        return Search(0.0, 0.0)
     ratios = torch.linspace(1.0, 0.5, _STEPS + 1, dtype=torch.float64)
     if grid.is_self_similar:
         # The power of two whose scale puts the largest code in [max, 2 max), and the one below.
@@ -51,7 +50,6 @@ def search_amax(histogram: Histogram, grid: Grid) -> Search:
     moments = _Moments(histogram, grid)
     candidates = ratios * largest
     errors = moments.errors(candidates)
-    at_max = float(errors[0])
     # Errors ripple with amax: refine around the best dips, since the deepest may lie beside a candidate.
     reach = 0.5 * largest / _STEPS
     starts = []
@@ -65,12 +63,7 @@ def search_amax(histogram: Histogram, grid: Grid) -> Search:
         centres = fine.gather(1, lowest[:, None])[:, 0]
         reach *= 4 / (_FINE - 1)
     # Every round's candidates contain the centre of the round before, so the last round's best is the best of all.
-    return Search(float(centres[int(errors.argmin())]), float(errors.min()), at_max)
-
-
-def weighted_errors(histogram: Histogram, candidates: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """Weighted mean squared error for each candidate amax: float64 [K], all candidates at once."""
-    return _Moments(histogram, grid).errors(candidates)
+    return Search(float(centres[int(errors.argmin())]), float(errors.min()))
 
 
 class _Moments:
@@ -88,6 +81,7 @@ class _Moments:
         self._sums = torch.nn.functional.pad((histogram.weights * powers).cumsum(1), (1, 0))
 
     def errors(self, candidates: torch.Tensor) -> torch.Tensor:
+        """Weighted mean squared error for each candidate amax: float64 [K], all candidates at once."""
         points = self._grid.magnitudes().double()
         midpoints = (points[1:] + points[:-1]) / 2
         scale = (candidates / self._grid.largest).float().double()[:, None]  # as it is stored

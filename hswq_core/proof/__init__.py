@@ -1,4 +1,4 @@
-"""Proof that a quantized model draws what the original draws: the same noise, step by step, and the pictures."""
+"""Proof that a quantized model makes the images of the original: the same noise, step by step, and the images."""
 
 from .page import proof_page
 from .pair import Pair, compare_latents

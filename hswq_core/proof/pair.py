@@ -22,8 +22,8 @@ class Pair:
         cosine, relative_error: of the latents after each step: <a, b> / |a| |b|, and |b - a|^2 / |a|^2.
         forced_error: |f_b(x) - f_a(x)|^2 / |f_a(x)|^2 of the models' outputs on the reference's own inputs, by call:
             what rounding does, free of chaos. Empty where the inputs cannot be given to a model again.
-        ssim, psnr: of the pictures; ``psnr`` is infinite for equal ones.
-        metrics: further likenesses of the pictures, by name; those that could be computed.
+        ssim, psnr: of the images; ``psnr`` is infinite for equal ones.
+        metrics: further similarities of the images, by name; those that could be computed.
     """
 
     prompt: str

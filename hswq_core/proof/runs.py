@@ -1,6 +1,6 @@
-"""The sampling runs of a proof, and where they are kept until it is finished, so that a cancelled one goes on.
+"""The sampling runs of a proof, kept in files until it is finished, so that a cancelled proof continues.
 
-Runs are kept under a name that is a digest of all that they depend on: with anything else they are not found.
+Their folder's name is a digest of all that they depend on: a proof that differs in any of it does not find them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class UnfinishedRuns:
 
     Args:
         folder: where proofs that are not finished are kept.
-        depends_on: all that decides what the runs are, as plain data.
+        depends_on: everything that the runs depend on, as plain data.
     """
 
     def __init__(self, folder: Path, depends_on: object) -> None:
@@ -52,7 +52,7 @@ class UnfinishedRuns:
                 shutil.rmtree(other, ignore_errors=True)
 
     def run(self, name: str, make: Callable[[], Run]) -> Run:
-        """The run of this name, made if it is not there yet.
+        """The run of this name: read from its file, or made by ``make`` and written.
 
         Errors: TargetError when it cannot be written.
         """
@@ -89,7 +89,7 @@ def _loaded(path: Path) -> Run:
     """Errors: OSError, SafetensorError, ValueError or KeyError for a file that is not there or no run."""
     with safe_open(path, "pt") as file:
         said = json.loads((file.metadata() or {})["run"])
-        # Of their own: Windows removes no file that is mapped.
+        # Copies, since Windows cannot remove a file that is mapped.
         tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     inputs = checked_inputs(said["inputs"], tensors)
     return Run(

@@ -10,9 +10,9 @@ import torch
 
 from .pair import Pair
 
-LEAST_COSINE = 0.98
+MIN_MEAN_COSINE = 0.98
 """Of the latents, the mean over steps and pairs: what a candidate must reach."""
-MOST_BIFURCATED = 0.1
+MAX_BIFURCATED = 0.1
 """The share of pairs whose runs may part ways."""
 _RESAMPLES = 2000
 FIGURES = {
@@ -20,12 +20,12 @@ FIGURES = {
     "latent_error": "relative squared error of the final latents",
     "latent_mse": "mean squared error of the final latents",
     "model_error": "relative squared error of the model's output on the reference's inputs",
-    "ssim": "SSIM of the pictures",
-    "ms_ssim": "MS-SSIM of the pictures",
-    "haarpsi": "HaarPSI of the pictures",
-    "lpips": "LPIPS (AlexNet) of the pictures",
-    "clip_image": "CLIP's cosine of the two pictures",
-    "clip_score": "CLIP's cosine of picture and prompt, the candidate's less the reference's",
+    "ssim": "SSIM of the images",
+    "ms_ssim": "MS-SSIM of the images",
+    "haarpsi": "HaarPSI of the images",
+    "lpips": "LPIPS (AlexNet) of the images",
+    "clip_image": "CLIP's cosine of the two images",
+    "clip_score": "CLIP's cosine of image and prompt, the candidate's less the reference's",
 }
 """What a proof may measure, in its order, and how a reader is told. Errors and LPIPS are 0 for equal models."""
 
@@ -87,8 +87,8 @@ class Proof:
     @property
     def passed(self) -> bool:
         """Whether latents stay together: their mean cosine, and the share of pairs that part ways."""
-        together = self.figures()["cosine"].mean >= LEAST_COSINE
-        return together and self.bifurcated <= MOST_BIFURCATED * len(self.pairs)
+        together = self.figures()["cosine"].mean >= MIN_MEAN_COSINE
+        return together and self.bifurcated <= MAX_BIFURCATED * len(self.pairs)
 
     @property
     def identical(self) -> bool:
@@ -109,7 +109,7 @@ class Proof:
         """In one sentence."""
         if self.identical:
             return (
-                "Identical: every latent and picture is the same. If the candidate is a quantized model, the wrong "
+                "Identical: every latent and image is the same. If the candidate is a quantized model, the wrong "
                 "one is connected."
             )
         figures, count = self.figures(), len(self.pairs)
@@ -134,7 +134,7 @@ class Proof:
             "passed": self.passed,
             "identical": self.identical,
             "verdict": self.verdict,
-            "gate": {"least_mean_cosine": LEAST_COSINE, "most_bifurcated": MOST_BIFURCATED},
+            "gate": {"least_mean_cosine": MIN_MEAN_COSINE, "most_bifurcated": MAX_BIFURCATED},
             "bifurcated": self.bifurcated,
             "figures": {name: figure.as_dict() for name, figure in self.figures().items()},
             "settings": dict(self.settings),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..formats import FORMATS
 from .facts import Facts
-from .shown_proof import PICTURE, ShownProof
+from .shown_proof import PAIRS_IMAGE, ShownProof
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,12 @@ def civitai_description(facts: Facts, about: About, proof: ShownProof | None = N
 
 
 def _proof(proof: ShownProof) -> list[str]:
-    """The verdict, pairs of pictures, and figures."""
+    """The verdict, pairs of images, and figures."""
     page = "[proof.html](proof.html) has all pairs and how they were made." if "proof.html" in proof.files else ""
-    picture = f"![original, quantized, and their amplified difference]({PICTURE})" if PICTURE in proof.files else ""
-    return ["## Is it as good?", proof.verdict, picture, _table(proof.rows), page]
+    image = (
+        f"![original, quantized, and their amplified difference]({PAIRS_IMAGE})" if PAIRS_IMAGE in proof.files else ""
+    )
+    return ["## Is it as good?", proof.verdict, image if PAIRS_IMAGE in proof.files else "", _table(proof.rows), page]
 
 
 def _sentence(facts: Facts, about: About) -> str:

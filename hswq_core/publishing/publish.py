@@ -30,7 +30,7 @@ def publish(
     words give the same folder. The file itself is neither moved nor copied.
 
     Args:
-        proof: the page of HSWQ Prove; it, its figures and its pictures go into the folder.
+        proof: the page of HSWQ Prove; it, its figures and its images go into the folder.
         overwrite: whether a folder that is there may be replaced.
         progress: called with bytes read and bytes in all.
 

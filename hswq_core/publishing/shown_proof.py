@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import CheckpointError
 from ..proof.verdict import FIGURES, ProvedFile
 
-PICTURE = "pairs.jpg"
+PAIRS_IMAGE = "pairs.jpg"
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class ShownProof:
 def read_proof(page: Path) -> ShownProof:
     """Args: page: ``proof.html`` or ``proof.json``; what belongs to it lies beside it.
 
-    Errors: CheckpointError for a file that is no proof.
+    Errors: CheckpointError for a file that is not a proof.
     """
     path = page.with_suffix(".json")
     try:
@@ -47,6 +47,6 @@ def read_proof(page: Path) -> ShownProof:
         candidate = str(said.get("files", {}).get("candidate", {}).get("sha256", ""))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError("this is no proof", where=page, remedy="Give the proof.html of HSWQ Prove") from error
-    files = {name: path.with_name(name) for name in (path.name, "proof.html", PICTURE)}
+    files = {name: path.with_name(name) for name in (path.name, "proof.html", PAIRS_IMAGE)}
     found = {name: file for name, file in files.items() if file.is_file()}
     return ShownProof(said["verdict"], (*rows, ("pairs", pairs)), found, candidate)

@@ -4,7 +4,7 @@ ComfyUI's ``int8_tensorwise`` multiplies integers: it rounds each row of a layer
 value, and an outlier costs all other channels their precision. With ``convrot`` in ``L.comfy_quant`` it multiplies
 groups of channels with an orthonormal matrix before that, for which the weights were rotated when they were written:
 x H (W H)^T = x W^T, as H H^T = 1. H is the regular Hadamard matrix, the Kronecker power of the one of order 4 whose
-every row adds up to 2. It is symmetric, so that turning back is turning once more.
+every row adds up to 2. It is symmetric, so that rotating twice returns the input.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ..grids import INT8
 
 NONE = 1
 GROUPS = (256, 64, 16)
-_PAYS = 0.9
-"""A rotation costs time in every step: it is to lower the error by a tenth at least."""
+MIN_GAIN = 0.1
+"""The share of the error that a rotation must remove, since it costs time in every step."""
 _ROWS = 256
 
 
@@ -33,7 +33,7 @@ def _hadamard(size: int) -> torch.Tensor:
 
 
 def rotated(matrix: torch.Tensor, group: int) -> torch.Tensor:
-    """A matrix [N, K] whose columns are rotated in groups, float32; twice is not at all.
+    """A matrix [N, K] whose columns are rotated in groups, float32. Applying it twice returns the input.
 
     Args: group: columns to a group, a power of 4 that divides K; 1 leaves a tensor of any shape as it is.
     """
@@ -59,11 +59,11 @@ def best_group(weight: torch.Tensor, rows: torch.Tensor) -> int:
 
     found = {group: error(group) for group in (NONE, *GROUPS) if weight.shape[1] % group == 0}
     best = min(found, key=lambda group: found[group])
-    return best if found[best] < _PAYS * found[NONE] else NONE
+    return best if found[best] < (1 - MIN_GAIN) * found[NONE] else NONE
 
 
 def rounded_by_row(matrix: torch.Tensor) -> torch.Tensor:
-    """What is left of it after rounding each row to integers by its largest value."""
+    """The matrix with each row rounded to integers by its largest value."""
     scale = matrix.abs().amax(1, keepdim=True) / INT8.largest
     scale = torch.where(scale > 0, scale, 1)
     return INT8.dequantize(INT8.quantize(matrix, scale), scale)

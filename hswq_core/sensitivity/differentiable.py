@@ -2,8 +2,8 @@
 
 Three things stand in the way. Tensors made in inference mode cannot be saved for a backward pass: they are replaced by
 ordinary tensors over the same memory. Layers would save their weights: each measured layer becomes a function of its
-input alone, which asks for its weight again when it goes backward. And the activations of a whole model do not fit
-beside it: blocks are computed twice instead of kept.
+input alone, which asks for its weight again in the backward pass. And the activations of a whole model do not fit
+beside it: blocks are recomputed instead of kept.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch.utils.checkpoint import checkpoint
 from ..calibration.arguments import layer_input, rebuilt
 
 _BLOCK = (2, 16)
-"""A block that is computed twice holds this many layers: a transformer or residual block of every known family."""
+"""A block that is recomputed holds this many layers: a transformer or residual block of every known family."""
 
 
 class Tap(Protocol):
-    """What happens at a layer in a backward pass."""
+    """Called at a layer in the forward and the backward pass."""
 
     def called(self) -> None:
         """The layer's module is called."""
@@ -42,7 +42,7 @@ class Tap(Protocol):
 
 
 class NotDifferentiableError(Exception):
-    """The model does something that has no backward pass, or would give a wrong one."""
+    """A part of the model has no backward pass, or a wrong one."""
 
 
 @contextlib.contextmanager
@@ -52,11 +52,11 @@ def differentiable(
     """Meanwhile every output of a tapped layer has a gradient, and a backward pass calls the taps.
 
     Args:
-        recompute: compute blocks twice instead of keeping their activations.
+        recompute: recompute blocks instead of keeping their activations.
         in_place: allow that the model changes tensors in place, as many do that are made for inference. It costs time;
             without it, such models raise RuntimeError.
 
-    Yields: a scalar that all gradients lead to; its own is of no use.
+    Yields: a scalar that all gradients lead to; its own gradient is not used.
     """
     with (
         contextlib.ExitStack() as undo,
@@ -70,7 +70,7 @@ def differentiable(
             _replace_forward(module, _tapped(module.forward, tap, anchor), undo)
         if recompute:
             for block in _blocks(root, taps):
-                _replace_forward(block, _computed_twice(block.forward, anchor, in_place=in_place), undo)
+                _replace_forward(block, _recomputed(block.forward, anchor, in_place=in_place), undo)
         yield anchor
 
 
@@ -99,8 +99,8 @@ def _tapped(forward: Callable[..., Any], tap: Tap, anchor: torch.Tensor) -> Call
     return tapped
 
 
-def _computed_twice(forward: Callable[..., Any], anchor: torch.Tensor, *, in_place: bool) -> Callable[..., Any]:
-    def run_twice(*args: Any, **kwargs: Any) -> Any:
+def _recomputed(forward: Callable[..., Any], anchor: torch.Tensor, *, in_place: bool) -> Callable[..., Any]:
+    def run_recomputed(*args: Any, **kwargs: Any) -> Any:
         tensors: list[torch.Tensor] = []
         layout = _without_tensors((args, kwargs), tensors)
 
@@ -118,12 +118,12 @@ def _computed_twice(forward: Callable[..., Any], anchor: torch.Tensor, *, in_pla
 
         return checkpoint(run, anchor, *tensors, use_reentrant=True, preserve_rng_state=False)
 
-    return run_twice
+    return run_recomputed
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a tensor was."""
+class _TensorSlot:
+    """Stands for the tensor of this number among arguments."""
 
     number: int
 
@@ -132,12 +132,12 @@ def _without_tensors(value: Any, tensors: list[torch.Tensor]) -> Any:
     """The arguments with places instead of tensors, which are collected: gradients only go through those."""
     if isinstance(value, torch.Tensor):
         tensors.append(value)
-        return _Place(len(tensors) - 1)
+        return _TensorSlot(len(tensors) - 1)
     return rebuilt(value, lambda each: _without_tensors(each, tensors))
 
 
 def _with_tensors(value: Any, tensors: Sequence[torch.Tensor]) -> Any:
-    if isinstance(value, _Place):
+    if isinstance(value, _TensorSlot):
         return tensors[value.number]
     return rebuilt(value, lambda each: _with_tensors(each, tensors))
 
@@ -156,7 +156,7 @@ def _replace_forward(module: torch.nn.Module, forward: Callable[..., Any], undo:
 
 
 def _blocks(root: torch.nn.Module, layers: Mapping[torch.nn.Module, Tap]) -> list[torch.nn.Module]:
-    """The outermost modules that are no larger than a block, and no containers, which nobody calls."""
+    """The outermost modules that are not larger than a block; not containers, which are not called."""
     found: list[torch.nn.Module] = []
 
     def visit(module: torch.nn.Module) -> None:
@@ -178,10 +178,10 @@ def _alias_inference_tensors(root: torch.nn.Module, undo: contextlib.ExitStack) 
             for name, tensor in list(place.items()):
                 if isinstance(tensor, torch.Tensor) and tensor.is_inference():
                     undo.callback(place.__setitem__, name, tensor)
-                    place[name] = ordinary(tensor)
+                    place[name] = without_inference_mode(tensor)
 
 
-def ordinary(tensor: torch.Tensor) -> Any:
+def without_inference_mode(tensor: torch.Tensor) -> Any:
     """An ordinary tensor over the same memory as one made in inference mode.
 
     Errors: NotDifferentiableError for tensors of a kind of their own.

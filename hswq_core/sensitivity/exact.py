@@ -1,7 +1,7 @@
-"""Measured sensitivity: how far the model's own output moves when one layer alone is quantized.
+"""Measured sensitivity: the change of the model's output when one layer alone is quantized.
 
 A rounded weight W_q = W + C adds C x to the layer's output and changes nothing else, so a hook adds just that:
-no weight is touched, and it works wherever and however the weights are held.
+no weight is changed, and it works however the weights are stored.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from ..calibration.arguments import layer_input
 from ..calibration.model_inputs import ModelInput
 from ..calibration.monitor import quantizable_layers
-from .model_calls import batched, call, not_called, on_device, through
+from .model_calls import apply_change, batched, call, not_called, on_device
 
 
 class ImpactMeter:
@@ -76,6 +76,6 @@ def _adding(change: torch.Tensor) -> Any:
     def hook(
         module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor
     ) -> torch.Tensor:
-        return output + through(module, layer_input(args, kwargs), change)
+        return output + apply_change(module, layer_input(args, kwargs), change)
 
     return hook

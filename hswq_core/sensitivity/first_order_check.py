@@ -1,6 +1,6 @@
-"""Whether gradients say what a model does: a wrong backward pass gives no error, only wrong numbers.
+"""Checks gradients against the model's output: a wrong backward pass raises nothing and gives wrong numbers.
 
-To first order the sum of <g, dW x> over all layers is <e, y_q - y>, the projection of what the output really does when
+To first order the sum of <g, dW x> over all layers is <e, y_q - y>, the projection of the output's change when
 all of them are changed, for every vector e. So one more call of the model checks every layer.
 """
 
@@ -14,10 +14,10 @@ import torch
 from .differentiable import NotDifferentiableError
 from .layer_tap import LayerTap
 
-_MISSED = 0.3
-"""The part of the effect that gradients may miss: what is of higher order, and choices, such as that of an expert."""
-_NOTHING = 0.01
-"""What layers without a gradient may do together, in parts of what the middle one of the others does."""
+_MAX_MISSED_SHARE = 0.3
+"""Largest share of the effect that gradients may miss: terms of higher order, and choices, such as of an expert."""
+_MAX_SILENT_EFFECT = 0.01
+"""Largest allowed effect of layers without a gradient, relative to the median layer."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def sum_of_effects(taps: Sequence[LayerTap]) -> torch.Tensor:
 
 
 class FirstOrderCheck:
-    """Compares on some inputs, and judges over all of them."""
+    """Compares gradients with the output on some inputs, and judges all comparisons together."""
 
     def __init__(self, taps: Sequence[LayerTap]) -> None:
         self._taps = taps
@@ -53,8 +53,8 @@ class FirstOrderCheck:
         """Args:
             number: of the batch of inputs.
             output: y, [B, ...].
-            passes: what gradients say.
-            changed: gives the output with some layers changed.
+            passes: the backward passes from this output.
+            changed: returns the output with some layers changed.
 
         Errors: NotDifferentiableError when layers without a gradient have an effect.
         """
@@ -70,11 +70,11 @@ class FirstOrderCheck:
             ranked = sorted(effects.values(), reverse=True)
             middle = ranked[(len(ranked) - len(silent)) // 2]
             alone = (changed(silent).float() - output).flatten(1).square().sum(1)
-            if float((alone / output.flatten(1).square().sum(1)).sum()) > _NOTHING * middle:
+            if float((alone / output.flatten(1).square().sum(1)).sum()) > _MAX_SILENT_EFFECT * middle:
                 raise NotDifferentiableError("the gradient of a part of the model is cut off")
 
     def conclude(self) -> None:
         """Errors: NotDifferentiableError when gradients miss too much of the effect."""
-        if not self._missed <= _MISSED * self._moved:  # NaN, too: gradients that overflowed
+        if not self._missed <= _MAX_MISSED_SHARE * self._moved:  # NaN, too: gradients that overflowed
             share = self._missed / self._moved if self._moved else float("inf")
             raise NotDifferentiableError(f"gradients are off by {share:.2g} times the effect that was measured")

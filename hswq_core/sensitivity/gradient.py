@@ -18,7 +18,7 @@ import torch
 from ..calibration.arguments import map_tensors
 from ..calibration.model_inputs import ModelInput, samples_of
 from ..progress import Progress, no_progress
-from .differentiable import NotDifferentiableError, differentiable, ordinary
+from .differentiable import NotDifferentiableError, differentiable, without_inference_mode
 from .first_order_check import FirstOrderCheck, Pass, sum_of_effects
 from .layer_tap import Change, LayerTap, WeightOf, own_weight
 from .model_calls import batched, call, latent_size, not_called, on_device
@@ -26,15 +26,15 @@ from .model_calls import batched, call, latent_size, not_called, on_device
 VECTORS = 64
 """Random vectors in all, for inputs of two images: 128 estimates of each layer, and a standard error of an eighth."""
 FEW_PROBES, FEW_VECTORS = 2, 8
-"""An eighth of the vectors on four inputs: a file of one size has 1.1 to 1.25 times the error instead of 1.03."""
+"""An eighth of the vectors, on four inputs: files have 1.1 to 1.25 times the least error for their size, not 1.03."""
 _SEED = 0x48535751
-"""None that a picture has: its noise comes from the same generator, and the output is not independent of that."""
-_KEEP = 1 << 15
-"""Above this many elements of the latent, activations are computed twice instead of kept."""
+"""Not a seed that an image has: its noise comes from the same generator, and the output depends on that noise."""
+RECOMPUTE_ABOVE = 1 << 15
+"""Above this many elements of the latent, activations are recomputed instead of kept."""
 KEPT_MEMORY = 2 << 30
-"""What the activations of so many elements take in SDXL, bytes."""
-_COMPARED = 8
-"""On how many images, about, what gradients say is compared with what the model does."""
+"""Bytes that the activations of ``RECOMPUTE_ABOVE`` elements take in SDXL."""
+_CHECKED_IMAGES = 8
+"""On about how many images the gradients are checked against the model's output."""
 
 
 class GradientMeter:
@@ -45,7 +45,7 @@ class GradientMeter:
         inputs: what to run it on.
         device: where it runs.
         options: more keyword arguments for every call.
-        weight_of: how a layer's weight is had.
+        weight_of: returns a layer's weight.
         vectors: random vectors in all, for inputs of two images; fewer are faster and less steady.
         seed: of the random vectors.
     """
@@ -61,7 +61,7 @@ class GradientMeter:
         seed: int = _SEED,
     ) -> None:
         self._root, self._options, self._weight_of, self._device = root, options, weight_of, device
-        self._batches = batched(inputs, _KEEP)
+        self._batches = batched(inputs, RECOMPUTE_ABOVE)
         self._images = sum(samples_of(batch) for batch in self._batches)
         self.passes = max(len(self._batches), math.ceil(vectors * 2 * len(self._batches) / max(1, self._images)))
         self._random = torch.Generator().manual_seed(seed)
@@ -73,7 +73,7 @@ class GradientMeter:
 
         Args:
             layers: modules by name.
-            changes: what rounding does to the weight of each.
+            changes: gives what rounding adds to the weight of each.
             progress: called with passes done and in all; what it raises ends the measurement.
 
         Errors: NotDifferentiableError when the model has no backward pass, not enough memory for one, or one that
@@ -81,7 +81,7 @@ class GradientMeter:
         called on any input.
         """
         taps: dict[str, LayerTap] = {}
-        recompute = max(latent_size(batch) for batch in self._batches) > _KEEP
+        recompute = max(latent_size(batch) for batch in self._batches) > RECOMPUTE_ABOVE
         seed = self._random.get_state()
         for in_place in (False, True):
             taps = {
@@ -101,7 +101,7 @@ class GradientMeter:
         return {name: sum(tap.effects()) / self._images for name, tap in taps.items()}
 
     def _run(self, named: Mapping[str, LayerTap], progress: Progress) -> None:
-        """Half of the passes go to all inputs alike, the others to where the first ones found the effect.
+        """Half of the passes are spread evenly over the inputs, the others in proportion to the effect found so far.
 
         The impact on images with little noise left is up to twenty times that on the others, and so is its variance.
         """
@@ -118,7 +118,7 @@ class GradientMeter:
                     progress(min(done, self.passes), self.passes)
 
         progress(0, self.passes)
-        compared = max(1, count * _COMPARED // max(self._images, _COMPARED))
+        compared = max(1, count * _CHECKED_IMAGES // max(self._images, _CHECKED_IMAGES))
         run(first, {(2 * i + 1) * count // (2 * compared) for i in range(compared)})
         for name, tap in named.items():  # all inputs have been run once
             if not tap.was_called:
@@ -135,7 +135,7 @@ class GradientMeter:
         """Backward passes from one batch of inputs, each with a random vector of its own."""
         if not passes:
             return
-        entry = map_tensors(dict(on_device(self._device, self._batches[number])), ordinary)
+        entry = map_tensors(dict(on_device(self._device, self._batches[number])), without_inference_mode)
         output = call(self._root, entry, self._options)
         energy = output.detach().float().flatten(1).square().sum(1)
         done: list[Pass] = []

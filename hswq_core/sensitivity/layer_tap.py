@@ -1,4 +1,4 @@
-"""What happens at one layer in the backward passes that measure sensitivity."""
+"""Measures one layer in the backward passes that measure sensitivity."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 
 from ..calibration.arguments import layer_input
-from .model_calls import through
+from .model_calls import apply_change
 
 Change = Callable[[torch.Tensor], torch.Tensor]
-"""Gives what rounding adds to a weight: dW, in float32, of the shape of the weight that it is given."""
+"""Returns what rounding adds to a weight: dW, in float32, of the weight's shape."""
 WeightOf = Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]
-"""Gives a layer's weight as it is computed with, in the type and on the device of a tensor."""
+"""Returns a layer's weight as the layer uses it, in the type and on the device of a tensor."""
 
 _INPUT_GRADIENTS = {3: conv1d_input, 4: conv2d_input, 5: conv3d_input}
 
@@ -29,8 +29,8 @@ class LayerTap:
     """Sums <g, dW x> of one layer over its calls in a pass, and the squares of that over passes.
 
     Args:
-        change: what is done to the weight: dW.
-        weight_of: how the weight is had.
+        change: returns dW, what rounding adds to the weight.
+        weight_of: returns the layer's weight.
         inputs: how many batches of inputs there are.
     """
 
@@ -58,7 +58,7 @@ class LayerTap:
         with torch.no_grad():
             weight = self._weight_of(self.module, x)
             if "effect" not in memory:
-                memory["effect"] = through(self.module, x, self._change(weight)).float()
+                memory["effect"] = apply_change(self.module, x, self._change(weight)).float()
             product = memory["effect"] * gradient
             # Where the first dimension is not the samples (tiles, frames) their effects are added before squaring:
             # vectors of different samples are independent, so the mean of the square is the same.
@@ -85,7 +85,7 @@ class LayerTap:
     ) -> torch.Tensor:
         """As a forward hook with keywords: the layer's output with the change."""
         x = layer_input(args, kwargs)
-        return output + through(module, x, self._change(self._weight_of(module, x)))
+        return output + apply_change(module, x, self._change(self._weight_of(module, x)))
 
 
 def _backward(module: Any, gradient: torch.Tensor, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

@@ -11,8 +11,8 @@ from ..calibration.arguments import joined, map_tensors, tensors_of
 from ..calibration.model_inputs import LATENT, OPTIONS, ModelInput, frames_of, images_of, not_recorded, parts_of
 from ..errors import StatisticsError
 
-TOGETHER = 1 << 17
-"""Latent elements that are run together: one input of SDXL's at 1024 x 1024, many of a small model's."""
+MAX_BATCH_ELEMENTS = 1 << 17
+"""Largest number of latent elements in a batch: one input of SDXL at 1024 x 1024, many of a small model."""
 _CONVOLUTIONS = {
     3: torch.nn.functional.conv1d,
     4: torch.nn.functional.conv2d,
@@ -32,12 +32,12 @@ def call(root: torch.nn.Module, entry: ModelInput, options: Mapping[str, Any]) -
     positional = [kept.pop(str(i)) for i in range(sum(name.isdigit() for name in kept))]
     if isinstance(kept.get(OPTIONS), dict) and OPTIONS in options:
         options = {**options, OPTIONS: {**kept[OPTIONS], **options[OPTIONS]}}
-    output, frames = in_one(root(*positional, **{**kept, **options})), frames_of(entry)
+    output, frames = as_one_tensor(root(*positional, **{**kept, **options})), frames_of(entry)
     return output if frames == 1 else output.unflatten(0, (-1, frames))
 
 
-def in_one(output: Any) -> torch.Tensor:
-    """What a model gives as one tensor [B, ...]: some give video and sound."""
+def as_one_tensor(output: Any) -> torch.Tensor:
+    """A model's output as one tensor [B, ...]: some models return video and sound."""
     if isinstance(output, torch.Tensor):
         return output
     return torch.cat([part.flatten(1) for part in tensors_of(output)], 1)
@@ -48,8 +48,8 @@ def latent_size(entry: ModelInput) -> int:
     return sum(tensor.numel() for tensor in tensors_of(entry[LATENT]))
 
 
-def through(module: Any, x: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
-    """What a change of a layer's weight adds to its output."""
+def apply_change(module: Any, x: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
+    """What a change of a layer's weight adds to the layer's output."""
     if change.dim() == 2:
         return torch.nn.functional.linear(x, change.to(x))
     convolve: Any = _CONVOLUTIONS[change.dim()]
@@ -57,7 +57,7 @@ def through(module: Any, x: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
 
 
 def not_called(layer: str) -> StatisticsError:
-    """The error for a layer whose effect would be measured as nothing, as hooks on it see no call."""
+    """The error for a layer that hooks see no call of: its effect would be measured as zero."""
     return StatisticsError(
         "this layer ran during calibration, but its module was not called on the inputs that were kept, so that its "
         "effect cannot be measured",
@@ -72,12 +72,12 @@ def on_device(device: torch.device, batch: ModelInput) -> ModelInput:
     return map_tensors(dict(batch), lambda tensor: tensor.to(device))
 
 
-def batched(inputs: Sequence[ModelInput], together: int = TOGETHER) -> list[ModelInput]:
-    """Inputs of one kind joined along their first dimension, up to so many elements of the latent."""
+def batched(inputs: Sequence[ModelInput], max_elements: int = MAX_BATCH_ELEMENTS) -> list[ModelInput]:
+    """Inputs of one kind joined along their first dimension, up to ``max_elements`` of the latent."""
     groups: list[list[ModelInput]] = []
     batches: list[ModelInput] = []
     for entry in inputs:
-        if groups and (len(groups[-1]) + 1) * latent_size(entry) <= together:
+        if groups and (len(groups[-1]) + 1) * latent_size(entry) <= max_elements:
             try:
                 batches[-1] = joined([dict(each) for each in (*groups[-1], entry)], images_of(entry), parts_of(entry))
                 groups[-1].append(entry)

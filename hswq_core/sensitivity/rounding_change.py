@@ -1,4 +1,4 @@
-"""What rounding adds to a weight, for measuring what that does to the model."""
+"""The difference that rounding makes to a weight, to measure its effect on the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sensitivity of every layer, by the rule that selects."""
+"""The sensitivity of every layer, by the selection rule."""
 
 from __future__ import annotations
 

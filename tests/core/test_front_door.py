@@ -166,7 +166,7 @@ def test_a_model_held_in_other_types_is_written_as_its_file_has_it(example: Exam
             is_float = tensor.is_floating_point()
             live[key] = LiveTensor(held, origin=StoredTensor(file, key)) if is_float else LiveTensor(tensor)
         more = live[patched].original * (1 + 2**-9)
-        live[patched] = replace(live[patched], made=more.to)
+        live[patched] = replace(live[patched], compute_patched=more.to)
         target = tmp_path / "live.safetensors"
         quantize(LiveSource("held", live), target, mode="v2", keep_ratio=0.0, force_keep=("blocks.0",))
     written = load_file(target)

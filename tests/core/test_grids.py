@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from hswq_core.grids import E4M3, INT8
-from hswq_core.grids.histogram import histogram
-from hswq_core.grids.scale_search import scale_of, search_amax, weighted_errors
-from hswq_core.rounding.weight import quantize_weight
+from hswq_core.grids.histogram import Histogram, histogram
+from hswq_core.grids.scale_search import scale_of, search_amax
+from hswq_core.rounding.weight import quantize_weight, squared_error
 
 
 def nearest_on_grid(values: np.ndarray) -> np.ndarray:
@@ -50,6 +50,10 @@ def test_histogram_is_exact(device: torch.device, dtype: torch.dtype, shape: tup
     assert found.weights.tolist() == pytest.approx([expected[v] for v in sorted(expected)], rel=1e-6)
 
 
+def mean_error(distribution: Histogram, amax: float) -> float:
+    return squared_error(distribution, scale_of(amax, E4M3), E4M3) / float(distribution.weights.sum())
+
+
 def test_weighted_errors_are_the_elementwise_definition() -> None:
     generator = torch.Generator().manual_seed(2)
     weight = (torch.randn(32, 48, generator=generator) * 0.05).half()
@@ -59,8 +63,7 @@ def test_weighted_errors_are_the_elementwise_definition() -> None:
     restored = nearest_on_grid((weight.double().clamp(-amax, amax) / scale).flatten().numpy()).reshape(32, 48) * scale
     squared = (restored - weight.double().numpy()) ** 2 * importance.double().numpy()[None, :]
     expected = squared.sum() / (importance.double().sum() * 32)
-    error = weighted_errors(histogram(weight, importance), torch.tensor([amax]), E4M3)
-    assert error.item() == pytest.approx(float(expected), rel=1e-4)
+    assert mean_error(histogram(weight, importance), amax) == pytest.approx(float(expected), rel=1e-4)
 
 
 @pytest.mark.parametrize("spread", [1e-4, 0.02, 3.0])
@@ -68,9 +71,9 @@ def test_search_is_as_good_as_a_dense_sweep_of_the_model_cards_range(spread: flo
     generator = torch.Generator().manual_seed(3)
     distribution = histogram((torch.randn(64, 64, generator=generator) * spread).half())
     found = search_amax(distribution, E4M3)
-    sweep = weighted_errors(distribution, torch.linspace(0.5, 1.0, 1001) * distribution.amax, E4M3)
-    assert found.error <= found.error_at_max
-    assert found.error <= float(sweep.min()) * 1.02
+    sweep = [mean_error(distribution, ratio * distribution.amax) for ratio in torch.linspace(0.5, 1.0, 1001).tolist()]
+    assert found.error == pytest.approx(mean_error(distribution, found.amax), rel=1e-4)
+    assert found.error <= sweep[-1] * (1 + 1e-9) and found.error <= min(sweep) * 1.02
 
 
 def test_scaled_is_never_worse_than_a_plain_cast() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from hswq_core.calibration import DualMonitor, Statistics, load_statistics, quantizable_layers, save_statistics
 from hswq_core.calibration.arguments import joined, tensors_of
-from hswq_core.calibration.model_inputs import AT_MOST, PER_RUN
+from hswq_core.calibration.model_inputs import INPUTS_PER_RUN, MAX_INPUTS
 from hswq_core.errors import StatisticsError
 from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.options import QuantizeOptions
@@ -64,7 +64,7 @@ def test_a_hooks_impact_is_that_of_the_changed_weight() -> None:
 def test_inputs_are_spread_over_the_run_and_survive_the_file(tmp_path: Path) -> None:
     _, statistics = calibrated(100)
     times = [float(entry["1"][0]) for entry in statistics.inputs]
-    assert len(times) == PER_RUN and times == sorted(times, reverse=True)
+    assert len(times) == INPUTS_PER_RUN and times == sorted(times, reverse=True)
     assert times[0] > 980 and times[-1] < 930 and max(a - b for a, b in pairwise(times)) <= 20
     assert all(len(tensor) == 2 for entry in statistics.inputs for tensor in tensors_of(dict(entry)))
     save_statistics(statistics, tmp_path / "s.safetensors")
@@ -77,7 +77,7 @@ def test_inputs_are_spread_over_the_run_and_survive_the_file(tmp_path: Path) -> 
     total = statistics
     for _ in range(9):
         total = total + statistics
-    assert len(total.inputs) == AT_MOST
+    assert len(total.inputs) == MAX_INPUTS
 
 
 def test_measured_selection_keeps_what_matters(example: Example) -> None:
@@ -140,7 +140,7 @@ def blocks(*, inference: bool) -> tuple[Blocks, list[dict[str, torch.Tensor]]]:
 def test_gradients_give_the_impacts_of_one_layer_at_a_time(
     monkeypatch: pytest.MonkeyPatch, inference: bool, recompute: bool
 ) -> None:
-    monkeypatch.setattr(gradient, "_KEEP", 0 if recompute else 1 << 40)
+    monkeypatch.setattr(gradient, "RECOMPUTE_ABOVE", 0 if recompute else 1 << 40)
     net, inputs = blocks(inference=inference)
     before = {name: (module.__dict__.get("forward"), dict(module._parameters)) for name, module in net.named_modules()}
     layers = dict(quantizable_layers(net))
@@ -204,7 +204,7 @@ def test_models_that_change_tensors_in_place_have_gradients(monkeypatch: pytest.
             x += self.down(y)
             return x.addcmul_(x, x, value=0.1)
 
-    monkeypatch.setattr(gradient, "_KEEP", 0 if recompute else 1 << 40)
+    monkeypatch.setattr(gradient, "RECOMPUTE_ABOVE", 0 if recompute else 1 << 40)
     net, inputs = blocks(inference=False)
     net.blocks[1] = InPlace()
     layers = dict(quantizable_layers(net))

@@ -56,7 +56,7 @@ def test_everything_that_a_model_is_called_with_is_given_to_it_again(tmp_path: P
 
 def test_what_cannot_be_recorded_is_named() -> None:
     recorder = InputRecorder()
-    recorder.see((torch.ones(2, 4), torch.ones(2)), {"guide": object(), "deep": [{"a": (1, torch.ones(2))}]})
+    recorder.record((torch.ones(2, 4), torch.ones(2)), {"guide": object(), "deep": [{"a": (1, torch.ones(2))}]})
     assert not_recorded(recorder.inputs()[0]) == {"guide": "object"}
 
 

@@ -16,11 +16,11 @@ import torch
 
 from hswq_core.errors import HSWQError
 from hswq_core.proof import Pair, Proof, compare_latents, proof_page
-from hswq_core.proof import picture_metrics as picture_module
+from hswq_core.proof import image_metrics as metrics_module
+from hswq_core.proof.image_metrics import image_metrics
 from hswq_core.proof.page import Pictures
-from hswq_core.proof.picture_metrics import picture_metrics
+from hswq_core.proof.pair_images import MAX_BYTES, MIN_PAIRS, PairImages
 from hswq_core.proof.runs import Run, UnfinishedRuns
-from hswq_core.proof.shown_pairs import LEAST_PAIRS, MOST_BYTES, ShownPairs
 from hswq_core.proof.verdict import Figure
 from loader.clip_metrics import ClipMetrics
 
@@ -83,12 +83,12 @@ def noisy(size: int, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_further_metrics_of_pictures_where_their_packages_are() -> None:
-    same, near, far = (picture_metrics(*noisy(192, noise)) for noise in (0.0, 0.02, 0.2))
+    same, near, far = (image_metrics(*noisy(192, noise)) for noise in (0.0, 0.02, 0.2))
     assert same == pytest.approx({"ms_ssim": 1.0, "haarpsi": 1.0}, abs=1e-4), "LPIPS has no weights here"
     for name in ("ms_ssim", "haarpsi"):
         assert 1 > near[name] > far[name] > 0
-    assert picture_metrics(*noisy(100, 0.1)).keys() == {"haarpsi"}, "too small for five scales"
-    assert picture_metrics(*noisy(8, 0.1)) == {}
+    assert image_metrics(*noisy(100, 0.1)).keys() == {"haarpsi"}, "too small for five scales"
+    assert image_metrics(*noisy(8, 0.1)) == {}
 
 
 def test_lpips_uses_weights_that_are_at_hand_and_downloads_none(
@@ -103,18 +103,18 @@ def test_lpips_uses_weights_that_are_at_hand_and_downloads_none(
     monkeypatch.setattr("torch.hub.download_url_to_file", forbidden)
     hub = Path(torch.hub.get_dir())
     torch.hub.set_dir(tmp_path)
-    picture_module._lpips.cache_clear()
+    metrics_module._lpips.cache_clear()
     try:
-        assert "lpips" not in picture_metrics(*noisy(64, 0.1))
+        assert "lpips" not in image_metrics(*noisy(64, 0.1))
         (tmp_path / "checkpoints").mkdir()
         torch.manual_seed(0)
         torch.save(alexnet().state_dict(), tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth")
-        picture_module._lpips.cache_clear()
-        assert picture_metrics(*noisy(64, 0.0))["lpips"] == 0
-        assert picture_metrics(*noisy(64, 0.2))["lpips"] > picture_metrics(*noisy(64, 0.02))["lpips"] > 0
+        metrics_module._lpips.cache_clear()
+        assert image_metrics(*noisy(64, 0.0))["lpips"] == 0
+        assert image_metrics(*noisy(64, 0.2))["lpips"] > image_metrics(*noisy(64, 0.02))["lpips"] > 0
     finally:
         torch.hub.set_dir(hub)
-        picture_module._lpips.cache_clear()
+        metrics_module._lpips.cache_clear()
 
 
 class FakeVision:
@@ -227,8 +227,8 @@ def test_kept_runs_are_not_mapped(tmp_path: Path) -> None:
 
 def test_pairs_are_kept_one_by_one_as_far_as_there_is_room() -> None:
     rows = [torch.full((2, 3, 4, 3), float(number)) for number in range(6)]
-    for most, kept in ((MOST_BYTES, 6), (5 * rows[0].nbytes, 5), (0, LEAST_PAIRS)):
-        shown = ShownPairs(6, most)
+    for most, kept in ((MAX_BYTES, 6), (5 * rows[0].nbytes, 5), (0, MIN_PAIRS)):
+        shown = PairImages(6, most)
         for row in rows:
             shown.add(row)
         assert torch.equal(shown.images, torch.cat(rows[:kept]))

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from benchmarks.sdxl_shapes import sdxl_unet
-from hswq_core.calibration import DualMonitor, Statistics, load_statistics, monitor, save_statistics
+from hswq_core.calibration import DualMonitor, Statistics, load_statistics, row_sampling, save_statistics
 from hswq_core.calibration.accumulators.bank import SumBank
-from hswq_core.calibration.landing import Landing
+from hswq_core.calibration.host_copy import HostCopy
+from hswq_core.calibration.monitor import DEVICE_MEMORY
 from hswq_core.calibration.rows import MergedRows, StoredRows, tensor_of
 from hswq_core.errors import StatisticsError
 from tests.core.capabilities import needs_memory_counters
@@ -23,18 +24,18 @@ from tests.core.small_nets import inputs, make_net
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class FarLanding(Landing):
+class FarCopy(HostCopy):
     """Takes the CPU for a device whose memory is not RAM, and counts what is under way on it."""
 
     most = 0
 
-    def is_needed(self, device: torch.device) -> bool:
+    def needs_copy(self, device: torch.device) -> bool:
         return True
 
-    def send(self, rows: torch.Tensor, place: torch.Tensor) -> None:
-        assert rows.shape == place.shape
+    def send(self, rows: torch.Tensor, target: torch.Tensor) -> None:
+        assert rows.shape == target.shape
         type(self).most = max(type(self).most, rows.nbytes)
-        super().send(rows, place)
+        super().send(rows, target)
 
 
 def measured(rows: int, calls: int) -> Statistics:
@@ -48,7 +49,7 @@ def measured(rows: int, calls: int) -> Statistics:
 @pytest.mark.parametrize("calls", [2, 7])
 def test_rows_that_travel_are_the_rows_that_stay(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
     near = measured(16, calls)
-    monkeypatch.setattr(monitor, "Landing", FarLanding)
+    monkeypatch.setattr(row_sampling, "HostCopy", FarCopy)
     far = measured(16, calls)
     assert near.layers.keys() == far.layers.keys()
     for name, layer in near.layers.items():
@@ -57,7 +58,7 @@ def test_rows_that_travel_are_the_rows_that_stay(monkeypatch: pytest.MonkeyPatch
         assert (layer.rows is None) == (other.rows is None)
         if layer.rows is not None and other.rows is not None:
             assert torch.equal(tensor_of(layer.rows), tensor_of(other.rows)), name
-    assert FarLanding.most > 0
+    assert FarCopy.most > 0
 
 
 def test_what_measuring_takes_of_a_card_is_what_comfyui_is_asked_for() -> None:
@@ -67,7 +68,7 @@ def test_what_measuring_takes_of_a_card_is_what_comfyui_is_asked_for() -> None:
     sums = sum(value.numel() * 8 for value in vars(bank).values() if isinstance(value, torch.Tensor))
     each = max(2 * -(-1024 // 25) * torch.Size(shape[1:]).numel() for shape in shapes.values())
     assert sums <= 64 << 20 and each <= 64 << 20
-    assert sums + each <= monitor.DEVICE_MEMORY
+    assert sums + each <= DEVICE_MEMORY
 
 
 def test_rows_stay_in_the_file_until_they_are_needed(example: Example, tmp_path: Path) -> None:
@@ -180,8 +181,8 @@ def test_rows_are_waited_for_on_the_card_that_they_are_copied_from(monkeypatch: 
         return made.as_subclass(Pinned) if pin_memory else made
 
     monkeypatch.setattr(torch, "empty", pinned)
-    landing, place = Landing(), torch.zeros(2, 2, 3, dtype=torch.float16)
+    copies, target = HostCopy(), torch.zeros(2, 2, 3, dtype=torch.float16)
     for card in range(2):
-        landing.send(Rows(f"cuda:{card}"), place[card])  # type: ignore[arg-type]
-    landing.wait()
-    assert sorted(device.index for device in waited) == [0, 1] and bool((place == 7).all())
+        copies.send(Rows(f"cuda:{card}"), target[card])  # type: ignore[arg-type]
+    copies.wait()
+    assert sorted(device.index for device in waited) == [0, 1] and bool((target == 7).all())

@@ -4,15 +4,20 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from hswq_core.calibration import Statistics, load_statistics, save_statistics
+from hswq_core.calibration.rows import tensor_of
 from hswq_core.calibration.session import CalibrationSession
 from hswq_core.calibration.statistics import merge
+from hswq_core.calibration.summary import summarize
 from hswq_core.errors import StatisticsError
 from tests.core.small_nets import fingerprint, inputs, make_net, measure
 
@@ -158,3 +163,21 @@ def test_a_session_is_written_where_files_cannot_be_locked(
         session.add_run(one_run(net))
     assert load_statistics(session.path).runs == 2
     assert caplog.text.count("cannot be locked") == 1
+
+
+def test_sessions_that_hold_the_centres_of_patches_stay_readable(tmp_path: Path) -> None:
+    """Earlier versions wrote ``rows`` of every convolution beside its ``patches``."""
+    net, new, old = make_net(), tmp_path / "new.safetensors", tmp_path / "old.safetensors"
+    statistics = replace(measure(net, inputs(2), rows=16), runs=1, fingerprint=fingerprint(net))
+    save_statistics(statistics, new)
+    tensors = load_file(new)
+    assert "conv.patches" in tensors and "conv.rows" not in tensors and "flat.rows" in tensors
+    tensors["conv.rows"] = tensors["conv.patches"].unflatten(1, (4, 9))[:, :, 4].contiguous()
+    with safe_open(new, "pt") as file:
+        save_file(tensors, old, file.metadata())
+    loaded = load_statistics(old)
+    rows = loaded.layers["conv"].rows
+    assert rows is not None and torch.equal(tensor_of(rows), tensors["conv.patches"])
+    assert replace(summarize(old), file="", bytes=0) == replace(summarize(new), file="", bytes=0)
+    save_statistics(loaded + load_statistics(new), old)
+    assert "conv.rows" not in load_file(old) and summarize(old).rows == 16

@@ -95,7 +95,7 @@ def test_long_writes_are_spared_and_nothing_is_left_unwritten(tmp_path: Path, mo
 
     monkeypatch.setattr("hswq_core.calibration.session.save_statistics", slow)
     session = CalibrationSession.open(path, FINGERPRINT)
-    with pytest.raises(KeyboardInterrupt), session.sparing_writes():
+    with pytest.raises(KeyboardInterrupt), session.fewer_writes():
         for number in range(6):
             session.add_run(replace(one_run(number), fingerprint=FINGERPRINT))
         raise KeyboardInterrupt
@@ -106,7 +106,7 @@ def test_long_writes_are_spared_and_nothing_is_left_unwritten(tmp_path: Path, mo
     # Where writing takes no time, every run is written at once.
     monkeypatch.undo()
     session.add_run(replace(one_run(7), fingerprint=FINGERPRINT))
-    with session.sparing_writes():
+    with session.fewer_writes():
         for number in (8, 9):
             time.sleep(0.5)
             session.add_run(replace(one_run(number), fingerprint=FINGERPRINT))
@@ -117,10 +117,10 @@ def test_runs_that_wait_for_a_slow_disk_do_not_fill_the_memory(tmp_path: Path, m
     session = CalibrationSession.open(tmp_path / "session.safetensors", FINGERPRINT)
     run = replace(one_run(0), fingerprint=FINGERPRINT)
     session.add_run(run)
-    monkeypatch.setattr("hswq_core.calibration.session._SPARING", 1e9)
-    with session.sparing_writes():
+    monkeypatch.setattr("hswq_core.calibration.session._WRITE_INTERVAL", 1e9)
+    with session.fewer_writes():
         session.add_run(run)
         assert load_statistics(session.path).runs == 1
-        monkeypatch.setattr("hswq_core.calibration.session._MOST_PENDING", 1)
+        monkeypatch.setattr("hswq_core.calibration.session._MAX_PENDING_BYTES", 1)
         session.add_run(run)
         assert load_statistics(session.path).runs == 3

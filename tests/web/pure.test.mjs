@@ -8,7 +8,7 @@ import { filesBehind, heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt
 import { duration, megabytes, percent } from "../../web/hswq/format.js";
 import { around, spread, TITLE, view } from "../../web/hswq/layout.js";
 import { describeProgress } from "../../web/hswq/progress.js";
-import { languages, say, setLanguage } from "../../web/hswq/words.js";
+import { say, setLanguage, WORDS } from "../../web/hswq/words.js";
 
 const curve = { layers: ["a", "b", "c", "d"], sensitivity: [1, 1e-1, 1e-3, 0], sizes: [100, 110, 130, 131, 140] };
 
@@ -111,7 +111,7 @@ test("the view shows all of a box", () => {
 });
 
 test("every language has every sentence, with the same places to fill in", () => {
-    const [first, ...others] = Object.values(languages);
+    const [first, ...others] = Object.values(WORDS);
     const places = (sentence) => [...new Set(sentence.match(/\{\d\}/g) ?? [])].sort();
     for (const words of [first, ...others]) {
         assert.deepEqual(Object.keys(words).sort(), Object.keys(first).sort());

@@ -2,7 +2,8 @@
 
 let language = "en";
 
-const WORDS = {
+/** Every sentence by language, by its English text. */
+export const WORDS = {
     ja: {
         "Once the model is calibrated, layers and sizes are shown here.": "モデルをキャリブレーションすると、ここに層とサイズが表示されます。",
         "Layers and sizes are shown here once their sensitivity is measured: when this node runs.": "感度を測ると、ここに層とサイズが表示されます(このノードの実行時に測ります)。",
@@ -81,6 +82,3 @@ export function say(english, ...values) {
     const sentence = WORDS[language]?.[english] ?? english;
     return sentence.replace(/\{(\d+)\}/g, (_, number) => values[number]);
 }
-
-/** For the tests: every sentence, by language. */
-export const languages = WORDS;

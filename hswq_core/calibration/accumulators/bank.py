@@ -45,7 +45,7 @@ class SumBank:
     def of(self, name: str, window: ConvWindow | None) -> Accumulator:
         """The running sums of one layer, with its window if it is a convolution.
 
-        To be asked for once: making them takes as long as a small sum.
+        Call this once for each layer: it takes as long as a small sum.
         """
         if self._kernel is not None:
             return TritonSums(self._kernel, self._input, self._output, self._spans[name].start, self._row[name], window)
@@ -53,7 +53,7 @@ class SumBank:
         return TorchSums(inputs, outputs) if self._scratch is None else CpuSums(inputs, outputs, self._scratch)
 
     def copy_history(self, source: str, target: str) -> None:
-        """Give a layer the input sums that another has had until the last fold."""
+        """Copy the input sums of one layer, as of the last fold, to another."""
         self._input_total[:, self._spans[target]] = self._input_total[:, self._spans[source]]
 
     def fold(self) -> None:

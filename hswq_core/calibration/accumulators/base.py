@@ -1,4 +1,4 @@
-"""What an accumulator is: it adds one call of a layer to that layer's running sums."""
+"""The interface of accumulators, which add each call of a layer to the layer's running sums."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from ..reservoir import RowSample
+from ..row_sample import RowSample
 
 
 class Accumulator(Protocol):

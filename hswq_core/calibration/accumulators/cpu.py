@@ -19,7 +19,7 @@ _INPUT_SHARE, _OUTPUT_SHARE = 1 << 17, 1 << 18
 
 
 class Scratch:
-    """Memory that all layers of a model work in, one after the other.
+    """Memory that all layers of a model share, one after the other.
 
     Views of it are kept for every shape, since making one takes as long as a small sum.
     """

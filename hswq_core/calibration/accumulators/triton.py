@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from types import ModuleType
 
 import torch
 
 from ...backend import COMPUTED_IN, Operation, register
 from ...kernels.layer_params import LaunchParams
-from ..conv_patches import ONE_PIXEL, ConvWindow
+from ..conv_patches import ONE_PIXEL, ConvWindow, PatchIndex
 from ..positions import PositionSampler
-from ..reservoir import RowSample
+from ..row_sample import RowSample
 
 
 class TritonSums:
@@ -56,14 +57,14 @@ class TritonSums:
             call = self._calls[measured] = _Call(source, y, params)
         count, first, chosen, rows = 0, 0, call.packed, call.no_rows
         if sample is not None:
-            count, first, chosen, rows = sample.size, sample.first, sample.chosen(), sample.rows
+            count, first, chosen, rows = len(sample.positions), sample.first, sample.positions, sample.rows
         self._kernel.measure(
             call.params, call.packed, source, y, self._input_sums, self._output_sums, chosen, rows, first, count
         )
 
 
 class _Call:
-    """What does not change from one call of the layer to the next of the same shapes."""
+    """What all calls of the layer with these shapes have in common."""
 
     def __init__(self, x: torch.Tensor, y: torch.Tensor, params: LaunchParams) -> None:
         self.x_shape, self.y_shape = x.shape, y.shape
@@ -88,7 +89,7 @@ _CALLS = (
 
 
 def _agrees(kernel: ModuleType, device: torch.device) -> bool:
-    """Whether it measures on this device what torch does, in every type that models compute in."""
+    """Whether the kernel gives torch's results on this device, in every type that models compute in."""
     return all(_agrees_in(kernel, device, dtype) for dtype in COMPUTED_IN)
 
 
@@ -104,8 +105,10 @@ def _agrees_in(kernel: ModuleType, device: torch.device, dtype: torch.dtype) -> 
         )
         channels, seen = input_shape[channel], y.numel() // y.shape[channel]
         rows = torch.zeros(2, 20, channels * math.prod(window.kernel if window else ()), device=device).half()
-        # 17 rows, placed from the third on; positions of the same seed are the same.
-        fused, plain = (RowSample(PositionSampler(0), window, y.shape[-2:], seen, 17, 2, part) for part in rows)
+        positions = PositionSampler(0).pick(17, seen, device)
+        index = window and partial(PatchIndex.of, positions, y.shape[-2:], window, x.shape[-2:])
+        # Rows are written from the third on.
+        fused, plain = (RowSample(positions, part, 2, index) for part in rows)
         sampled = window is not None or channel == x.dim() - 1
         input_sums = torch.zeros(3, channels + 9, dtype=torch.float64, device=device)
         output_sums = torch.zeros(2, 3, dtype=torch.float64, device=device)

@@ -1,4 +1,4 @@
-"""How alike two pictures are by the metrics whose packages are at hand, beside SSIM and PSNR.
+"""How alike two images are by the metrics whose packages are at hand, beside SSIM and PSNR.
 
 ``pip install "comfyui-hswq[proof]"`` brings piq (MS-SSIM, HaarPSI) and lpips. LPIPS needs the weights of AlexNet, which
 are taken from the cache of torch.hub if they are there: nothing is ever downloaded.
@@ -15,27 +15,27 @@ from typing import Any
 
 import torch
 
-_LEAST_FOR_MS_SSIM = 161
+_MIN_FOR_MS_SSIM = 161
 """Five scales with a window of 11: 10 * 2^4 + 1 pixels."""
-_LEAST_FOR_HAARPSI, _LEAST_FOR_LPIPS = 16, 64
+_MIN_FOR_HAARPSI, _MIN_FOR_LPIPS = 16, 64
 _ALEXNET = "alexnet-owt-7be5be79.pth"
 
 
-def picture_metrics(reference: torch.Tensor, candidate: torch.Tensor) -> dict[str, float]:
-    """Means over pictures [B, H, W, C] in [0, 1]: ``ms_ssim``, ``haarpsi`` (1 for equal ones) and ``lpips`` (0).
+def image_metrics(reference: torch.Tensor, candidate: torch.Tensor) -> dict[str, float]:
+    """Means over images [B, H, W, C] in [0, 1]: ``ms_ssim``, ``haarpsi`` (1 for equal ones) and ``lpips`` (0).
 
-    A metric is left out where its package or its weights are missing, or the pictures are smaller than it can take.
+    A metric is left out where its package or its weights are missing, or the images are smaller than it can take.
     """
     one, other = (images.float().cpu().movedim(-1, 1)[:, :3].contiguous() for images in (reference, candidate))
     side = min(one.shape[2:])
     found: dict[str, float] = {}
     with torch.inference_mode():
         if (piq := _package("piq")) is not None:
-            if side >= _LEAST_FOR_MS_SSIM:
+            if side >= _MIN_FOR_MS_SSIM:
                 found["ms_ssim"] = float(piq.multi_scale_ssim(one, other, data_range=1.0))
-            if side >= _LEAST_FOR_HAARPSI:
+            if side >= _MIN_FOR_HAARPSI:
                 found["haarpsi"] = float(piq.haarpsi(one, other, data_range=1.0))
-        if side >= _LEAST_FOR_LPIPS and (lpips := _lpips()) is not None:
+        if side >= _MIN_FOR_LPIPS and (lpips := _lpips()) is not None:
             found["lpips"] = float(lpips(one, other, normalize=True).mean())
     return found
 
@@ -53,5 +53,5 @@ def _lpips() -> Any:
     package = _package("lpips")
     if package is None or not (Path(torch.hub.get_dir()) / "checkpoints" / _ALEXNET).is_file():
         return None
-    with contextlib.redirect_stdout(io.StringIO()):  # it tells where its own weights are
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints where its own weights are
         return package.LPIPS(net="alex", verbose=False).eval()

@@ -1,9 +1,11 @@
-"""What HSWQ Prove writes: the page, the figures as JSON, a picture of some pairs, and all pictures on request."""
+"""What HSWQ Prove writes: the page, the figures as JSON, an image of some pairs, and all images on request."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,16 @@ import torch
 
 from ..hswq_core.errors import TargetError, printable
 from ..hswq_core.files.names import next_free, usable_name
+from ..hswq_core.progress import Progress
 from ..hswq_core.proof import Proof, proof_page
 from ..hswq_core.proof.page import Pictures
 from ..hswq_core.proof.verdict import ProvedFile
 from ..hswq_core.publishing.hashes import hashes_of
-from ..hswq_core.publishing.shown_proof import PICTURE
-from ..loader.provenance import opened_file, patches_of
-from .common import progress_bar
-from .pictures import as_image, as_jpeg
+from ..hswq_core.publishing.shown_proof import PAIRS_IMAGE
+from .images import as_jpeg, as_pil
+from .provenance import opened_file, patches_of
 
-_PAIRS_IN_A_PICTURE = 4
+_PAIRS_IN_AN_IMAGE = 4
 
 
 def files_behind(listed: Iterable[str], model: Any) -> set[Path]:
@@ -40,15 +42,27 @@ def name_of(files: Collection[Path], model: Any, otherwise: str) -> str:
     return f"{name} with patches" if patches_of(model) else name
 
 
-def proved_file(files: Collection[Path], model: Any) -> ProvedFile | None:
-    """The file that a model is; ``None`` for a merge, a patched model, and a file that is gone."""
+def proved_file(files: Collection[Path], model: Any, progress: Progress) -> ProvedFile | None:
+    """The file that a model is; ``None`` for a merge, a patched model, and a file that is gone.
+
+    Args: progress: called while the file is hashed.
+    """
     if len(files) != 1 or patches_of(model):
         return None
     (file,) = files
     try:
-        return ProvedFile(file.name, file.stat().st_size, hashes_of(file, progress_bar())["SHA256"])
+        return ProvedFile(file.name, file.stat().st_size, hashes_of(file, progress)["SHA256"])
     except OSError:
         return None
+
+
+@contextmanager
+def unfinished_folder(folder: Path) -> Iterator[Path]:
+    """A folder inside ``folder`` to write into; gone in the end, unless it was renamed."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as temporary:
+        unfinished = Path(temporary) / "proof"
+        unfinished.mkdir()
+        yield unfinished
 
 
 def write_proof(
@@ -66,7 +80,7 @@ def write_proof(
         said = json.dumps(proof.as_dict(), indent=1, ensure_ascii=False)
         (unfinished / "proof.json").write_text(printable(said), "utf-8")
         (unfinished / "proof.html").write_text(printable(proof_page(proof, pictures)), "utf-8")
-        (unfinished / PICTURE).write_bytes(as_jpeg(side_by_side[:_PAIRS_IN_A_PICTURE].flatten(0, 1)))
+        (unfinished / PAIRS_IMAGE).write_bytes(as_jpeg(side_by_side[:_PAIRS_IN_AN_IMAGE].flatten(0, 1)))
         made = next_free(folder / usable_name(Path(proof.candidate).stem))
         unfinished.rename(made)
     except OSError as error:
@@ -74,7 +88,7 @@ def write_proof(
     return made / "proof.html"
 
 
-def draw_pair(folder: Path, number: int, pair: Sequence[torch.Tensor]) -> None:
+def write_images(folder: Path, number: int, pair: Sequence[torch.Tensor]) -> None:
     """Write the images [B, H, W, 3] of reference and candidate as PNG, each side into a folder of its own.
 
     Errors: TargetError when they cannot be written.
@@ -83,7 +97,7 @@ def draw_pair(folder: Path, number: int, pair: Sequence[torch.Tensor]) -> None:
         for side, batch in zip(("reference", "candidate"), pair, strict=True):
             (folder / side).mkdir(exist_ok=True)
             for frame, image in enumerate(batch):
-                as_image(image).save(folder / side / f"{number:04}_{frame:03}.png")
+                as_pil(image).save(folder / side / f"{number:04}_{frame:03}.png")
     except OSError as error:
         raise _failed(folder.parent.parent, error) from error
 
