@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import DEFAULT
 from tests.support import workflows as w
 from tests.support.probing import loaded
 from tests.support.server import ComfyServer
@@ -12,7 +13,7 @@ from tests.support.telling import told_by
 pytestmark = pytest.mark.stress
 
 
-@pytest.mark.parametrize("probing", ["default"], indirect=True)
+@pytest.mark.parametrize("probing", ["default"], ids=[DEFAULT], indirect=True)
 @pytest.mark.parametrize("kind", ["v2", "int8"])
 def test_a_compiled_model_computes_the_same(probing: ComfyServer, kind: str) -> None:
     flow = loaded(f"{kind}.safetensors")

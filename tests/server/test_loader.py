@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from hswq_core.rounding.rotation import rotated
+from tests.conftest import DEFAULT
 from tests.support import workflows as w
 from tests.support.probing import FP8, MODES, Tensors, loaded, probe, scale_of, unet_of
 from tests.support.server import TINY_CHECKPOINT, ComfyServer, ExecutionError
@@ -116,7 +117,7 @@ def test_the_stock_loader_opens_comfy_int8_where_it_knows_it(probing: ComfyServe
         assert (held[f"{layer}.computed"] - exact).norm() <= 1e-3 * exact.norm(), layer
 
 
-@pytest.mark.parametrize("probing", ["default"], indirect=True)
+@pytest.mark.parametrize("probing", ["default"], ids=[DEFAULT], indirect=True)
 def test_rotated_layers_are_turned_back_here_and_closer_in_stock(probing: ComfyServer) -> None:
     flow = w.calibrated("cal", session="rotating", steps=3, rows=64, loader="HSWQLoader")
     for name, rotate in (("straight", False), ("turned", True)):

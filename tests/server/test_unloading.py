@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from tests.conftest import DEFAULT
 from tests.support import workflows as w
 from tests.support.probing import MODES, UNET, loaded, probe
 from tests.support.server import TINY_CHECKPOINT, ComfyServer
@@ -18,7 +19,7 @@ from tests.support.server import TINY_CHECKPOINT, ComfyServer
 LORA = "on_some_layers.safetensors"
 WAYS = ("plain", "lora", "hook")
 KINDS = ("v2", "int8")
-pytestmark = pytest.mark.parametrize("probing", ["default"], indirect=True)
+pytestmark = pytest.mark.parametrize("probing", ["default"], ids=[DEFAULT], indirect=True)
 _runs = itertools.count(1)
 
 
