@@ -14,3 +14,8 @@ def resident(kind: str, process: int | str = "self") -> int:
     found = re.search(rf"{kind}:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
     assert found is not None
     return int(found[1]) * 1024
+
+
+def reset_peak() -> None:
+    """Let VmHWM of this process begin again at what is resident now."""
+    Path("/proc/self/clear_refs").write_text("5")

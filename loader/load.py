@@ -23,7 +23,7 @@ from ..hswq_core.files.refusal import is_refusal
 from ..hswq_core.files.scale_check import check_scales
 from ..hswq_core.log import get_logger
 from .compat import exact_patching, is_quantized, multiplies_fp8
-from .ops import FP8MatmulOperations, HSWQOperations, weights_in_one_piece
+from .ops import FP8MatmulOperations, HSWQOperations, keep_quantized_tensors
 from .patching import with_quantized_patching
 from .provenance import remember_file
 from .state_dict import join_scales, majority_float
@@ -153,7 +153,7 @@ def _finish_model(model: Any, path: Path, file: _File) -> Any:
     logger.info("HSWQ: %s: %s", path.name, file.found.summary)
 
     def sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
-        with weights_in_one_piece():
+        with keep_quantized_tensors():
             return executor(*args, **kwargs)
 
     model.__class__ = with_quantized_patching(type(model))  # clones are of their parent's class

@@ -2,7 +2,7 @@
 
 They are ComfyUI's own ``manual_cast`` layers, which cast a weight to the input's type when they run, and a
 quantized tensor dequantizes in that cast. Where nothing is to be done but that (the weight is on the input's
-device, no LoRA waits to be added), the short way computes the same without the cast's bookkeeping, which on
+device, no LoRA waits to be added), the fast forward computes the same without the cast's bookkeeping, which on
 a fast GPU takes longer than the layer.
 """
 
@@ -29,7 +29,7 @@ _in_file_form: ContextVar[bool] = ContextVar("in_file_form", default=True)
 
 
 @contextlib.contextmanager
-def weights_in_one_piece() -> Iterator[None]:
+def keep_quantized_tensors() -> Iterator[None]:
     """Meanwhile a state dict has each FP8 weight with its scale as one tensor, and not as a file has them."""
     token = _in_file_form.set(False)
     try:
@@ -38,7 +38,7 @@ def weights_in_one_piece() -> Iterator[None]:
         _in_file_form.reset(token)
 
 
-class _KeepsItsType:
+class _PreserveDtype:
     """Takes tensors over from the state dict: no copy of a memory-mapped file, no cast to the model's type.
 
     ComfyUI stores all of a model in one type, the one that most of its weights have. For a file of FP8 and
@@ -60,7 +60,7 @@ class _KeepsItsType:
         super()._load_from_state_dict(state_dict, prefix, metadata, *args)  # type: ignore[misc]
 
 
-class _ShortWay(_KeepsItsType):
+class _FastForward(_PreserveDtype):
     """Computes at once when nothing is to be done to the weights but to dequantize them."""
 
     def forward_comfy_cast_weights(self, input: torch.Tensor) -> torch.Tensor:
@@ -81,7 +81,7 @@ class _ShortWay(_KeepsItsType):
         return None
 
 
-class _HoldsCodes(_KeepsItsType):
+class _QuantizedWeight(_PreserveDtype):
     """What ComfyUI asks of a layer whose weight may be quantized: patching for LoRA, and saving."""
 
     holds_codes = True
@@ -175,38 +175,38 @@ class _HoldsCodes(_KeepsItsType):
 class HSWQOperations(comfy.ops.manual_cast):
     """Pass as ``custom_operations``. Layers without an FP8 form keep their type, too."""
 
-    class Linear(_HoldsCodes, _ShortWay, comfy.ops.manual_cast.Linear):
+    class Linear(_QuantizedWeight, _FastForward, comfy.ops.manual_cast.Linear):
         def _compute(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
             return torch.nn.functional.linear(x, weight, bias)
 
-    class Conv2d(_HoldsCodes, _ShortWay, comfy.ops.manual_cast.Conv2d):
+    class Conv2d(_QuantizedWeight, _FastForward, comfy.ops.manual_cast.Conv2d):
         def _compute(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
             return self._conv_forward(x, weight, bias)
 
-    class Conv1d(_HoldsCodes, comfy.ops.manual_cast.Conv1d):
+    class Conv1d(_QuantizedWeight, comfy.ops.manual_cast.Conv1d):
         pass
 
-    class Conv3d(_HoldsCodes, comfy.ops.manual_cast.Conv3d):
+    class Conv3d(_QuantizedWeight, comfy.ops.manual_cast.Conv3d):
         pass
 
-    class ConvTranspose1d(_KeepsItsType, comfy.ops.manual_cast.ConvTranspose1d):
+    class ConvTranspose1d(_PreserveDtype, comfy.ops.manual_cast.ConvTranspose1d):
         pass
 
-    class ConvTranspose2d(_KeepsItsType, comfy.ops.manual_cast.ConvTranspose2d):
+    class ConvTranspose2d(_PreserveDtype, comfy.ops.manual_cast.ConvTranspose2d):
         pass
 
-    class GroupNorm(_ShortWay, comfy.ops.manual_cast.GroupNorm):
+    class GroupNorm(_FastForward, comfy.ops.manual_cast.GroupNorm):
         def _compute(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
             return torch.nn.functional.group_norm(x, self.num_groups, weight, bias, self.eps)
 
-    class LayerNorm(_ShortWay, comfy.ops.manual_cast.LayerNorm):
+    class LayerNorm(_FastForward, comfy.ops.manual_cast.LayerNorm):
         def _compute(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
             return torch.nn.functional.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
 
-    class RMSNorm(_KeepsItsType, comfy.ops.manual_cast.RMSNorm):
+    class RMSNorm(_PreserveDtype, comfy.ops.manual_cast.RMSNorm):
         pass
 
-    class Embedding(_KeepsItsType, comfy.ops.manual_cast.Embedding):
+    class Embedding(_PreserveDtype, comfy.ops.manual_cast.Embedding):
         pass
 
 

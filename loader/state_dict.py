@@ -38,7 +38,7 @@ def join_scales(state_dict: dict[str, Any], prefix: str, dtype: torch.dtype, pat
 
     Errors: CheckpointError naming the layer whose scale is unusable, or that is quantized in a way of its own.
     """
-    rotated, plain = 0, []
+    rotated, unscaled = 0, list[torch.Tensor]()
     for key in list(state_dict):
         tensor = state_dict.get(key)
         if tensor is None or key.endswith(MARKERS):
@@ -50,6 +50,8 @@ def join_scales(state_dict: dict[str, Any], prefix: str, dtype: torch.dtype, pat
         elif layer and tensor.dtype in _CODES:
             decoder = _take_decoder(state_dict, layer, path)
             rotated += decoder.group > 1
+            if tensor.dtype in _FP8 and decoder.scale_key is None:
+                unscaled.append(tensor)
             is_layer = decoder.group == 1 and tensor.dim() in LAYER_DIMENSIONS
             state_dict[key] = (
                 quantized_tensor(tensor, decoder.scale, dtype) if is_layer else decoder.dequantize(tensor).to(dtype)
@@ -58,10 +60,10 @@ def join_scales(state_dict: dict[str, Any], prefix: str, dtype: torch.dtype, pat
             state_dict[key] = tensor.to(dtype)  # a naive cast of the whole file turned biases to FP8, too
         elif layer and tensor.dim() in LAYER_DIMENSIONS:
             _check_float(key, tensor, path)
-            plain.append(layer)
+            unscaled.append(tensor)
     for key in [key for key in state_dict if key.startswith(prefix) and key.endswith((*MARKERS, "scaled_fp8"))]:
         del state_dict[key]
-    _warn_of_lost_scales(state_dict, plain, path)
+    _warn_of_lost_scales(unscaled, path)
     if rotated:
         logger.warning(
             "HSWQ: %s: %d layers were rotated for the arithmetic of ComfyUI's own loaders; here they take as much "
@@ -106,19 +108,18 @@ def _take_decoder(state_dict: dict[str, Any], layer: str, path: Path) -> LayerDe
     return decoder
 
 
-def _warn_of_lost_scales(state_dict: Mapping[str, Any], layers: list[str], path: Path) -> None:
+def _warn_of_lost_scales(weights: list[torch.Tensor], path: Path) -> None:
     """Say so where weights are as large as codes are: a tool that does not know scales has dropped them.
 
     No model's weights have a root mean square near one; codes that fill FP8's range have one near a hundred.
 
     Args:
-        layers: that are not quantized, by their names in the file.
+        weights: those of layers without a scale.
     """
     spreads = sorted(
         float(weight.flatten()[:_SAMPLE].float().square().mean().sqrt())
-        for layer in layers[:: max(1, len(layers) // 16)]
-        if (weight := state_dict[layer + WEIGHT]).numel()
-        and not stored_layer(state_dict, layer, "", tuple(weight.shape)).suffix
+        for weight in weights[:: max(1, len(weights) // 16)]
+        if weight.numel()
     )
     if spreads and spreads[len(spreads) // 2] > _LARGEST_SPREAD:
         logger.warning(

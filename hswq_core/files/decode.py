@@ -29,10 +29,12 @@ class LayerDecoder:
     Attributes:
         scale: float32, ready to be multiplied with the codes: [], or [C_out, 1, ...]; one where the file has none.
         group: how many columns are rotated together; 1 is none.
+        scale_key: where the scale stands; ``None`` where the file has none.
         side_keys: the names of the tensors beside the weight.
     """
 
     scale: torch.Tensor
+    scale_key: str | None
     group: int
     side_keys: tuple[str, ...]
 
@@ -59,7 +61,7 @@ def decode_layer(
     scale_key = next((layer + suffix for suffix in SCALE_SUFFIXES if layer + suffix in keys), None)
     # V1, or any plain FP8 file, has none.
     scale = checked_scale(scale_key, read(scale_key), shape, where) if scale_key else torch.ones(())
-    return LayerDecoder(scale, group, side_keys)
+    return LayerDecoder(scale, scale_key, group, side_keys)
 
 
 def kind_of_codes(dtype: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.memory import resident
+from benchmarks.memory import reset_peak, resident
 from hswq_core.convert_file import convert_checkpoint, targets
 from hswq_core.errors import HSWQError
 from hswq_core.files.checkpoint import CheckpointReader
@@ -195,6 +195,7 @@ def test_a_header_of_brackets_is_refused_before_it_takes_memory(tmp_path: Path, 
     path = tmp_path / "bomb.safetensors"
     encoded = ('{"a":[' + filler * (24_000_000 // len(filler))).encode()
     path.write_bytes(len(encoded).to_bytes(8, "little") + encoded)
+    reset_peak()
     started, before = time.monotonic(), resident("VmRSS")
     with pytest.raises(HSWQError, match="not a safetensors file"):
         CheckpointReader(path)

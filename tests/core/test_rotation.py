@@ -133,13 +133,24 @@ def test_converting_turns_weights_back_or_keeps_them_turned(case: Case) -> None:
     assert all(said_of(turned, layer) == said_of(same, layer) for layer in ("with_outlier", "without"))
 
 
-@pytest.mark.parametrize("said", [b"{", b'{"convrot": true, "convrot_groupsize": 48}', b'{"convrot": true}'])
-def test_a_rotation_that_cannot_be_is_told(case: Case, said: bytes) -> None:
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            '{"format": "int8_tensorwise", "convrot": true, "convrot_groupsize": 48}',
+            r"with_outlier\.comfy_quant says cannot be",
+        ),
+        ('{"format": "int8_tensorwise", "convrot": true}', r"with_outlier\.comfy_quant says cannot be"),
+        ('{"format": "another"}', "with_outlier is quantized in a way that HSWQ does not know"),
+        ("{", "with_outlier is quantized in a way that HSWQ does not know"),
+    ],
+)
+def test_a_description_that_cannot_be_is_told(case: Case, said: str, told: str) -> None:
     case.written("turned", rotate=True)
     tensors = load_file(case.folder / "turned.safetensors")
-    tensors[f"{PREFIX}with_outlier.comfy_quant"] = torch.tensor(list(said), dtype=torch.uint8)
+    tensors[f"{PREFIX}with_outlier.comfy_quant"] = torch.tensor(list(said.encode()), dtype=torch.uint8)
     save_file(tensors, case.folder / "bad.safetensors")
-    with pytest.raises(CheckpointError, match=r"with_outlier\.comfy_quant says cannot be"):
+    with pytest.raises(CheckpointError, match=told):
         convert(case.folder / "bad.safetensors", case.folder / "out.safetensors", "fp16")
     assert not (case.folder / "out.safetensors").exists()
 
