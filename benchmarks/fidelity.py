@@ -29,6 +29,8 @@ from .prompts import CALIBRATION, HELD_OUT
 CURVE = (0.1, 0.25, 0.0, 0.5, 0.05)
 BY_CHANNEL = (0.1, 0.25)
 INTEGERS = (0.1, 0.25, 0.0)
+MIXED = (0.3, 0.33, 0.36, 0.4, 0.45, 0.509)
+"""Shares of the UNet's bytes."""
 ABLATED = (("v1", 0.1), ("v1", 0.25))
 BATCH = 32
 PROBES = 16
@@ -98,15 +100,19 @@ def calibrate(original: Path, path: Path) -> Any:
 def measure(model: Any, statistics: Any, mode: str, rounding: str, method: str = "gradient", **more: Any) -> Any:
     """The statistics with every layer's effect on the UNet's output."""
     from hswq.hswq_core.formats import FORMATS  # type: ignore[import-not-found]
+    from hswq.hswq_core.options import QuantizeOptions  # type: ignore[import-not-found]
     from hswq.loader.impact import measure_impacts  # type: ignore[import-not-found]
 
-    impacts = dict(
+    found = dict(
         measure_impacts(
-            model.model, statistics, sorted(statistics.layers), form=FORMATS[mode].form, rounding=rounding,
+            model.model, statistics, sorted(statistics.layers), forms=FORMATS[mode].forms, rounding=rounding,
             method=method, progress=lambda _done, _total: None, **{"probes": PROBES, **more},
         )
     )  # fmt: skip
-    return statistics.with_impacts(impacts, f"{mode} {rounding}")
+    purposes = QuantizeOptions(mode=mode, rounding=rounding).impact_purposes
+    for purpose, form in zip(purposes, FORMATS[mode].forms, strict=True):
+        statistics = statistics.with_impacts({name: each[form.name] for name, each in found.items()}, purpose)
+    return statistics
 
 
 def write(original: Path, target: Path, statistics: Any, **options: Any) -> Path:
@@ -156,6 +162,9 @@ def variants(
             # The reference's own integers: each layer's error put in alone, the least harmful ones quantized.
             options = {"mode": "int8", "selection": "measured", "size": keeping["budget"]}
             yield f"injected int8 {ratio:g}", partial(measured, "int8", "nearest", "exact"), options
+    for share in MIXED:
+        keeping = {"mode": "mixed", "rounding": "calibrated", "budget": str(size("mixed", share))}
+        yield f"mixed {share:g}", partial(measured, "mixed", "calibrated"), keeping
     options = {"mode": "comfy", "keep_ratio": 0.1, "rounding": "calibrated", "selection": "measured"}
     yield "calibrated+measured comfy 0.1", partial(measured, "v2", "calibrated"), options
 
@@ -232,7 +241,11 @@ def main() -> None:
         print(f"{name}  {figures['unet_error']:.2e}  {figures['latent_mse']:.2e}", flush=True)
 
     def size(mode: str, ratio: float) -> int:
-        return api.plan(original, statistics, mode=mode, keep_ratio=ratio).nbytes
+        """Bytes of a file with this keep ratio; of ``mixed``, with this share of the UNet's bytes."""
+        plan = api.plan(original, statistics, mode="v2" if mode == "mixed" else mode, keep_ratio=ratio)
+        if mode != "mixed":
+            return plan.nbytes
+        return plan.source.nbytes - round((1 - ratio) * plan.source_unet_bytes)
 
     for name, own, options in variants(statistics, measured, size):
         if name not in results and any(fnmatch(name, pattern) for pattern in args.only):

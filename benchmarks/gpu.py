@@ -127,7 +127,7 @@ def sensitivity(subject: Subject, stock: Any, session: Any) -> None:
     started = time.perf_counter()
     with peak() as most:
         before = allocated()
-        how = {"form": FORMATS["v2"].form, "rounding": "nearest", "probes": 8, "method": "gradient"}
+        how = {"forms": FORMATS["v2"].forms, "rounding": "nearest", "probes": 8, "method": "gradient"}
         layers = sorted(session.statistics.layers)
         dict(measure_impacts(stock, session.statistics, layers, progress=lambda *_: None, **how))
     seconds = time.perf_counter() - started

@@ -46,7 +46,7 @@ def _of_checkpoint(recipe: Recipe, path: Path) -> int:
             statistics = _statistics_bytes(reader, recipe.calibration.rows_per_layer)
     except HSWQError:
         return 0  # a task will say what is wrong with it
-    purposes = {options.impact_purpose for options in recipe.outputs if options.selection == "measured"}
+    purposes = {options.measured_as for options in recipe.outputs if options.selection == "measured"}
     copies = recipe.calibration.parts + 1 + len(purposes)  # the parts, their sum, and one for each purpose
     return statistics * copies + int(path.stat().st_size * _SIZE_OF_OUTPUT) * len(recipe.outputs)
 

@@ -11,8 +11,9 @@ from hswq_core import load_statistics, merge_statistics, quantize
 from hswq_core.calibration import save_statistics
 from hswq_core.errors import CheckpointError, TargetError
 from hswq_core.files.names import EXTENSION, default_name
-from hswq_core.options import QuantizeOptions
+from hswq_core.options import ROUNDINGS, QuantizeOptions, check_choice
 from hswq_core.publishing import About, publish
+from hswq_core.sensitivity.rules import has_impacts
 
 from .headers import has_text_encoder
 from .prove import ProofRequest, prove
@@ -80,7 +81,8 @@ def _sensitivity(task: Task, needs: Sequence[Path], out: Path, worker: Worker) -
             **_ending_in("measure"),
         }
     )
-    if load_statistics(session).complete_impacts(str(task.settings["purpose"])) is None:
+    options = QuantizeOptions(mode=mode, rounding=check_choice("rounding", rounding, ROUNDINGS))
+    if not has_impacts(load_statistics(session), options):
         raise _not_written(worker, task)
     shutil.move(session, out / STATISTICS)
 

@@ -64,7 +64,7 @@ def _of_checkpoint(recipe: Recipe, checkpoint: Path, parts: list[dict[str, objec
     merged = Task("merge", checkpoint, f"{name}: add up", {}, tuple(shards), content)
     made, measured = [*shards, merged], dict[str, Task]()
     for options in recipe.outputs:
-        purpose, statistics = options.impact_purpose, merged
+        purpose, statistics = options.measured_as, merged
         if options.selection == "measured":
             if purpose not in measured:
                 settings = dict(recipe.sensitivity) | {"purpose": purpose}
@@ -81,7 +81,7 @@ def _of_output(
     recipe: Recipe, checkpoint: Path, content: str, options: QuantizeOptions, statistics: Task
 ) -> list[Task]:
     label = f"{checkpoint.stem}: {options.mode}"
-    written = Task("quantize", checkpoint, f"{label}: write", asdict(options), (statistics,), content)
+    written = Task("quantize", checkpoint, f"{label}: write", _settings_of(options), (statistics,), content)
     made, proof = [written], ()
     if recipe.proof is not None:
         settings = recipe.proof.settings() | {"threads": recipe.threads}
@@ -90,6 +90,11 @@ def _of_output(
     if recipe.card is not None:
         made.append(Task("card", checkpoint, f"{label}: card", dict(recipe.card), (written, *proof), content))
     return made
+
+
+def _settings_of(options: QuantizeOptions) -> dict[str, object]:
+    """The options by name. An empty target is left out: tasks from before there were any keep their names."""
+    return {name: value for name, value in asdict(options).items() if name != "target" or value}
 
 
 def shards_of(recipe: Recipe) -> list[dict[str, object]]:

@@ -33,6 +33,7 @@ _LONGEST_REASON = 120
 def quantize(
     source: Source,
     target: AnyPath,
+    /,
     statistics: Statistics | None = None,
     options: QuantizeOptions | None = None,
     *,

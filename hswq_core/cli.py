@@ -71,13 +71,13 @@ def _quantize(args: argparse.Namespace) -> str:
     options = QuantizeOptions(**{f.name: getattr(args, f.name) for f in fields(QuantizeOptions) if f.name in args})
     statistics = api.load_statistics(args.stats) if args.stats else None
     if args.stats:
-        check_not_source(args.target, args.stats, "statistics that are read")
+        check_not_source(args.output, args.stats, "statistics that are read")
     with _progress(args) as progress:
         if args.dry_run:
             done = api.plan(args.source, statistics, options, progress=progress)
         else:
             done = api.quantize(
-                args.source, args.target, statistics, options,
+                args.source, args.output, statistics, options,
                 device=args.device, overwrite=args.overwrite, progress=progress,
             )  # fmt: skip
     return json.dumps(done.as_dict(), indent=2) if args.json else str(done)
@@ -85,7 +85,7 @@ def _quantize(args: argparse.Namespace) -> str:
 
 def _convert(args: argparse.Namespace) -> str:
     with _progress(args) as progress:
-        return str(api.convert(args.source, args.target, args.to, overwrite=args.overwrite, progress=progress))
+        return str(api.convert(args.source, args.output, args.to, overwrite=args.overwrite, progress=progress))
 
 
 def _card(args: argparse.Namespace) -> str:

@@ -95,6 +95,7 @@ def command_line(runs: Mapping[str, Run], add_more: Callable[[CommandLine], None
     size = quantize.add_mutually_exclusive_group()
     size.add_argument("--keep-ratio", type=float, default=0.25, help="share of the layers to keep")
     size.add_argument("--budget", default="", help="size the file may have: 3.2GB, or 57%% of the source")
+    size.add_argument("--target", default="", help="error of the output that the file may have: 1e-4 (mixed)")
     quantize.add_argument("--selection", choices=SELECTIONS, default="variance", help="how they are chosen")
     quantize.add_argument("--rounding", choices=ROUNDINGS, default="nearest", help="how weights are rounded")
     quantize.add_argument("--scales", choices=SCALES, default="tensor", help="what has a scale of its own (v2)")
@@ -147,6 +148,7 @@ def command_line(runs: Mapping[str, Run], add_more: Callable[[CommandLine], None
 
 def _add_source_and_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="the checkpoint to read")
-    parser.add_argument("target", type=Path, help="the file to write")
+    # Not called target: that is an option of quantizing.
+    parser.add_argument("output", metavar="target", type=Path, help="the file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing target")
     parser.add_argument("--quiet", action="store_true", help="show no progress")

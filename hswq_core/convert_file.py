@@ -14,12 +14,12 @@ from .files.decode import LayerDecoder, decode_layer, kind_of_codes
 from .files.dtypes import TORCH_DTYPES, dtype_name, tensor_bytes
 from .files.layers import WEIGHT, find_prefix
 from .files.modelspec import true_metadata
-from .files.refusal import is_refusal
 from .files.scale_check import check_scales
 from .files.source import TensorInfo
 from .files.writer import CheckpointWriter, FileLayout, check_not_source
 from .formats import FORMATS, Format
-from .formats.stored_layer import FP8_DTYPES, QUANTIZED_DTYPES
+from .formats.refusal import is_refusal
+from .formats.stored_layer import FP8_DTYPES, is_quantized
 from .options import check_choice
 from .progress import Progress, no_progress
 
@@ -90,7 +90,7 @@ def convert_checkpoint(
         stored = None if form is None else _side_tensors(form, layer, info, decoder)
         if stored is None:
             plain[layer + WEIGHT] = decoder
-            layout[layer + WEIGHT] = (_float_type(source, layer + WEIGHT, decoder.scale), info.shape)
+            layout[layer + WEIGHT] = (_float_type(source, layer + WEIGHT, decoder), decoder.shape)
         else:
             side |= stored
     if form is not None and len(plain) == len(layers):
@@ -118,9 +118,11 @@ def convert_checkpoint(
 def _quantized(source: CheckpointReader, prefix: str) -> list[str]:
     """The quantized layers by their names in the file."""
     return [
-        key.removesuffix(WEIGHT)
+        layer
         for key, info in source.tensors.items()
-        if key.startswith(prefix) and key.endswith(WEIGHT) and info.dtype in QUANTIZED_DTYPES
+        if key.startswith(prefix)
+        and key.endswith(WEIGHT)
+        and is_quantized(source.tensors, layer := key.removesuffix(WEIGHT), info.dtype)
     ]
 
 
@@ -130,22 +132,22 @@ def _side_tensors(form: Format, layer: str, info: TensorInfo, decoder: LayerDeco
     if form.drops_scale(layer) or not form.can_store(info.shape, info.dtype, scale):
         return None
     if decoder.group == 1:
-        return form.form.side_tensors_for(layer, scale)
-    return form.rotated_form and form.rotated_form.side_tensors_for(layer, scale, decoder.group)
+        return form.form.side_tensors_for(layer, scale, info.shape)
+    return form.rotated_form and form.rotated_form.side_tensors_for(layer, scale, info.shape, decoder.group)
 
 
-def _float_type(source: CheckpointReader, key: str, scale: torch.Tensor) -> str:
+def _float_type(source: CheckpointReader, key: str, decoder: LayerDecoder) -> str:
     """FP16 for a dequantized weight, or FP32 where FP16 would have infinities."""
     limit = torch.finfo(torch.float16).max
     info = torch.finfo if source.tensors[key].dtype in FP8_DTYPES else torch.iinfo
-    if float(scale.max()) * info(TORCH_DTYPES[source.tensors[key].dtype]).max <= limit:
+    if float(decoder.scale.max()) * info(TORCH_DTYPES[source.tensors[key].dtype]).max <= limit:
         return "F16"
-    return "F16" if float((source.tensor(key).float() * scale).abs().max()) <= limit else "F32"
+    return "F16" if float(decoder.scaled(source.tensor(key)).abs().max()) <= limit else "F32"
 
 
 def _check_kind(source: CheckpointReader, form: Format | None, layers: Iterable[str]) -> None:
     """Errors: CheckpointError when no layer has codes that the target can hold, and all would be rounded twice."""
-    kinds = {kind_of_codes(source.tensors[layer + WEIGHT].dtype) for layer in layers}
+    kinds = {kind_of_codes(source, layer) for layer in layers}
     if form is not None and form.form.grid.name not in kinds:
         raise CheckpointError(
             f"the layers are {kinds.pop()} and {form.name} holds {form.form.grid.name}: they would be rounded twice",

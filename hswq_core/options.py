@@ -35,6 +35,8 @@ class QuantizeOptions:
         mode: the format that is written.
         keep_ratio: the share of the layers that stay as they are, from 0 to 1.
         budget: the size the file may have ("3.2GB", or "57%" of the source); replaces the keep ratio unless empty.
+        target: the error of the model's output that the file may have, as measured impacts predict it ("1e-4"): the
+            smallest such file is written. In formats alone that choose the bits of each layer; replaces the budget.
         selection: which layers are kept: those with the largest output variance, output error, or measured impact.
         rounding: to the nearest value, or calibrated so that errors cancel in the layer's output.
         scales: whether a ``tensor`` has one scale, or every output ``channel`` its own (v2 only).
@@ -49,6 +51,7 @@ class QuantizeOptions:
     mode: str = "v2"
     keep_ratio: float = 0.25
     budget: str = ""
+    target: str = ""
     selection: Selection = "variance"
     rounding: Rounding = "nearest"
     scales: Scales = "tensor"
@@ -59,10 +62,15 @@ class QuantizeOptions:
     thumbnail: str = ""
 
     @property
-    def impact_purpose(self) -> str:
+    def impact_purposes(self) -> tuple[str, ...]:
         """What impacts must have been measured for to fit these options: "v2 calibrated" and its like."""
-        measured = FORMATS[self.mode].impacts_of or self.mode
-        return f"{measured} {self.rounding}"
+        return tuple(f"{form.name} {self.rounding}" for form in FORMATS[self.mode].forms)
+
+    @property
+    def measured_as(self) -> str:
+        """A mode and a rounding: measured for these, a session has all impacts that these options need."""
+        form = FORMATS[self.mode]
+        return f"{self.mode if form.menu else form.form.name} {self.rounding}"
 
     def __post_init__(self) -> None:
         form = FORMATS[check_choice("mode", self.mode, tuple(FORMATS))]
@@ -71,6 +79,10 @@ class QuantizeOptions:
         check_choice("scales", self.scales, SCALES)
         check_choice("part", self.part, PARTS)
         check_keep_ratio(self.keep_ratio)
+        if form.menu:
+            # Which bits a layer has is known from measured impacts alone.
+            object.__setattr__(self, "selection", "measured")
+        self._check_target(form)
         if self.scales == "channel" and form.channel_form is None:
             able = _names(lambda form: form.channel_form is not None)
             raise PlanError(
@@ -96,6 +108,29 @@ class QuantizeOptions:
         if not isinstance(self.budget, str) or self.budget.strip():
             parse_budget(self.budget, 0)
         object.__setattr__(self, "budget", self.budget.strip())
+
+    def _check_target(self, form: Format) -> None:
+        """Errors: PlanError for a target that is not an error, or that this format cannot be written for."""
+        object.__setattr__(self, "target", str(self.target).strip())
+        if not self.target:
+            return
+        parse_target(self.target)
+        if not form.menu:
+            able = _names(lambda form: bool(form.menu))
+            raise PlanError(f"a target is for {able} alone", remedy=f"Choose {able}, or give a keep ratio or a budget")
+        if str(self.budget).strip():
+            raise PlanError("there is a target and a budget", remedy="Give one of them")
+
+
+def parse_target(target: str) -> float:
+    """A predicted error, as in "1e-4". Errors: PlanError for anything else."""
+    try:
+        found = float(target)
+    except ValueError:
+        found = math.nan
+    if not 0 < found < 1:
+        raise PlanError(f"the target is {target!r}", remedy="Give the error of the output that you accept, as in 1e-4")
+    return found
 
 
 def _names(is_able: Callable[[Format], bool]) -> str:

@@ -65,7 +65,7 @@ def quantize_checkpoint(
 
     total = sum(info.nbytes for info in source.tensors.values())
     done, losses = 0, Losses()
-    layout = FileLayout(plan.layout, plan.metadata())
+    layout = FileLayout(plan.full_layout, plan.metadata())
     workers = workers_on(
         torch.device(device), max((math.prod(layer.info.shape) for layer in plan.quantized), default=0)
     )
@@ -76,11 +76,15 @@ def quantize_checkpoint(
             if result is None or layer is None or layer.form is None:
                 writer.write(key, source.chunks(key))
             else:
-                writer.write(key, [tensor_bytes(result.codes)])
-                for name, tensor in layer.form.side_tensors_for(layer.stem, result.scale, result.group).items():
+                writer.write(key, [tensor_bytes(layer.form.encode(result.codes))])
+                for name, tensor in layer.form.side_tensors_for(
+                    layer.stem, result.scale, layer.info.shape, result.group
+                ).items():
                     writer.write(name, [tensor_bytes(tensor)])
                 losses.add(layer.layer, result)
             done += source.tensors[key].nbytes
+        for name, tensor in plan.extra_tensors.items():
+            writer.write(name, [tensor_bytes(tensor)])
         source.check_unchanged()
     trim_heap()
     progress(total, total)

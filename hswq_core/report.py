@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .calibration.coverage import coverage_warnings
 from .calibration.statistics import Statistics
-from .planning.plan import QuantizationPlan
+from .planning.plan import KEPT, QuantizationPlan
 from .rounding.weight import QuantizedWeight
 
 
@@ -101,7 +101,7 @@ class Report:
         plan = self.plan
         return (
             f"{self.file.name}: {self.bytes / 1e6:,.1f} MB, {self.bytes / plan.source.nbytes:.1%} of the original; "
-            f"{self.quantized_layers} layers in {plan.form.grid.name}, {self.kept_layers} kept"
+            f"{plan.layers_in_words}"
         )
 
     def as_dict(self) -> dict[str, object]:
@@ -122,6 +122,8 @@ class Report:
             "scales": plan.scales,
             "kept_layers": self.kept_layers,
             "quantized_layers": self.quantized_layers,
+            "layers_by_form": plan.layers_by_form,
+            "predicted_error": plan.predicted_error,
             "weighted_error": self.weighted_error,
             "weighted_error_plain_cast": self.weighted_error_plain_cast,
             "calibrated_layers": self.calibrated_layers,
@@ -141,7 +143,7 @@ class Report:
             str(self.file),
             f"  size     {self.bytes / 1e6:,.1f} MB of {plan.source.nbytes / 1e6:,.1f} MB "
             f"({self.bytes / plan.source.nbytes:.1%}); diffusion model {plan.unet_bytes / plan.source_unet_bytes:.1%}",
-            f"  layers   {self.quantized_layers} in {plan.form.grid.name}, {self.kept_layers} kept{kept}",
+            f"  layers   {self._layers()}{kept}",
             f"  error    {self._error()}",
         ]
         if plan.options.rotate:
@@ -152,7 +154,15 @@ class Report:
             )
         return "\n".join([*lines, *(f"  warning  {warning}" for warning in self.warnings)])
 
+    def _layers(self) -> str:
+        if not self.plan.format.menu:
+            return f"{self.quantized_layers} in {self.plan.grids}, {self.kept_layers} kept"
+        forms = (f"{count} in {name}" for name, count in self.plan.layers_by_form.items() if name != KEPT)
+        return ", ".join([*forms, f"{self.kept_layers} kept"])
+
     def _error(self) -> str:
+        if self.plan.predicted_error is not None:
+            return f"of the model's output {self.plan.predicted_error:.2g}, as predicted by the layers' impacts"
         if self.calibrated_gain is not None:
             return f"layer outputs {self.calibrated_gain:.2f} of nearest rounding ({self.calibrated_layers} layers)"
         plain = self.weighted_error_plain_cast

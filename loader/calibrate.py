@@ -15,10 +15,11 @@ from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.calibration.statistics import NOISE_BINS, Statistics
 from ..hswq_core.errors import StatisticsError
 from ..hswq_core.fingerprint import Fingerprint, elements_at
-from .compat import is_quantized, on_one_device, uncompiled
+from .compat import on_one_device, uncompiled
 from .hooks import change_weights, weight_hooks
 from .memory import reserved_memory
 from .provenance import patches_of
+from .quantized_tensor import is_quantized
 from .weights import plain_layers, unpatched_weights
 
 _KEY = "hswq_calibration"

@@ -1,8 +1,4 @@
-"""The one place that knows how ComfyUI versions differ: how an FP8 weight is held, and how its memory is managed.
-
-ComfyUI's ``QuantizedTensor`` stays FP8 in memory and turns to the compute type when a layer runs; casting,
-offloading, LoRA and saving all know it. Only its construction differs between versions.
-"""
+"""Where ComfyUI versions differ: how their memory is managed and what they compute with (but for quantized tensors)."""
 
 from __future__ import annotations
 
@@ -16,80 +12,15 @@ import comfy.ops
 import comfy.quant_ops
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
-from comfy.quant_ops import QuantizedTensor
 
-from ..hswq_core.inference.dequantize import dequantize
 from ..hswq_core.sensitivity.gradient import own_weight
-
-_STOCK_LAYOUT = "TensorCoreFP8Layout"
-_OUR_LAYOUT = "HSWQScaledFP8Layout"
-_COPIES = "multigpu"
-"""Under this name ComfyUI keeps a MODEL's copies on other devices."""
-
-
-def _register_layout() -> str:
-    """The layout to use. Newer versions have typed layouts, and theirs multiplies by the scale in the compute type.
-
-    In FP16 that rounds every scale to 11 bits and loses small ones, so we register a layout of our own beside it,
-    which multiplies in float32 and rounds once. It does nothing else: what a layout of ComfyUI's can beyond that
-    (products in FP8, fused operations) is made for its own codes. Older versions do so already.
-    """
-    register = getattr(comfy.quant_ops, "register_layout_class", None)
-    if register is None:
-        return _STOCK_LAYOUT
-    stock: Any = comfy.quant_ops.get_layout_class(_STOCK_LAYOUT)
-
-    class HSWQScaledFP8Layout(comfy.quant_ops.QuantizedLayout):
-        Params = stock.Params
-
-        @classmethod
-        def quantize(cls, tensor: torch.Tensor, **_: Any) -> Any:
-            raise TypeError("codes of HSWQ are made when a file is quantized, and never again")
-
-        @classmethod
-        def dequantize(cls, qdata: torch.Tensor, params: Any) -> torch.Tensor:
-            return dequantize(qdata, params.scale, params.orig_dtype)
-
-        @classmethod
-        def get_plain_tensors(cls, qtensor: Any) -> tuple[torch.Tensor, torch.Tensor]:
-            return codes_and_scale(qtensor)
-
-        @classmethod
-        def state_dict_tensors(cls, qdata: torch.Tensor, params: Any) -> dict[str, torch.Tensor]:
-            return {"": qdata, "_scale": params.scale}
-
-    register(_OUR_LAYOUT, HSWQScaledFP8Layout)
-    return _OUR_LAYOUT
-
-
-_LAYOUT = _register_layout()
-
-
-def quantized_tensor(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """W8 and its float32 scale as one tensor that computes as W8 * scale in ``dtype``."""
-    if _LAYOUT == _STOCK_LAYOUT:
-        return QuantizedTensor(codes, _LAYOUT, {"scale": scale, "orig_dtype": dtype})
-    params = comfy.quant_ops.get_layout_class(_LAYOUT).Params(
-        scale=scale, orig_dtype=dtype, orig_shape=tuple(codes.shape)
-    )
-    return QuantizedTensor(codes, _LAYOUT, params)
-
-
-def codes_and_scale(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The FP8 codes and the scale of a tensor made by ``quantized_tensor``."""
-    params = getattr(weight, "_params", None)
-    return weight._qdata, params.scale if params is not None else weight._layout_params["scale"]  # type: ignore[attr-defined]
-
-
-def is_quantized(weight: object) -> bool:
-    return isinstance(weight, QuantizedTensor)
+from .quantized_tensor import dequantized, is_quantized
 
 
 def ready_weight(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
     """A weight in the type that ``x`` is computed with, or ``None`` if it is on another device."""
-    if isinstance(weight, QuantizedTensor):
-        codes, scale = codes_and_scale(weight)
-        return dequantize(codes, scale, x.dtype) if codes.device == x.device else None
+    if is_quantized(weight):
+        return dequantized(weight, x.dtype) if weight.device == x.device else None
     return weight.to(x.dtype) if weight.device == x.device else None
 
 
@@ -97,6 +28,10 @@ def uncompiled() -> contextlib.AbstractContextManager[Any]:
     """Meanwhile compiled models run as they are written, where torch can: hooks are no part of a compiled graph."""
     stance = getattr(torch.compiler, "set_stance", None)
     return contextlib.nullcontext() if stance is None else stance("force_eager")
+
+
+_COPIES = "multigpu"
+"""Under this name ComfyUI keeps a MODEL's copies on other devices."""
 
 
 @contextlib.contextmanager

@@ -25,9 +25,9 @@ from ..hswq_core.files.source import TensorSource
 from ..hswq_core.files.text_encoders import TEXT_ENCODERS
 from ..hswq_core.fingerprint import elements_at, positions
 from ..hswq_core.planning.matched_source import names_differ
-from .compat import is_quantized
 from .load import load_diffusion_model
 from .provenance import patches_of
+from .quantized_tensor import is_quantized
 from .weights import original_tensor, patched_tensor, without_injections
 
 SAMPLING_SETTINGS = frozenset({"v_pred", "ztsnr", "edm_vpred.sigma_max", "edm_vpred.sigma_min"})

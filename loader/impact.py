@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..hswq_core.quantize_layer import quantize_layer, weight_problem
 from ..hswq_core.sensitivity.differentiable import NotDifferentiableError
 from ..hswq_core.sensitivity.exact import ImpactMeter
 from ..hswq_core.sensitivity.gradient import KEPT_MEMORY, VECTORS, GradientMeter
+from ..hswq_core.sensitivity.layer_tap import Change
 from ..hswq_core.sensitivity.model_calls import MAX_BATCH_ELEMENTS, latent_size
 from ..hswq_core.sensitivity.rounding_change import rounding_change
 from .compat import differentiable_attention, differentiable_operations, weight_in_use
@@ -35,18 +36,18 @@ def measure_impacts(
     statistics: Statistics,
     layers: list[str],
     *,
-    form: Form,
+    forms: Sequence[Form],
     rounding: Rounding,
     probes: int,
     method: Method,
     progress: Progress,
     vectors: int = VECTORS,
-) -> Iterator[tuple[str, float]]:
-    """Each layer with the relative squared error of the model's output when it alone is quantized.
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """Each layer with the relative squared error of the model's output when it alone is quantized, by form.
 
     Args:
         layers: which to measure; in this order.
-        form, rounding: how they would be quantized.
+        forms, rounding: how they would be quantized; the form with the least effect is the last.
         probes: on how many of the recorded inputs, evenly spaced over the noise levels. ``gradient`` takes twice
             as many, which costs it little.
         method: ``gradient`` measures all layers together, and one after another where the model cannot be
@@ -65,7 +66,7 @@ def measure_impacts(
         weight_of = patched_weights(model)
         device = model.load_device
 
-        def change_of(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        def change_of(name: str, form: Form) -> Change:
             measured = statistics.layers[name]
             try:
                 rounded = quantize_layer(weight_of(name).detach().to(device), measured, form, rounding)
@@ -77,7 +78,13 @@ def measure_impacts(
 
         if method == "gradient":
             try:
-                yield from _by_gradient(model, statistics, chosen, change_of, 2 * probes, vectors, progress).items()
+
+                def changes_of(name: str) -> list[Change]:
+                    return [change_of(name, form) for form in forms]
+
+                found = _by_gradient(model, statistics, chosen, changes_of, 2 * probes, vectors, progress)
+                names = [form.name for form in forms]
+                yield from ((name, dict(zip(names, each, strict=True))) for name, each in found.items())
                 return
             except NotDifferentiableError as error:
                 logger.warning("HSWQ: sensitivity is measured one layer after another: %s", error)
@@ -86,7 +93,8 @@ def measure_impacts(
         meter.check_called(chosen)
         for number, (name, module) in enumerate(chosen.items()):
             progress(number, len(chosen))
-            yield name, meter.impact(module, change_of(name)(weight_of(name).detach().to(device)))
+            weight = weight_of(name).detach().to(device)
+            yield name, {form.name: meter.impact(module, change_of(name, form)(weight)) for form in forms}
         progress(len(chosen), len(chosen))
 
 
@@ -113,11 +121,11 @@ def _by_gradient(
     model: Any,
     statistics: Statistics,
     layers: dict[str, torch.nn.Module],
-    change_of: Callable[[str], Callable[[torch.Tensor], torch.Tensor]],
+    changes_of: Callable[[str], list[Change]],
     probes: int,
     vectors: int,
     progress: Progress,
-) -> dict[str, float]:
+) -> dict[str, list[float]]:
     meter = GradientMeter(
         model.model.diffusion_model,
         statistics.probes(probes),
@@ -130,9 +138,9 @@ def _by_gradient(
     changes = {}
     for number, name in enumerate(layers):
         progress(number, whole)
-        changes[name] = change_of(name)
+        changes[name] = changes_of(name)
     with differentiable_operations():
-        return meter.impacts(layers, changes, lambda done, _passes: progress(len(layers) + done, whole))
+        return meter.impacts_of_each(layers, changes, lambda done, _passes: progress(len(layers) + done, whole))
 
 
 def _memory_required(model: Any, statistics: Statistics, method: Method) -> int:

@@ -19,13 +19,14 @@ from ..hswq_core.errors import CheckpointError
 from ..hswq_core.files.checkpoint import CheckpointReader
 from ..hswq_core.files.inspection import Inspection, inspect_checkpoint
 from ..hswq_core.files.names import check_name
-from ..hswq_core.files.refusal import is_refusal
 from ..hswq_core.files.scale_check import check_scales
+from ..hswq_core.formats.refusal import is_refusal
 from ..hswq_core.log import get_logger
-from .compat import exact_patching, is_quantized, multiplies_fp8
+from .compat import exact_patching, multiplies_fp8
 from .ops import FP8MatmulOperations, HSWQOperations, keep_quantized_tensors
 from .patching import with_quantized_patching
 from .provenance import remember_file
+from .quantized_tensor import is_quantized
 from .state_dict import join_scales, majority_float
 
 logger = get_logger(__name__)

@@ -18,10 +18,10 @@ import comfy.ops
 import torch
 
 from ..hswq_core.errors import CheckpointError
-from ..hswq_core.files.refusal import refusing_tensors
-from ..hswq_core.inference.dequantize import dequantize
 from ..hswq_core.inference.fp8_matmul import fits_fp8_matmul, fp8_linear
-from .compat import codes_and_scale, is_quantized, ready_weight
+from .compat import ready_weight
+from .quantized_tensor import codes_and_scale, dequantized, is_quantized
+from .saving import stored_tensors
 
 PATCHED_DTYPE = torch.float16
 """In which a quantized layer's weight is held, and rounded to, when a patch was added to it."""
@@ -129,8 +129,7 @@ class _QuantizedWeight(_PreserveDtype):
         if not is_quantized(self.weight):
             return weight
         if is_quantized(weight):
-            codes, scale = codes_and_scale(weight)
-            weight = dequantize(codes, scale, PATCHED_DTYPE)
+            weight = dequantized(weight, PATCHED_DTYPE)
         return weight.to(PATCHED_DTYPE).float()
 
     def set_weight(
@@ -161,15 +160,7 @@ class _QuantizedWeight(_PreserveDtype):
         # LoRA, which look up every key as an attribute and add to what they find.
         for_a_file = _in_file_form.get() and not prefix.startswith("diffusion_model.")
         if for_a_file and is_quantized(self.weight):
-            codes, scale = codes_and_scale(self.weight)
-            is_float = codes.dtype.is_floating_point
-            destination[f"{prefix}weight"] = codes
-            destination[f"{prefix}scale" if is_float else f"{prefix}weight_scale"] = (
-                scale.reshape(-1) if is_float else scale.reshape(-1, 1)
-            )
-            if not is_float:
-                for name, tensor in refusing_tensors("hswq_int8").items():
-                    destination.setdefault(name, tensor)
+            destination.update(stored_tensors(self.weight, prefix))
 
 
 class HSWQOperations(comfy.ops.manual_cast):

@@ -23,8 +23,8 @@ import torch
 from comfy.model_patcher import LowVramPatch
 
 from ..hswq_core.calibration.arguments import leaves, rebuilt
-from .compat import is_quantized
 from .ops import PATCHED_DTYPE
+from .quantized_tensor import is_quantized
 
 _WEIGHT = ".weight"
 

@@ -15,9 +15,9 @@ from ..hswq_core.files.dtypes import TORCH_DTYPES
 from ..hswq_core.files.layers import WEIGHT
 from ..hswq_core.files.source import TensorInfo
 from ..hswq_core.files.text_encoders import TEXT_ENCODERS
-from ..hswq_core.formats.stored_layer import LAYER_DIMENSIONS, MARKERS, QUANTIZED_DTYPES, stored_layer
+from ..hswq_core.formats.stored_layer import DESCRIPTION, LAYER_DIMENSIONS, MARKERS, is_quantized, stored_layer
 from ..hswq_core.log import get_logger
-from .compat import quantized_tensor
+from .quantized_tensor import quantized_tensor
 
 logger = get_logger(__name__)
 _FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -47,14 +47,14 @@ def join_scales(state_dict: dict[str, Any], prefix: str, dtype: torch.dtype, pat
         if not key.startswith(prefix):
             if layer and key.startswith(TEXT_ENCODERS) and tensor.dtype in _CODES:
                 _dequantize_text_encoder(state_dict, layer, path)
-        elif layer and tensor.dtype in _CODES:
+        elif layer and (tensor.dtype in _CODES or is_packed(state_dict, layer)):
             decoder = _take_decoder(state_dict, layer, path)
             rotated += decoder.group > 1
             if tensor.dtype in _FP8 and decoder.scale_key is None:
                 unscaled.append(tensor)
-            is_layer = decoder.group == 1 and tensor.dim() in LAYER_DIMENSIONS
+            is_layer = decoder.group == 1 and len(decoder.shape) in LAYER_DIMENSIONS
             state_dict[key] = (
-                quantized_tensor(tensor, decoder.scale, dtype) if is_layer else decoder.dequantize(tensor).to(dtype)
+                quantized_tensor(tensor, decoder, dtype) if is_layer else decoder.dequantize(tensor).to(dtype)
             )
         elif tensor.dtype in _FP8:
             state_dict[key] = tensor.to(dtype)  # a naive cast of the whole file turned biases to FP8, too
@@ -73,6 +73,11 @@ def join_scales(state_dict: dict[str, Any], prefix: str, dtype: torch.dtype, pat
         )
 
 
+def is_packed(state_dict: Mapping[str, Any], layer: str) -> bool:
+    """Whether a layer has codes of fewer than 8 bits."""
+    return state_dict[layer + WEIGHT].dtype == torch.uint8 and layer + DESCRIPTION in state_dict
+
+
 def majority_float(tensors: Mapping[str, TensorInfo], prefix: str) -> torch.dtype:
     """The type of most weights that are not quantized; FP16 for a file that has none, or too few to tell."""
     sizes: Counter[str] = Counter()
@@ -80,7 +85,7 @@ def majority_float(tensors: Mapping[str, TensorInfo], prefix: str) -> torch.dtyp
     for key, info in tensors.items():
         if not key.startswith(prefix):
             continue
-        if key.endswith(WEIGHT) and info.dtype in QUANTIZED_DTYPES:
+        if key.endswith(WEIGHT) and is_quantized(tensors, key.removesuffix(WEIGHT), info.dtype):
             stored = stored_layer(tensors, key.removesuffix(WEIGHT), info.dtype, info.shape)
             scales |= {stored.name + stored.suffix}
         elif info.dtype in ("F16", "BF16", "F32") and info.shape:

@@ -13,7 +13,7 @@ import torch
 
 from ..hswq_core.calibration import quantizable_layers
 from ..hswq_core.files.dtypes import tensor_bytes
-from .compat import is_quantized
+from .quantized_tensor import is_quantized
 
 
 @contextlib.contextmanager

@@ -12,9 +12,10 @@ from ..hswq_core.calibration.statistics import Statistics, check_same_model
 from ..hswq_core.files.folders import writable_folder
 from ..hswq_core.formats import FORMATS
 from ..hswq_core.log import get_logger
-from ..hswq_core.options import METHODS, ROUNDINGS, Method, QuantizeOptions, Rounding, check_choice
+from ..hswq_core.options import METHODS, ROUNDINGS, Method, QuantizeOptions, Rounding
 from ..hswq_core.planning.source_check import check_patches
 from ..hswq_core.sensitivity.gradient import FEW_PROBES, FEW_VECTORS, VECTORS
+from ..hswq_core.sensitivity.rules import has_impacts
 from ..loader.calibrate import model_fingerprint
 from ..loader.impact import measure_impacts
 from ..loader.provenance import patches_of
@@ -99,25 +100,31 @@ class HSWQMeasureSensitivity(io.ComfyNode):
         method: Method = "gradient",
         after: Any = None,
     ) -> io.NodeOutput:
-        purpose = QuantizeOptions(mode=mode, rounding=rounding).impact_purpose
-        return io.NodeOutput(with_impacts(model, stats, purpose, probes, method, cls.hidden.unique_id))
+        options = QuantizeOptions(mode=mode, rounding=rounding)
+        return io.NodeOutput(with_impacts(model, stats, options, probes, method, cls.hidden.unique_id))
 
 
-def measured_stats(model: Any, stats: Any, purpose: str, node: str | None) -> Any:
-    """The same with impacts. If there are none for any purpose, they are measured on few inputs, which is quick."""
-    if statistics_of(stats).complete_impacts(purpose) is not None:
+def measured_stats(model: Any, stats: Any, options: QuantizeOptions, node: str | None) -> Any:
+    """The same with the impacts that these options need. What is missing is measured on few inputs, which is quick."""
+    if has_impacts(statistics_of(stats), options):
         return stats
-    return with_impacts(model, stats, purpose, FEW_PROBES, "gradient", node, FEW_VECTORS)
+    return with_impacts(model, stats, options, FEW_PROBES, "gradient", node, FEW_VECTORS)
 
 
 def with_impacts(
-    model: Any, stats: Any, purpose: str, probes: int, method: Method, node: str | None, vectors: int = VECTORS
+    model: Any,
+    stats: Any,
+    options: QuantizeOptions,
+    probes: int,
+    method: Method,
+    node: str | None,
+    vectors: int = VECTORS,
 ) -> Any:
-    """The statistics with impacts for a format and a rounding, those that are there already and the missing ones.
+    """The statistics with impacts for the forms of a format and a rounding: those that are there, and the missing ones.
 
     Args:
         stats: a session, which keeps them, or statistics.
-        purpose: the format and the rounding, as in "v2 calibrated".
+        options: the format and the rounding.
         node: the page shows the progress on it.
         vectors: of the method by gradients.
 
@@ -127,27 +134,36 @@ def with_impacts(
     statistics.check_not_empty()
     check_same_model(statistics, Statistics({}, fingerprint=model_fingerprint(model)))
     check_patches(patches_of(model), "the connected MODEL", statistics)
-    mode, rounding = purpose.split()
     if isinstance(stats, CalibrationSession):
         writable_folder(stats.path.parent)  # before minutes of measuring
-    layers = [name for name, layer in sorted(statistics.layers.items()) if purpose not in layer.impacts]
+    purposes = {
+        purpose: form
+        for purpose, form in zip(options.impact_purposes, FORMATS[options.mode].forms, strict=True)
+        if any(purpose not in layer.impacts for layer in statistics.layers.values())
+    }
+    layers = [
+        name for name, layer in sorted(statistics.layers.items()) if any(p not in layer.impacts for p in purposes)
+    ]
     if not layers:
         return stats
-    logger.info("HSWQ: measuring the sensitivity of %d layers for %s", len(layers), purpose)
-    found: dict[str, float] = {}
+    logger.info("HSWQ: measuring the sensitivity of %d layers for %s", len(layers), ", ".join(purposes))
+    found: dict[str, dict[str, float]] = {purpose: {} for purpose in purposes}
 
     def keep() -> Any:
-        if not isinstance(stats, CalibrationSession):
-            return statistics.with_impacts(found, purpose)
-        stats.add_impacts(found, purpose)
-        return stats
+        result = statistics
+        for purpose, impacts in found.items():
+            if isinstance(stats, CalibrationSession):
+                stats.add_impacts(impacts, purpose)
+            else:
+                result = result.with_impacts(impacts, purpose)
+        return stats if isinstance(stats, CalibrationSession) else result
 
     measuring = measure_impacts(
         model,
         statistics,
         layers,
-        form=FORMATS[mode].form,
-        rounding=check_choice("rounding", rounding, ROUNDINGS),
+        forms=list(purposes.values()),
+        rounding=options.rounding,
         probes=probes,
         method=method,
         progress=work_events(node, progress_bar()),
@@ -155,8 +171,9 @@ def with_impacts(
     )
     saved = time.monotonic()
     try:
-        for name, impact in measuring:
-            found[name] = impact
+        for name, impacts in measuring:
+            for purpose, form in purposes.items():
+                found[purpose][name] = impacts[form.name]
             if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
                 keep()
                 saved = time.monotonic()

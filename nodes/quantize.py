@@ -55,8 +55,9 @@ class HSWQQuantize(io.ComfyNode):
                     default="v2",
                     tooltip=(
                         "v1: plain FP8 for any loader. v2: scaled FP8, more exact, for HSWQ Loader. int8: integers, "
-                        "the most exact, for HSWQ Loader. comfy and comfy-int8: for the loaders of recent ComfyUI "
-                        "itself; convolutions stay FP16."
+                        "more exact, for HSWQ Loader. mixed: 4, 6, 8 or 16 bits by layer, for any size, for HSWQ "
+                        "Loader. comfy and comfy-int8: for the loaders of recent ComfyUI itself; convolutions stay "
+                        "FP16."
                     ),
                 ),
                 io.Float.Input(
@@ -165,6 +166,15 @@ class HSWQQuantize(io.ComfyNode):
                         "closer to the original. Needs sampled rows."
                     ),
                 ),
+                io.String.Input(
+                    "target",
+                    default="",
+                    optional=True,
+                    tooltip=(
+                        "mixed only. The error of the model's output that you accept, as in 1e-4: the smallest such "
+                        "file is written. Empty, and no budget: where more bytes stop paying."
+                    ),
+                ),
                 io.Image.Input(
                     "thumbnail",
                     optional=True,
@@ -212,7 +222,7 @@ class HSWQQuantize(io.ComfyNode):
             check_target(target, overwrite=overwrite)  # before minutes of measuring
             check_budget(matched.source, options)
             if options.selection == "measured" and model is not None:
-                statistics = statistics_of(measured_stats(model, stats, options.impact_purpose, cls.hidden.unique_id))
+                statistics = statistics_of(measured_stats(model, stats, options, cls.hidden.unique_id))
             device = _device()
             make_room(device, WORKING_MEMORY)
             report = quantize(

@@ -31,6 +31,7 @@ from ..hswq_core.files.source import FileIdentity
 from ..hswq_core.options import QuantizeOptions
 from ..hswq_core.planning.matched_source import holds_model_of, names_differ
 from ..hswq_core.progress import Progress
+from ..hswq_core.sensitivity.rules import has_impacts
 from ..hswq_core.version import __version__
 from ..loader.calibrate import StepReport
 from .common import quantize_options, session_for, statistics_folder
@@ -173,7 +174,7 @@ def _curve_of(stored: Path, query: Mapping[str, str], progress: Progress) -> dic
         return {"waiting": True}
     # The chart itself varies the keep ratio, and rounding changes neither sizes nor ranks.
     options = quantize_options({k: v for k, v in query.items() if k not in ("keep_ratio", "rounding")})
-    if options.selection == "measured" and statistics.complete_impacts(options.impact_purpose) is None:
+    if options.selection == "measured" and not has_impacts(statistics, options):
         return {"waiting": True, "calibrated": True}
     with contextlib.ExitStack() as stack:
         found = find_source(query.get("source", ""), statistics, stack)

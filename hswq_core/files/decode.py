@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Container
+import math
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..errors import CheckpointError
-from ..formats.stored_layer import DESCRIPTION, FP8_DTYPES, MARKERS, SCALE_SUFFIXES
+from ..formats.packing import packed_columns
+from ..formats.stored_layer import (
+    DESCRIPTION,
+    FP8_DTYPES,
+    LAYER_DIMENSIONS,
+    MARKERS,
+    PACKED_BITS,
+    PACKED_DTYPE,
+    SCALE_SUFFIXES,
+)
 from ..grids import E4M3, INT8
+from ..grids.group_scales import GROUP, groups_of
+from ..inference.packed import dequantize_packed
 from ..rounding.rotation import rotated
+from .layers import WEIGHT
+from .source import TensorSource
 
 _GROUPS = tuple(4**power for power in range(1, 8))
 """Of columns that ComfyUI rotates together."""
@@ -27,20 +42,31 @@ class LayerDecoder:
     """What turns the codes of one layer into its weight.
 
     Attributes:
-        scale: float32, ready to be multiplied with the codes: [], or [C_out, 1, ...]; one where the file has none.
+        scale: float32, ready to be multiplied with the codes: [], or [C_out, 1, ...]; one where the file has none. Of
+            packed codes, float16 [C_out, groups].
         group: how many columns are rotated together; 1 is none.
         scale_key: where the scale stands; ``None`` where the file has none.
         side_keys: the names of the tensors beside the weight.
+        shape: of the weight.
+        bits: of a code; fewer than 8 are packed.
     """
 
     scale: torch.Tensor
     scale_key: str | None
     group: int
     side_keys: tuple[str, ...]
+    shape: tuple[int, ...]
+    bits: int
 
     def dequantize(self, codes: torch.Tensor) -> torch.Tensor:
         """The weight, float32, not rotated."""
-        return rotated(codes.float() * self.scale, self.group)
+        return rotated(self.scaled(codes), self.group)
+
+    def scaled(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes, as they are stored, times their scale: float32 in the shape of the weight."""
+        if self.bits == 8:
+            return codes.float() * self.scale
+        return dequantize_packed(codes, self.scale, self.bits, self.shape, torch.float32)
 
 
 def decode_layer(
@@ -57,16 +83,28 @@ def decode_layer(
     Errors: CheckpointError naming the layer, for a scale that cannot be one, and for a description that is not known.
     """
     side_keys = tuple(layer + suffix for suffix in (*SCALE_SUFFIXES, *MARKERS) if layer + suffix in keys)
-    group = _group(read(layer + DESCRIPTION), layer, shape, where) if layer + DESCRIPTION in side_keys else 1
+    said = _description(read(layer + DESCRIPTION), layer, where) if layer + DESCRIPTION in side_keys else {}
     scale_key = next((layer + suffix for suffix in SCALE_SUFFIXES if layer + suffix in keys), None)
+    bits = PACKED_BITS.get(said.get("format", ""), 8)
+    if bits < 8:
+        scale = read(scale_key) if scale_key else torch.ones(())
+        whole = _checked_packing(said, layer, shape, bits, scale, where)
+        return LayerDecoder(scale, scale_key, 1, side_keys, whole, bits)
     # V1, or any plain FP8 file, has none.
     scale = checked_scale(scale_key, read(scale_key), shape, where) if scale_key else torch.ones(())
-    return LayerDecoder(scale, scale_key, group, side_keys)
+    return LayerDecoder(scale, scale_key, _group(said, layer, shape, where), side_keys, shape, 8)
 
 
-def kind_of_codes(dtype: str) -> str:
-    """What people call the grid of a quantized weight, by its safetensors type."""
-    return E4M3.name if dtype in FP8_DTYPES else INT8.name
+def kind_of_codes(source: TensorSource, layer: str) -> str:
+    """What people call the grid of a quantized weight, by its type, or by the description beside packed codes."""
+    dtype = source.tensors[layer + WEIGHT].dtype
+    if dtype != PACKED_DTYPE:
+        return E4M3.name if dtype in FP8_DTYPES else INT8.name
+    try:
+        said = json.loads(bytes(source.tensor(layer + DESCRIPTION).flatten().tolist()))["format"]
+    except (ValueError, LookupError, TypeError):
+        return "unknown"
+    return f"INT{PACKED_BITS[said]}" if said in PACKED_BITS else str(said)
 
 
 def checked_scale(name: str, scale: torch.Tensor, shape: tuple[int, ...], where: Path | str) -> torch.Tensor:
@@ -88,17 +126,38 @@ def checked_scale(name: str, scale: torch.Tensor, shape: tuple[int, ...], where:
     raise CheckpointError(f"the scale {name} has the shape {shapes}", where=where, remedy=_DAMAGED)
 
 
-def _group(description: torch.Tensor, layer: str, shape: tuple[int, ...], where: Path | str) -> int:
-    """How many columns are rotated together; 1 is none. Errors: CheckpointError for a description that is not known."""
+def _description(description: torch.Tensor, layer: str, where: Path | str) -> dict[str, Any]:
+    """What stands in it. Errors: CheckpointError for a description that is not known."""
     try:
         said = json.loads(bytes(description.flatten().to(torch.uint8).tolist()))
-        known = isinstance(said, dict) and said.get("format") in KNOWN_FORMATS
-    except ValueError:
+        known = isinstance(said, dict) and said.get("format") in (*KNOWN_FORMATS, *PACKED_BITS)
+    except (ValueError, TypeError):
         said, known = {}, False
     if not known:
         raise CheckpointError(
             f"the layer {layer} is quantized in a way that HSWQ does not know", where=where, remedy=_ANOTHER_READER
         )
+    return said
+
+
+def _checked_packing(
+    said: Mapping[str, Any], layer: str, stored: tuple[int, ...], bits: int, scale: torch.Tensor, where: Path | str
+) -> tuple[int, ...]:
+    """The weight's shape. Errors: CheckpointError where codes, scales and shape do not belong together."""
+    shape = said.get("shape")
+    if isinstance(shape, list) and len(shape) in LAYER_DIMENSIONS and all(type(n) is int and n > 0 for n in shape):
+        columns = math.prod(shape[1:])
+        fits = stored == (shape[0], packed_columns(columns, bits)) and said.get("group_size") == GROUP
+        fits = fits and scale.dtype == torch.float16 and tuple(scale.shape) == (shape[0], groups_of(columns))
+        if fits and bool((scale.isfinite() & (scale > 0)).all()):
+            return tuple(shape)
+    raise CheckpointError(
+        f"the layer {layer} has codes, scales and a shape that do not belong together", where=where, remedy=_DAMAGED
+    )
+
+
+def _group(said: Mapping[str, Any], layer: str, shape: tuple[int, ...], where: Path | str) -> int:
+    """How many columns are rotated together; 1 is none. Errors: CheckpointError for a rotation that cannot be."""
     if not said.get("convrot"):
         return 1
     group = said.get("convrot_groupsize", 256)

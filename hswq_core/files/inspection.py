@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..formats import FORMATS
-from ..formats.stored_layer import QUANTIZED_DTYPES, StoredLayer, stored_layer
+from ..formats.stored_layer import StoredLayer, is_quantized, stored_layer
 from .checkpoint import MAX_HEADER, CheckpointReader
 from .decode import kind_of_codes
 from .layers import find_layers
@@ -68,9 +68,9 @@ def inspect_checkpoint(reader: CheckpointReader) -> Inspection:
     quantized, unquantized, formats, sizes = [], [], set[str](), Counter[str]()
     grids: set[str] = set()
     for layer, info in sorted(found.weights.items()):
-        if info.dtype in QUANTIZED_DTYPES:
+        if is_quantized(reader.tensors, found.prefix + layer, info.dtype):
             quantized.append(layer)
-            grids.add(kind_of_codes(info.dtype))
+            grids.add(kind_of_codes(reader, found.prefix + layer))
             formats.add(_format_of_layer(stored_layer(reader.tensors, found.prefix + layer, info.dtype, info.shape)))
         else:
             unquantized.append(layer)
@@ -80,7 +80,7 @@ def inspect_checkpoint(reader: CheckpointReader) -> Inspection:
         by_dtype[info.dtype] += info.nbytes
     return Inspection(
         file=str(reader.path),
-        format=_format_name(quantized, formats),
+        format=_format_name(quantized, formats, reader.metadata.get("hswq.mode", "")),
         grid=" and ".join(sorted(grids)) or "FP8",
         bytes=reader.path.stat().st_size,
         bytes_by_dtype=dict(by_dtype.most_common()),
@@ -109,8 +109,18 @@ def _format_of_layer(layer: StoredLayer) -> str:
     return next((name for name, form in reversed(FORMATS.items()) if form.recognizes(layer)), _OLDER)
 
 
-def _format_name(quantized: list[str], names: set[str]) -> str:
+def _format_name(quantized: list[str], names: set[str], said: str) -> str:
+    """What the layers are in, all together.
+
+    Args:
+        names: the formats of single layers.
+        said: the format that the file says it has.
+    """
     if not quantized:
         return "not quantized"
     # A file whose layers are scaled in part is what its scales say: layers without one have the scale 1.
-    return (names - {"v1"} or names).pop() if len(names - {"v1"}) <= 1 else "mixed"
+    found = names - {"v1"} or names
+    mixing = next((form for form in FORMATS.values() if form.menu and form.name in (*found, said)), None)
+    if mixing and found <= {mixing.name, *(form.name for form in mixing.menu)}:
+        return mixing.name
+    return found.pop() if len(found) == 1 else "several"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..errors import CheckpointError
-from ..formats.stored_layer import LAYER_DIMENSIONS, QUANTIZED_DTYPES
+from ..formats.stored_layer import LAYER_DIMENSIONS, is_quantized
 from .dtypes import is_float
 from .source import TensorInfo, TensorSource
 
@@ -48,7 +48,7 @@ def layer_weights(source: TensorSource, prefix: str) -> dict[str, TensorInfo]:
         if key.startswith(prefix)
         and key.endswith(WEIGHT)
         and len(info.shape) in LAYER_DIMENSIONS
-        and (is_float(info.dtype) or info.dtype in QUANTIZED_DTYPES)
+        and (is_float(info.dtype) or is_quantized(source.tensors, key.removesuffix(WEIGHT), info.dtype))
     }
 
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path, PurePath
 
 from ..errors import CheckpointError, TargetError, is_printable
+from ..formats import FORMATS
 from ..options import QuantizeOptions
 from .checkpoint import PICKLED
 
@@ -75,7 +76,9 @@ def default_name(source: str, samples: int, options: QuantizeOptions) -> str:
     """
     budget = options.budget.replace("%", "pct").replace(" ", "")
     kept = f"b{budget}" if budget else f"r{options.keep_ratio:g}"
-    usual = QuantizeOptions()
+    if FORMATS[options.mode].menu and not budget:
+        kept = f"t{options.target}" if options.target else "knee"
+    usual = QuantizeOptions(mode=options.mode)
     differing = [
         getattr(options, name)
         for name in ("selection", "rounding", "scales", "part")

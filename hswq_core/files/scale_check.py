@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from ..errors import CheckpointError
 from ..formats import FORMATS
-from ..formats.stored_layer import FP8_DTYPES, LAYER_DIMENSIONS, QUANTIZED_DTYPES, SCALE_SUFFIXES, stored_layer
+from ..formats.stored_layer import FP8_DTYPES, LAYER_DIMENSIONS, SCALE_SUFFIXES, is_quantized, stored_layer
 from .dtypes import is_float
 from .layers import WEIGHT
 from .source import TensorInfo, TensorSource
@@ -24,7 +24,7 @@ def check_scales(source: TensorSource, prefix: str) -> None:
     stored = {
         (layer := key.removesuffix(WEIGHT)): stored_layer(tensors, layer, info.dtype, info.shape)
         for key, info in tensors.items()
-        if key.endswith(WEIGHT) and info.dtype in QUANTIZED_DTYPES
+        if key.endswith(WEIGHT) and is_quantized(tensors, key.removesuffix(WEIGHT), info.dtype)
     }
     without = sorted(name for name, layer in stored.items() if not layer.suffix)
     integers = [name for name in without if stored[name].dtype not in FP8_DTYPES]

@@ -7,6 +7,7 @@ from .base import Form, Format
 from .comfy import COMFY
 from .comfy_int8 import COMFY_INT8
 from .int8 import INT8_FORMAT
+from .mixed import MIXED
 from .v1 import V1
 from .v2 import V2
 
@@ -21,7 +22,7 @@ def register(form: Format) -> None:
     FORMATS[form.name] = form
 
 
-for _form in (V1, V2, COMFY, INT8_FORMAT, COMFY_INT8):
+for _form in (V1, V2, COMFY, INT8_FORMAT, COMFY_INT8, MIXED):
     register(_form)
 
-__all__ = ["COMFY", "COMFY_INT8", "FORMATS", "INT8_FORMAT", "V1", "V2", "Form", "Format", "register"]
+__all__ = ["COMFY", "COMFY_INT8", "FORMATS", "INT8_FORMAT", "MIXED", "V1", "V2", "Form", "Format", "register"]

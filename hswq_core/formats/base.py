@@ -6,13 +6,19 @@ rest of the project needs to know of such files.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from ..grids import E4M3, Grid, Scaling
+from ..grids.group_scales import groups_of
+from .packing import pack, packed_columns
 from .stored_layer import StoredLayer
+
+Shape = tuple[int, ...]
+SideTensors = Callable[[str, torch.Tensor, Shape], dict[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -20,26 +26,45 @@ class Form:
     """How a quantized layer ``L`` is stored: its codes in ``L.weight``, and tensors beside it.
 
     Attributes:
+        name: under which impacts that are measured for it are kept. Forms of one name give the same weights.
         scaling: whether codes are multiplied by a scale, and for what each scale is.
-        side_tensors: what stands beside ``L.weight``, given ``L`` and the scale (float32 [1], or [C_out]).
+        side_tensors: what stands beside ``L.weight``, given ``L``, the scale (float32 [1], or [C_out]; float16 [C_out,
+            groups]) and the weight's shape.
         grid: what ``L.weight`` is rounded to.
+        bits: of a code. Fewer than 8 are packed: ``L.weight`` is then U8 [C_out, bytes of a row].
         rotation: what stands beside ``L.weight`` where columns may be rotated, given ``L`` and the group, or 1; of one
             size, whatever the group. ``None`` in forms without rotation.
     """
 
+    name: str
     scaling: Scaling
-    side_tensors: Callable[[str, torch.Tensor], dict[str, torch.Tensor]]
+    side_tensors: SideTensors
     grid: Grid = E4M3
+    bits: int = 8
     rotation: Callable[[str, int], dict[str, torch.Tensor]] | None = None
 
-    def side_tensors_for(self, layer: str, scale: torch.Tensor, group: int = 1) -> dict[str, torch.Tensor]:
-        """What stands beside a weight with this scale, its columns rotated in groups of so many."""
-        found = self.side_tensors(layer, scale)
+    def side_tensors_for(
+        self, layer: str, scale: torch.Tensor, shape: Shape, group: int = 1
+    ) -> dict[str, torch.Tensor]:
+        """What stands beside a weight of this shape and scale, its columns rotated in groups of so many."""
+        found = self.side_tensors(layer, scale, shape)
         return found if self.rotation is None else found | self.rotation(layer, group)
 
-    def planned_side_tensors(self, layer: str, shape: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    def planned_side_tensors(self, layer: str, shape: Shape) -> dict[str, torch.Tensor]:
         """What will stand beside a weight of this shape, with scales of one: for its names, types and sizes."""
-        return self.side_tensors_for(layer, torch.ones(shape[0] if self.scaling == "channel" else 1))
+        if self.scaling == "group":
+            scale = torch.ones(shape[0], groups_of(math.prod(shape[1:])), dtype=torch.float16)
+        else:
+            scale = torch.ones(shape[0] if self.scaling == "channel" else 1)
+        return self.side_tensors_for(layer, scale, shape)
+
+    def stored_shape(self, shape: Shape) -> Shape:
+        """The shape of ``L.weight`` in a file for a weight of this shape."""
+        return shape if self.bits == 8 else (shape[0], packed_columns(math.prod(shape[1:]), self.bits))
+
+    def encode(self, codes: torch.Tensor) -> torch.Tensor:
+        """``L.weight`` of a file, for codes in the shape of the weight."""
+        return codes if self.bits == 8 else pack(codes.flatten(1), self.bits)
 
 
 @dataclass(frozen=True)
@@ -47,7 +72,8 @@ class Format:
     """A kind of quantized file.
 
     Attributes:
-        form: what quantized layers are stored as, unless the options ask for one of the next two.
+        form: what quantized layers are stored as, unless the options ask for one of the next two; where there is a
+            menu, what text encoders are stored as.
         channel_form: the form with a scale for every output channel, where that is a choice.
         rotated_form: the form with rotated inputs, where that is a choice.
         dimensions: of the weights that it can hold: 2 is Linear, 3 to 5 are convolutions.
@@ -57,10 +83,11 @@ class Format:
         how_to_load: the same for a model card, in Markdown.
         holds_text_encoders: whether text encoders can be quantized to it.
         drops_scale: whether its readers lose the scale of a text encoder's layer of this name.
-        impacts_of: the format whose measured impacts hold for it, too; empty for its own.
+        menu: the forms among which every layer has its own, smallest first; empty where all layers have one form.
         is_target: whether quantized files can be converted to it.
         header: what the header says of the quantized layers beside the metadata of every format, given the names of
             those that are Linear.
+        extra_tensors: what is added to the diffusion model's tensors.
     """
 
     name: str
@@ -74,9 +101,20 @@ class Format:
     rotated_form: Form | None = None
     holds_text_encoders: bool = False
     drops_scale: Callable[[str], bool] = lambda _layer: False
-    impacts_of: str = ""
+    menu: tuple[Form, ...] = ()
     is_target: bool = True
     header: Callable[[Sequence[str]], dict[str, str]] = lambda _layers: {}
+    extra_tensors: Callable[[], dict[str, torch.Tensor]] = lambda: {}
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """All forms that a layer may have, unless the options ask for scales by channel or rotation."""
+        return self.menu or (self.form,)
+
+    @property
+    def smallest_form(self) -> Form:
+        """The one with which no layer of the diffusion model takes fewer bytes."""
+        return self.forms[0]
 
     def form_for(self, scales: Scaling, *, rotate: bool) -> Form:
         """The form that the options ask for; they have been checked to be choices of this format."""

@@ -6,7 +6,7 @@ import json
 
 import torch
 
-from .base import Form, Format
+from .base import Form, Format, Shape
 from .stored_layer import FP8_DTYPES
 
 # Without the flag, FP8 hardware quantizes the layer's input with scale 1, which outliers do not survive.
@@ -14,7 +14,7 @@ _DESCRIPTION = json.dumps({"format": "float8_e4m3fn", "full_precision_matrix_mul
 _OPEN_CLIP = ".resblocks."
 
 
-def _side_tensors(layer: str, scale: torch.Tensor) -> dict[str, torch.Tensor]:
+def _side_tensors(layer: str, scale: torch.Tensor, _shape: Shape) -> dict[str, torch.Tensor]:
     return {
         f"{layer}.weight_scale": scale.reshape(()),
         f"{layer}.comfy_quant": torch.tensor(list(_DESCRIPTION), dtype=torch.uint8),
@@ -23,7 +23,7 @@ def _side_tensors(layer: str, scale: torch.Tensor) -> dict[str, torch.Tensor]:
 
 COMFY = Format(
     "comfy",
-    form=Form("tensor", side_tensors=_side_tensors),
+    form=Form("v2", scaling="tensor", side_tensors=_side_tensors),
     dimensions=frozenset({2}),
     takes_channel_scales=False,
     recognizes=lambda layer: layer.dtype in FP8_DTYPES and layer.suffix == ".weight_scale",
@@ -32,5 +32,4 @@ COMFY = Format(
     holds_text_encoders=True,
     # ComfyUI's own loaders rename the weights of OpenCLIP, and drop what stands beside them.
     drops_scale=lambda layer: _OPEN_CLIP in layer,
-    impacts_of="v2",
 )

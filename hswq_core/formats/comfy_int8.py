@@ -11,15 +11,15 @@ from dataclasses import replace
 import torch
 
 from ..grids import INT8
-from .base import Form, Format
+from .base import Form, Format, Shape
 from .int8 import scale_by_row
 
 _DESCRIPTION = {"format": "int8_tensorwise"}
 _LONGEST = len(json.dumps(_DESCRIPTION | {"convrot": True, "convrot_groupsize": 256}))
 
 
-def _described(layer: str, scale: torch.Tensor) -> dict[str, torch.Tensor]:
-    return scale_by_row(layer, scale) | _description(layer, json.dumps(_DESCRIPTION))
+def _described(layer: str, scale: torch.Tensor, shape: Shape) -> dict[str, torch.Tensor]:
+    return scale_by_row(layer, scale, shape) | _description(layer, json.dumps(_DESCRIPTION))
 
 
 def _rotation(layer: str, group: int) -> dict[str, torch.Tensor]:
@@ -32,7 +32,7 @@ def _description(layer: str, text: str) -> dict[str, torch.Tensor]:
     return {f"{layer}.comfy_quant": torch.tensor(list(text.encode("ascii")), dtype=torch.uint8)}
 
 
-_FORM = Form("channel", side_tensors=_described, grid=INT8)
+_FORM = Form("int8", scaling="channel", side_tensors=_described, grid=INT8)
 
 COMFY_INT8 = Format(
     "comfy-int8",
@@ -43,5 +43,4 @@ COMFY_INT8 = Format(
     recognizes=lambda layer: layer.dtype == INT8.file_dtype and layer.is_described,
     hint="Opens in ComfyUI's own loaders from 0.27 on, and in HSWQ Loader.",
     how_to_load="ComfyUI opens it with its own loaders from version 0.27 on; *HSWQ Loader* opens it, too.",
-    impacts_of="int8",
 )

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 FP8_DTYPES = ("F8_E4M3", "F8_E5M2")
 QUANTIZED_DTYPES = (*FP8_DTYPES, "I8")
 """What the weights of quantized layers are; integers mean nothing without a scale."""
+PACKED_DTYPE = "U8"
+"""What the weights of layers in fewer bits are, where a description stands beside them."""
+PACKED_BITS = {"hswq_int4": 4, "hswq_int6": 6}
+"""Bits of a code by the name of the format in the description."""
 LAYER_DIMENSIONS = frozenset({2, 3, 4, 5})
 """Of weights: Linear, and convolutions over one, two or three dimensions."""
 SCALE_SUFFIXES = (".scale", ".weight.scale", ".weight_scale", ".scale_weight")
@@ -44,6 +48,11 @@ def stored_layer(keys: Container[str], name: str, dtype: str, shape: tuple[int, 
     """
     suffix = next((suffix for suffix in SCALE_SUFFIXES if name + suffix in keys), "")
     return StoredLayer(name, dtype, shape, suffix, name + DESCRIPTION in keys)
+
+
+def is_quantized(keys: Container[str], name: str, dtype: str) -> bool:
+    """Whether a weight is quantized, by its type and what stands beside it."""
+    return dtype in QUANTIZED_DTYPES or (dtype == PACKED_DTYPE and name + DESCRIPTION in keys)
 
 
 def stray_tensor(keys: Container[str], layer: str) -> str:

@@ -5,7 +5,7 @@ from .stored_layer import FP8_DTYPES, LAYER_DIMENSIONS
 
 V1 = Format(
     "v1",
-    form=Form("none", side_tensors=lambda _layer, _scale: {}),
+    form=Form("v1", scaling="none", side_tensors=lambda _layer, _scale, _shape: {}),
     dimensions=LAYER_DIMENSIONS,
     takes_channel_scales=False,
     recognizes=lambda layer: layer.dtype in FP8_DTYPES and not layer.suffix,

@@ -5,7 +5,7 @@ from dataclasses import replace
 from .base import Form, Format
 from .stored_layer import FP8_DTYPES, LAYER_DIMENSIONS
 
-_FORM = Form("tensor", side_tensors=lambda layer, scale: {f"{layer}.scale": scale})
+_FORM = Form("v2", scaling="tensor", side_tensors=lambda layer, scale, _shape: {f"{layer}.scale": scale})
 
 V2 = Format(
     "v2",

@@ -2,6 +2,6 @@
 
 from .e4m3 import E4M3
 from .grid import Grid, Scaling
-from .int8 import INT8
+from .integers import INT2, INT3, INT4, INT6, INT8
 
-__all__ = ["E4M3", "INT8", "Grid", "Scaling"]
+__all__ = ["E4M3", "INT2", "INT3", "INT4", "INT6", "INT8", "Grid", "Scaling"]

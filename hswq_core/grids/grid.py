@@ -1,4 +1,4 @@
-"""A grid: the values that a quantized weight can take, and the 8-bit codes that they are stored as."""
+"""A grid: the values that a quantized weight can take, and the codes of 8 bits or fewer that they are stored as."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 
 SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 
-Scaling = Literal["none", "tensor", "channel"]
-"""Whether codes are multiplied by nothing, by one scale for the weight, or by one for each output channel."""
+Scaling = Literal["none", "tensor", "channel", "group"]
+"""What a scale is for: nothing, the weight, each output channel, or each group of columns of each output channel."""
 
 _MIN_TABLE_ELEMENTS = 1 << 16
 
 
 @dataclass(frozen=True)
 class Grid:
-    """An 8-bit grid, symmetric around zero.
+    """A grid of 8 bits or fewer, symmetric around zero.
 
     Neighbouring values are a fixed fraction of their power of two apart, except below ``least_normal``, where
     the spacing stays the same. An integer grid is the case in which ``least_normal`` is above ``largest``.
@@ -26,7 +26,7 @@ class Grid:
     Attributes:
         name: what people call it.
         dtype: torch's type of the codes.
-        file_dtype: the name of that type in safetensors files.
+        file_dtype: the name of the type that files hold them in.
         largest: the largest magnitude.
         least_normal: the magnitude below which the spacing no longer shrinks.
         mantissa_bits: at and above ``least_normal``, 2^mantissa_bits steps lead from one power of two to the next.
@@ -45,8 +45,8 @@ class Grid:
         return self.least_normal < self.largest
 
     def magnitudes(self) -> torch.Tensor:
-        """The non-negative values, ascending: float32 [N], as torch decodes all 256 codes."""
-        return _magnitudes(self.dtype)
+        """The non-negative values, ascending: float32 [N], as torch decodes the codes."""
+        return _magnitudes(self.dtype, self.largest)
 
     def nearest(self, values: torch.Tensor) -> torch.Tensor:
         """The codes of the nearest values, ties to even, saturating at the largest. NaN stays NaN.
@@ -82,9 +82,9 @@ class Grid:
 
 
 @cache
-def _magnitudes(dtype: torch.dtype) -> torch.Tensor:
+def _magnitudes(dtype: torch.dtype, largest: float) -> torch.Tensor:
     values = torch.arange(256, dtype=torch.uint8).view(dtype).float()
-    return values[values.isfinite() & (values >= 0)].unique()
+    return values[values.isfinite() & (values >= 0) & (values <= largest)].unique()
 
 
 def bit_patterns(weight: torch.Tensor) -> torch.Tensor:

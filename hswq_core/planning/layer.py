@@ -15,6 +15,9 @@ from ..files.layers import WEIGHT
 from ..files.source import TensorInfo, TensorSource
 from ..formats import Form
 
+_SLACK = 14
+"""Bytes that an entry of the header may grow by, when offsets in the file have more digits."""
+
 
 @dataclass(frozen=True)
 class LayerPlan:
@@ -46,7 +49,7 @@ def layout_of(source: TensorSource, layers: Iterable[LayerPlan]) -> dict[str, tu
     for layer in layers:
         if layer.form is None:
             continue
-        layout[layer.key] = (layer.form.grid.file_dtype, layer.info.shape)
+        layout[layer.key] = (layer.form.grid.file_dtype, layer.form.stored_shape(layer.info.shape))
         for name, tensor in layer.form.planned_side_tensors(layer.stem, layer.info.shape).items():
             if name in source.tensors:
                 raise CheckpointError(
@@ -57,13 +60,21 @@ def layout_of(source: TensorSource, layers: Iterable[LayerPlan]) -> dict[str, tu
 
 
 def cost_of_keeping(name: str, info: TensorInfo, form: Form) -> int:
-    """The bytes that keeping a layer adds, at most: its own, less those of its codes and what stands beside them.
+    """The bytes that keeping a layer adds, at most: its own, less those of its codes and what stands beside them."""
+    return bytes_of_layer(name, info, None) - bytes_of_layer(name, info, form) + _SLACK
 
-    In the header it adds its name to the metadata, and saves the entries of the tensors beside it.
+
+def bytes_of_layer(name: str, info: TensorInfo, form: Form | None) -> int:
+    """The bytes of a layer in a file, but for some of the header: its weight, and what stands beside it.
+
+    In the header, a layer that is kept has its name in the metadata, and one that is not the entries of the tensors
+    beside it.
     """
+    if form is None:
+        return info.nbytes + len(json.dumps(name)) + 2
     side = form.planned_side_tensors(name, info.shape)
-    saved = sum(t.nbytes + len(_header_entry(key, t)) for key, t in side.items())
-    return info.nbytes - math.prod(info.shape) - saved + len(json.dumps(name)) + 16
+    beside = sum(tensor.nbytes + len(_header_entry(key, tensor)) for key, tensor in side.items())
+    return math.prod(form.stored_shape(info.shape)) + beside
 
 
 def _header_entry(key: str, tensor: torch.Tensor) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..files.dtypes import nbytes_of
+import torch
+
+from ..files.dtypes import dtype_name, nbytes_of
 from ..files.modelspec import THUMBNAIL
 from ..files.source import FileIdentity
 from ..files.writer import FileLayout
@@ -14,6 +17,8 @@ from ..formats import Form, Format
 from ..options import QuantizeOptions
 from ..version import __version__
 from .layer import LayerPlan
+
+KEPT = "kept"
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,8 @@ class QuantizationPlan:
     type and shape by its key. ``base_metadata`` is what the source's header says, made true of that file. ``source`` is
     the file that the plan was made for, and that alone can be quantized by it. ``other_bytes`` are those of matrices in
     the diffusion model that belong to no layer, such as the weights of experts in one tensor: they stay as they are.
+    ``predicted_error`` is the relative squared error of the model's output, the sum of the layers' impacts, where every
+    layer has its own form.
     """
 
     options: QuantizeOptions
@@ -39,6 +46,7 @@ class QuantizationPlan:
     source_fingerprint: str
     source_patches: str
     statistics_digest: str
+    predicted_error: float | None = None
 
     @property
     def kept(self) -> list[LayerPlan]:
@@ -50,18 +58,49 @@ class QuantizationPlan:
 
     @property
     def keep_ratio(self) -> float | None:
-        """The keep ratio, where no budget took its place."""
-        return None if self.options.budget else self.options.keep_ratio
+        """The keep ratio, where nothing took its place."""
+        return None if self.options.budget or self.format.menu else self.options.keep_ratio
 
     @property
     def scales(self) -> str:
         """What has a scale of its own: every ``tensor``, every output ``channel``, or nothing."""
-        return "" if self.form.scaling == "none" else self.form.scaling
+        return "" if self.format.menu or self.form.scaling == "none" else self.form.scaling
+
+    @property
+    def extra_tensors(self) -> dict[str, torch.Tensor]:
+        """What the format adds to the diffusion model's tensors, by name in the file."""
+        return {f"{self.prefix}{name}": tensor for name, tensor in self.format.extra_tensors().items()}
+
+    @property
+    def full_layout(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Type and shape of every tensor of the file, by its key."""
+        extra = self.extra_tensors.items()
+        return {**self.layout, **{name: (dtype_name(tensor.dtype), tuple(tensor.shape)) for name, tensor in extra}}
+
+    @property
+    def grids(self) -> str:
+        """What people call the grids that layers are rounded to."""
+        names = {layer.form.grid.name for layer in self.quantized if layer.form} or {self.form.grid.name}
+        return " and ".join(", ".join(sorted(names)).rsplit(", ", 1))
+
+    @property
+    def layers_by_form(self) -> dict[str, int]:
+        """How many layers have each form, ``kept`` for those that stay as they are."""
+        return dict(Counter(layer.form.name if layer.form else KEPT for layer in self.layers).most_common())
+
+    @property
+    def layers_in_words(self) -> str:
+        """How many layers are in what, and how many are kept."""
+        if not self.format.menu:
+            return f"{len(self.quantized)} layers in {self.grids}, {len(self.kept)} kept"
+        forms = [f"{count} in {name}" for name, count in self.layers_by_form.items() if name != KEPT]
+        error = f", predicted error {self.predicted_error:.2g}" if self.predicted_error is not None else ""
+        return f"layers: {', '.join([*forms, f'{len(self.kept)} kept'])}{error}"
 
     @property
     def nbytes(self) -> int:
         """The exact size of the file that will be written."""
-        return FileLayout(self.layout, self.metadata()).nbytes
+        return FileLayout(self.full_layout, self.metadata()).nbytes
 
     @property
     def unet_bytes(self) -> int:
@@ -87,9 +126,20 @@ class QuantizationPlan:
             "hswq.tool_version": __version__,
             **self.format.header([layer.stem for layer in self.quantized if len(layer.info.shape) == 2]),
             **({"hswq.source_patches": self.source_patches} if self.source_patches else {}),
+            **self._bits_metadata(),
             **({"hswq.rotate": "true"} if self.options.rotate else {}),
             **({THUMBNAIL: self.options.thumbnail} if self.options.thumbnail else {}),
         }
+
+    def _bits_metadata(self) -> dict[str, str]:
+        """What the header says where every layer has its own bits."""
+        if not self.format.menu:
+            return {}
+        found = {
+            "hswq.layers_by_form": json.dumps(self.layers_by_form),
+            "hswq.predicted_error": f"{self.predicted_error or 0.0:.3e}",
+        }
+        return found | ({"hswq.target": self.options.target} if self.options.target else {})
 
     def as_dict(self) -> dict[str, object]:
         """The plan for JSON, every layer with its reason."""
@@ -107,8 +157,15 @@ class QuantizationPlan:
             "source_unet_bytes": self.source_unet_bytes,
             "kept_layers": len(self.kept),
             "quantized_layers": len(self.quantized),
+            "layers_by_form": self.layers_by_form,
+            "predicted_error": self.predicted_error,
             "layers": {
-                layer.layer: {"quantize": layer.quantize, "reason": layer.reason, "sensitivity": layer.sensitivity}
+                layer.layer: {
+                    "quantize": layer.quantize,
+                    "form": layer.form.name if layer.form else None,
+                    "reason": layer.reason,
+                    "sensitivity": layer.sensitivity,
+                }
                 for layer in self.layers
             },
         }
@@ -116,11 +173,8 @@ class QuantizationPlan:
     @property
     def summary(self) -> str:
         """Format, size and layers in one line."""
-        quantized = f"{len(self.quantized)} layers in {self.form.grid.name}"
-        return (
-            f"{self.format.name}: {self.nbytes:,} bytes of {self.source.nbytes:,} "
-            f"({self.nbytes / self.source.nbytes:.1%}); {quantized}, {len(self.kept)} kept"
-        )
+        size = f"{self.nbytes:,} bytes of {self.source.nbytes:,} ({self.nbytes / self.source.nbytes:.1%})"
+        return f"{self.format.name}: {size}; {self.layers_in_words}"
 
     def __str__(self) -> str:
         lines = [f"{'quantize' if e.quantize else 'keep':<9}{e.layer}  ({e.reason})" for e in self.layers]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ..calibration.statistics import Statistics
 from ..errors import CheckpointError, StatisticsError
+from ..files.dtypes import is_float
 from ..files.layers import SourceLayers
-from ..formats.stored_layer import QUANTIZED_DTYPES
 from .kind_of_file import detect_other_kind
 
 OTHER_MODEL = "Choose the checkpoint that was calibrated, or calibrate this one"
@@ -49,7 +49,7 @@ def _check_layers(found: SourceLayers, statistics: Statistics) -> None:
 def check_original(found: SourceLayers) -> None:
     """Errors: CheckpointError for a file whose layers are quantized already, or that is one part of several."""
     path = found.source.path
-    quantized = [info.dtype for info in found.weights.values() if info.dtype in QUANTIZED_DTYPES]
+    quantized = [info.dtype for info in found.weights.values() if not is_float(info.dtype)]
     if quantized:
         raise CheckpointError(
             f"{len(quantized)} of {len(found.weights)} layers are quantized already ({quantized[0]})",

@@ -31,10 +31,33 @@ def refine(
         codes: of Q, the grid's type [K, C_out].
         x: float32 [R, K].
         residual: X (W - Q), [R, C_out].
-        scale: float32 [1], or [C_out].
+        scale: float32 [1], or [C_out]; [K, C_out] where columns have scales of their own.
     """
+    if scale.dim() == 2:
+        values, left = codes.float().mul_(scale), residual.clone()
+        _refine(grid, columns, values, x, left, damp, passes, scale)
+        return values.div_(scale).round_().to(grid.dtype), left
     # In units of the grid, where a code is its own value.
-    wanted, values, left = columns / scale, codes.float(), residual / scale
+    values, left = codes.float(), residual / scale
+    _refine(grid, columns / scale, values, x, left, damp, passes)
+    return values.to(grid.dtype), left * scale
+
+
+def _refine(
+    grid: Grid,
+    wanted: torch.Tensor,
+    values: torch.Tensor,
+    x: torch.Tensor,
+    left: torch.Tensor,
+    damp: float,
+    passes: int,
+    unit: torch.Tensor | None = None,
+) -> None:
+    """Changes ``values`` [K, C_out] and ``left``, X (wanted - values) [R, C_out], in place.
+
+    Args:
+        unit: what a code stands for, [K, C_out]; one if there is none.
+    """
     for _ in range(passes):
         for start in range(0, len(values), _BLOCK):
             part, block = x[:, start : start + _BLOCK], values[start : start + _BLOCK]
@@ -42,11 +65,13 @@ def refine(
             curvature = part.t() @ part
             curvature.diagonal().add_(damp)
             gradient = torch.addmm(error, part.t(), left, beta=damp)
-            left.addmm_(part, _refine_block(grid, block, gradient, curvature))
-    return values.to(grid.dtype), left * scale
+            here = None if unit is None else unit[start : start + _BLOCK]
+            left.addmm_(part, _refine_block(grid, block, gradient, curvature, here))
 
 
-def _refine_block(grid: Grid, values: torch.Tensor, gradient: torch.Tensor, curvature: torch.Tensor) -> torch.Tensor:
+def _refine_block(
+    grid: Grid, values: torch.Tensor, gradient: torch.Tensor, curvature: torch.Tensor, unit: torch.Tensor | None
+) -> torch.Tensor:
     """Moves a block's values [B, C_out] in place; returns the old values minus the new.
 
     Args:
@@ -59,6 +84,8 @@ def _refine_block(grid: Grid, values: torch.Tensor, gradient: torch.Tensor, curv
     for start in range(0, len(values), COLUMNS):
         here, rest = slice(start, start + COLUMNS), slice(start + COLUMNS, None)
         best = torch.addcmul(values[here], gradient[here], steps[here, None])
-        values[here], change[here] = round_rows(grid, best, coupling[here, here], values[here])
+        values[here], change[here] = round_rows(
+            grid, best, coupling[here, here], values[here], None if unit is None else unit[here]
+        )
         gradient[rest].addmm_(curvature[rest, here], change[here])
     return change

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from ..grids import Grid
+from ..grids.group_scales import scales_of_columns
 from .coordinate_descent import refine
 from .sequential import COLUMNS, round_rows
 
@@ -42,7 +43,7 @@ def round_calibrated(
 
     Args:
         weight: [C_out, C_in] or [C_out, C_in, kH, kW], finite.
-        scale: float32 [1], or [C_out].
+        scale: float32 [1], or [C_out]; [C_out, groups] of columns.
         rows: [R, K] sampled inputs, K = C_in * kH * kW.
         second_moment: [C_in], the exact E[x^2]; the sample's columns are scaled to it.
 
@@ -55,7 +56,7 @@ def round_calibrated(
     columns = weight.flatten(1).t().float()  # [K, C_out]: one column of the layer is one contiguous row here
     exact = second_moment.to(device, torch.float32).repeat_interleave(len(columns) // len(second_moment))
     x = _scaled_rows(rows.to(device).float(), exact)
-    damp, unit = damping(x) * float(exact.mean()), scale.to(device)
+    damp, unit = damping(x) * float(exact.mean()), _units(scale.to(device), len(columns))
     if not math.isfinite(damp):
         raise ArithmeticError("the moments of the inputs are too large for float32")
     if not damp > 0:  # no input was ever anything but zero
@@ -65,7 +66,7 @@ def round_calibrated(
         x = torch.linalg.qr(x, mode="r").R
     # The columns that matter most go first, while the most others are left to cancel their error.
     order = exact.argsort(descending=True, stable=True)
-    columns, x = columns[order], x[:, order]
+    columns, x, unit = columns[order], x[:, order], _part(unit, order)
     codes, residual = _round_columns(grid, columns, x, unit, damp)
     codes, residual = refine(grid, columns, codes, x, residual, unit, damp, PASSES)
     nearest = grid.quantize(columns, unit)
@@ -80,6 +81,16 @@ def round_calibrated(
     restored = torch.empty_like(codes, dtype=torch.uint8)
     restored[order] = codes.view(torch.uint8)
     return Rounded(_as_weight(restored.view(codes.dtype), weight), error, nearest_error)
+
+
+def _units(scale: torch.Tensor, columns: int) -> torch.Tensor:
+    """What a code stands for: [1], [C_out], or [K, C_out] where columns have scales of their own."""
+    return scales_of_columns(scale, columns).t().contiguous() if scale.dim() == 2 else scale
+
+
+def _part(unit: torch.Tensor, columns: slice | torch.Tensor) -> torch.Tensor:
+    """The units of some columns."""
+    return unit[columns] if unit.dim() == 2 else unit
 
 
 def _as_weight(codes: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -131,9 +142,10 @@ def _round_columns(
         half = torch.linalg.solve_triangular(factor, part, upper=False)
         cost = half.t() @ half
         cost.diagonal().add_(1.0)
-        rounded = _round_block(grid, target, cost, scale)
+        unit = _part(scale, slice(start, start + _BLOCK))
+        rounded = _round_block(grid, target, cost, unit)
         codes.append(rounded)
-        residual += part @ (original - grid.dequantize(rounded, scale))
+        residual += part @ (original - grid.dequantize(rounded, unit))
     return torch.cat(codes), residual
 
 
@@ -155,11 +167,13 @@ def _round_block(grid: Grid, target: torch.Tensor, cost: torch.Tensor, scale: to
     """Codes of a block's columns [B, C_out], each one's error passed on to the rest of the block as its cost says."""
     feedback = _cholesky(torch.cholesky_inverse(_cholesky(cost)), upper=True)
     feedback = feedback / feedback.diagonal()[:, None]
-    target = target / scale  # in units of the grid
+    unit = scale if scale.dim() == 2 else None
+    target = target.clone() if unit is not None else target / scale  # in units of the grid where one scale serves all
     codes = torch.empty_like(target, dtype=grid.dtype)
     for start in range(0, len(target), COLUMNS):
         end = min(start + COLUMNS, len(target))
-        rounded, errors = round_rows(grid, target[start:end], -feedback[start:end, start:end])
-        codes[start:end] = rounded
+        here = None if unit is None else unit[start:end]
+        rounded, errors = round_rows(grid, target[start:end], -feedback[start:end, start:end], unit=here)
+        codes[start:end] = rounded if here is None else (rounded / here).round_()
         target[end:].addmm_(feedback[start:end, end:].t(), errors, alpha=-1)
     return codes

@@ -8,6 +8,7 @@ import torch
 
 from ..grids import E4M3, Grid, Scaling
 from ..grids.channel_scales import importance_of_columns, search_channel_scales
+from ..grids.group_scales import scales_of_columns, search_group_scales
 from ..grids.histogram import Histogram, histogram
 from ..grids.scale_search import scale_of, search_amax
 from .gptq import round_calibrated
@@ -15,7 +16,7 @@ from .gptq import round_calibrated
 
 @dataclass(frozen=True)
 class QuantizedWeight:
-    """Codes, scale (float32 [1], or [C_out]), and what was lost.
+    """Codes, scale (float32 [1], or [C_out]; float16 [C_out, groups]), and what was lost.
 
     ``error`` is the importance-weighted squared error of these codes, ``plain_error`` that of a plain cast to FP8.
     ``gain`` is the squared error of the layer's output over nearest rounding's, where rounding was calibrated.
@@ -45,7 +46,7 @@ def quantize_weight(
 
     Args:
         weight: [C_out, C_in] or [C_out, C_in, kH, kW], float of 16 bits or more.
-        scaling: whether there is a scale, and whether for the weight or for each output channel.
+        scaling: whether there is a scale, and what each is for.
         importance: [C_in], mean |x| of each input channel; ``None`` weighs all channels alike.
         rows, second_moment: sampled inputs [R, K] and E[x^2] [C_in]; with both, rounding is calibrated.
 
@@ -56,12 +57,14 @@ def quantize_weight(
     error = plain_error = squared_error(distribution, torch.ones(1), E4M3)
     if scaling == "channel":
         scale, error = search_channel_scales(weight, importance, grid)
+    elif scaling == "group":
+        scale, error = search_group_scales(weight, importance, grid)
     elif scaling == "tensor":
         error = squared_error(distribution, scale, grid)
     if rows is None or second_moment is None:
-        return QuantizedWeight(grid.quantize(weight, _against(weight, scale)), scale, error, plain_error)
+        return QuantizedWeight(grid.quantize(weight, scale_like(weight, scale)), scale, error, plain_error)
     rounded = round_calibrated(grid, weight, scale, rows, second_moment)
-    change = grid.dequantize(rounded.codes, _against(weight, scale).to(weight.device)).sub_(weight)
+    change = grid.dequantize(rounded.codes, scale_like(weight, scale).to(weight.device)).sub_(weight)
     error = float((change.flatten(1).square_() @ importance_of_columns(weight, importance)).double().sum())
     gain = rounded.error / rounded.nearest_error if rounded.nearest_error else 1.0
     return QuantizedWeight(rounded.codes, scale, error, plain_error, gain)
@@ -81,6 +84,8 @@ def squared_error(distribution: Histogram, scale: torch.Tensor, grid: Grid) -> f
     return float((rounded - values).square().double() @ distribution.weights)
 
 
-def _against(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """A scale in a shape that broadcasts along the weight's output channels."""
+def scale_like(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """A scale, [1], [C_out] or [C_out, groups], in a shape that broadcasts to the weight's."""
+    if scale.dim() == 2:
+        return scales_of_columns(scale, weight[0].numel()).view(weight.shape)
     return scale.view(-1, *[1] * (weight.dim() - 1))

@@ -30,7 +30,7 @@ class Pass:
 
 def sum_of_effects(taps: Sequence[LayerTap]) -> torch.Tensor:
     """The sum of <g, dW x> over the layers in the pass that is just done: of each sample, [B], or of all, [1]."""
-    inner = [tap.inner for tap in taps if tap.inner is not None]
+    inner = [tap.inner[-1] for tap in taps if tap.inner is not None]
     if len({len(each) for each in inner}) > 1:
         inner = [each.sum().reshape(1) for each in inner]
     return torch.stack(inner).sum(0) if inner else torch.zeros(1)

@@ -69,11 +69,21 @@ class GradientMeter:
     def impacts(
         self, layers: Mapping[str, torch.nn.Module], changes: Mapping[str, Change], progress: Progress = no_progress
     ) -> dict[str, float]:
-        """|y_q - y|^2 / |y|^2 by layer, the mean over the inputs, when its weight alone is changed.
+        """As ``impacts_of_each``, for one change of each layer."""
+        found = self.impacts_of_each(layers, {name: [change] for name, change in changes.items()}, progress)
+        return {name: impact for name, (impact,) in found.items()}
+
+    def impacts_of_each(
+        self,
+        layers: Mapping[str, torch.nn.Module],
+        changes: Mapping[str, Sequence[Change]],
+        progress: Progress = no_progress,
+    ) -> dict[str, list[float]]:
+        """|y_q - y|^2 / |y|^2 by layer, the mean over the inputs, when its weight alone is changed, for each change.
 
         Args:
             layers: modules by name.
-            changes: gives what rounding adds to the weight of each.
+            changes: what roundings add to the weight of each, as many for all; the one with the least effect last.
             progress: called with passes done and in all; what it raises ends the measurement.
 
         Errors: NotDifferentiableError when the model has no backward pass, not enough memory for one, or one that
@@ -98,7 +108,10 @@ class GradientMeter:
                     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                     raise NotDifferentiableError(reason) from error
             self._random.set_state(seed)
-        return {name: sum(tap.effects()) / self._images for name, tap in taps.items()}
+        return {
+            name: [sum(tap.effects(change)) / self._images for change in range(len(changes[name]))]
+            for name, tap in taps.items()
+        }
 
     def _run(self, named: Mapping[str, LayerTap], progress: Progress) -> None:
         """Half of the passes are spread evenly over the inputs, the others in proportion to the effect found so far.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,25 +26,28 @@ def own_weight(module: torch.nn.Module, like: torch.Tensor) -> torch.Tensor:
 
 
 class LayerTap:
-    """Sums <g, dW x> of one layer over its calls in a pass, and the squares of that over passes.
+    """Sums <g, dW x> of one layer over its calls in a pass, and the squares of that over passes, for some changes dW.
 
     Args:
-        change: returns dW, what rounding adds to the weight.
+        changes: each returns dW, what one rounding adds to the weight. The last one, which is to be the smallest, is
+            what the gradients are checked with.
         weight_of: returns the layer's weight.
         inputs: how many batches of inputs there are.
     """
 
-    def __init__(self, module: torch.nn.Module, change: Change, weight_of: WeightOf, inputs: int) -> None:
-        self.module, self._change, self._weight_of = module, change, weight_of
-        self.inner: torch.Tensor | None = None  # <g, dW x> of each sample, [B], or of all together, [1]
+    def __init__(self, module: torch.nn.Module, changes: Sequence[Change], weight_of: WeightOf, inputs: int) -> None:
+        self.module, self._changes, self._weight_of = module, changes, weight_of
+        self.inner: torch.Tensor | None = (
+            None  # <g, dW x> by change, of each sample, [C, B], or of all together, [C, 1]
+        )
         self.was_called = False
         self._samples = 1
-        self._total = torch.zeros((), dtype=torch.float64)
-        self._sums, self._passes = [0.0] * inputs, [0] * inputs
+        self._total = torch.zeros(len(changes), dtype=torch.float64)
+        self._sums, self._passes = [self._total] * inputs, [0] * inputs
 
-    def effects(self) -> list[float]:
+    def effects(self, change: int = -1) -> list[float]:
         """|J dW x|^2 / |y|^2 by batch of inputs, summed over its images: the mean over the passes so far."""
-        return [total / max(1, passes) for total, passes in zip(self._sums, self._passes, strict=True)]
+        return [float(sums[change]) / max(1, passes) for sums, passes in zip(self._sums, self._passes, strict=True)]
 
     def called(self) -> None:
         self.was_called = True
@@ -57,13 +60,17 @@ class LayerTap:
     ) -> torch.Tensor | None:
         with torch.no_grad():
             weight = self._weight_of(self.module, x)
-            if "effect" not in memory:
-                memory["effect"] = apply_change(self.module, x, self._change(weight)).float()
-            product = memory["effect"] * gradient
-            # Where the first dimension is not the samples (tiles, frames) their effects are added before squaring:
-            # vectors of different samples are independent, so the mean of the square is the same.
-            apart = len(product) % self._samples == 0
-            inner = product.reshape(self._samples, -1).sum(1) if apart else product.sum().reshape(1)
+            found = []
+            for number, change in enumerate(self._changes):
+                name = f"effect {number}"
+                if name not in memory:
+                    memory[name] = apply_change(self.module, x, change(weight)).float()
+                product = memory[name] * gradient
+                # Where the first dimension is not the samples (tiles, frames) their effects are added before squaring:
+                # vectors of different samples are independent, so the mean of the square is the same.
+                apart = len(product) % self._samples == 0
+                found.append(product.reshape(self._samples, -1).sum(1) if apart else product.sum().reshape(1))
+            inner = torch.stack(found)
             self.inner = inner if self.inner is None else self.inner + inner
             return _backward(self.module, gradient, weight, x) if onward else None
 
@@ -71,21 +78,21 @@ class LayerTap:
         """Args: energy: |y|^2 of each sample."""
         if self.inner is None:
             return  # no gradient leads here
-        norms = energy if len(self.inner) == len(energy) else energy.mean().reshape(1)
-        self._total = self._total + (self.inner.square() / norms).sum().double()
+        norms = energy if self.inner.shape[1] == len(energy) else energy.mean().reshape(1)
+        self._total = self._total + (self.inner.square() / norms).sum(1).double()
 
     def end_input(self, number: int, passes: int) -> None:
         """The device is read once for an input, and not in every pass."""
-        self._sums[number] += float(self._total)
+        self._sums[number] = self._sums[number] + self._total.cpu()
         self._passes[number] += passes
-        self._total = torch.zeros((), dtype=torch.float64)
+        self._total = torch.zeros(len(self._changes), dtype=torch.float64)
 
     def add_effect(
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor
     ) -> torch.Tensor:
-        """As a forward hook with keywords: the layer's output with the change."""
+        """As a forward hook with keywords: the layer's output with the last change."""
         x = layer_input(args, kwargs)
-        return output + apply_change(module, x, self._change(self._weight_of(module, x)))
+        return output + apply_change(module, x, self._changes[-1](self._weight_of(module, x)))
 
 
 def _backward(module: Any, gradient: torch.Tensor, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..grids import Grid
-from ..rounding.weight import QuantizedWeight
+from ..rounding.weight import QuantizedWeight, scale_like
 from .gradient import Change
 
 
@@ -20,7 +20,7 @@ def rounding_change(rounded: QuantizedWeight, grid: Grid, *, is_nearest: bool) -
     codes = None if is_nearest else rounded.codes.cpu()
 
     def change(weight: torch.Tensor) -> torch.Tensor:
-        against = scale.to(weight.device).view(-1, *[1] * (weight.dim() - 1))
+        against = scale_like(weight, scale.to(weight.device))
         found = grid.quantize(weight, against) if codes is None else codes.to(weight.device)
         return grid.dequantize(found, against).sub_(weight)
 

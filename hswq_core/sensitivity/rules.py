@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..calibration.statistics import Statistics
 from ..errors import StatisticsError
 from ..files.source import TensorSource
-from ..formats import Form
+from ..formats import FORMATS, Form
 from ..options import QuantizeOptions
 from ..parallel import ordered_map
 from ..progress import Progress
@@ -35,7 +35,7 @@ def layer_sensitivities(
     if options.selection == "variance":
         return {name: statistics.layers[name].sensitivity for name in layers}
     if options.selection == "measured":
-        return _impacts(layers, statistics, options.impact_purpose)
+        return _impacts(layers, statistics, options)
 
     def error(name: str) -> float:
         weight, measured = source.tensor(key_of(name)), statistics.layers[name]
@@ -55,13 +55,37 @@ def layer_sensitivities(
     return found
 
 
-def _impacts(layers: Sequence[str], statistics: Statistics, purpose: str) -> dict[str, float]:
+def has_impacts(statistics: Statistics, options: QuantizeOptions) -> bool:
+    """Whether all layers have the measured impacts that these options need."""
+    if FORMATS[options.mode].menu:
+        return all(len(statistics.impacts(purpose)) == len(statistics.layers) for purpose in options.impact_purposes)
+    return statistics.complete_impacts(options.impact_purposes[0]) is not None
+
+
+def impacts_by_form(
+    layers: Sequence[str], statistics: Statistics, options: QuantizeOptions
+) -> dict[Form, dict[str, float]]:
+    """The measured impacts of layers for every form of a format. Errors: StatisticsError for what was not measured."""
+    found: dict[Form, dict[str, float]] = {}
+    for purpose, form in zip(options.impact_purposes, FORMATS[options.mode].forms, strict=True):
+        found[form] = statistics.impacts(purpose)
+        _check_measured(layers, found[form], purpose)
+    return found
+
+
+def _impacts(layers: Sequence[str], statistics: Statistics, options: QuantizeOptions) -> dict[str, float]:
+    purpose = options.impact_purposes[0]
     found = statistics.complete_impacts(purpose, layers)
-    if found is not None:
-        return found
-    missing = sorted(set(layers) - statistics.impacts(purpose).keys())
-    raise StatisticsError(
-        f"the impact of {len(missing)} of {len(layers)} layers was not measured for {purpose} rounding",
-        where=missing[0],
-        remedy="Connect the MODEL to HSWQ Quantize, or run HSWQ Measure Sensitivity, or choose another selection",
-    )
+    _check_measured(layers, statistics.impacts(purpose) if found is None else found, purpose)
+    assert found is not None
+    return found
+
+
+def _check_measured(layers: Sequence[str], impacts: Mapping[str, float], purpose: str) -> None:
+    missing = sorted(set(layers) - impacts.keys())
+    if missing:
+        raise StatisticsError(
+            f"the impact of {len(missing)} of {len(layers)} layers was not measured for {purpose} rounding",
+            where=missing[0],
+            remedy="Connect the MODEL to HSWQ Quantize, or run HSWQ Measure Sensitivity, or choose another selection",
+        )

@@ -164,9 +164,9 @@ for architecture in map(int, sys.argv[1:]):
         )
         assert len(re.findall(r"ld[.]global[.]v4[.]b32", ptx)) >= 5, "input and output are read 16 bytes at a time"
         compiled(
-            sequential._round_strip, architecture, target="*fp32", values="*fp32", coupling="*fp32", rounded="*fp32",
-            change="*fp32", rows="i32", columns="i32", own="i32", largest="fp32", least_normal="fp32",
-            spacing="fp32",
+            sequential._round_strip, architecture, target="*fp32", values="*fp32", coupling="*fp32", unit="*fp32",
+            rounded="*fp32", change="*fp32", rows="i32", columns="i32", own="i32", is_scaled="i32", largest="fp32",
+            least_normal="fp32", spacing="fp32",
         )
         compiled(e4m3._dequantize_block, architecture, codes="*u8", scale="*fp32", out=x, count="i32")
         if architecture >= 89:

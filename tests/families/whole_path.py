@@ -98,8 +98,9 @@ def _impacts(model: Any, statistics: Any, method: str) -> dict[str, float]:
 
     layers = sorted(statistics.layers)
     probes = 4 if method == "gradient" else 8  # gradients take twice as many
-    options = {"form": V2, "rounding": "nearest", "probes": probes, "progress": lambda *_: None}
-    return dict(measure_impacts(model, statistics, layers, method=method, **options))
+    options = {"forms": V2.forms, "rounding": "nearest", "probes": probes, "progress": lambda *_: None}
+    found = measure_impacts(model, statistics, layers, method=method, **options)
+    return {name: impacts[V2.form.name] for name, impacts in found}
 
 
 def _rank_correlation(a: dict[str, float], b: dict[str, float]) -> float:

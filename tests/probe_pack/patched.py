@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 def unet_inputs(unet: torch.nn.Module) -> dict[str, torch.Tensor]:
     """One fixed input for a UNet of SDXL's kind, of whatever width."""
     generator = torch.Generator().manual_seed(0)
-    tensors = unet.state_dict()
+    tensors = dict(unet.named_parameters())
     channels = tensors["input_blocks.0.0.weight"].shape[1]
     context = next(t.shape[1] for k, t in tensors.items() if k.endswith("attn2.to_k.weight"))
     inputs = {"x": torch.randn(2, channels, 32, 32, generator=generator), "timesteps": torch.tensor([700.0, 100.0])}

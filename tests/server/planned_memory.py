@@ -72,7 +72,7 @@ def asked() -> dict[str, Any]:
         layer = next(iter(statistics.layers))
         for method in ("exact", "gradient"):
             events.clear()
-            how = {"form": FORMATS["v2"], "rounding": "nearest", "probes": 1, "method": method}
+            how = {"forms": FORMATS["v2"].forms, "rounding": "nearest", "probes": 1, "method": method}
             list(measure_impacts(loaded.model, statistics, [layer], progress=lambda *_: None, **how))
             found[method] = list(events)
     comfy.model_management.load_models_gpu = load

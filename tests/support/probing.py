@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from hswq_core.files.refusal import is_refusal
+from hswq_core.formats.refusal import is_refusal
 from tests.support import workflows as w
 from tests.support.server import REPOSITORY, TINY_CHECKPOINT, ComfyServer
 

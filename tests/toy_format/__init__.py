@@ -11,7 +11,9 @@ from typing import Any
 
 def toy(formats: Any, int8: Any) -> Any:
     """The format, made of a pack's ``formats`` and its integer grid."""
-    form = formats.Form("channel", side_tensors=lambda layer, scale: {f"{layer}.scale": scale}, grid=int8)
+    form = formats.Form(
+        "int8", scaling="channel", side_tensors=lambda layer, scale, _shape: {f"{layer}.scale": scale}, grid=int8
+    )
     return formats.Format(
         "toy",
         form=form,
@@ -21,7 +23,6 @@ def toy(formats: Any, int8: Any) -> Any:
         hint="Play with it.",
         how_to_load="It opens in *HSWQ Loader*.",
         holds_text_encoders=True,
-        impacts_of="int8",
     )
 
 

@@ -1,0 +1,29 @@
+"""A layer's quantized weight as the tensors of a file, for nodes that save a model."""
+
+from __future__ import annotations
+
+import torch
+
+from ..hswq_core.formats.int8 import INT8_FORM
+from ..hswq_core.formats.mixed import MIXED
+from ..hswq_core.formats.refusal import refusing_tensors
+from ..hswq_core.formats.v2 import V2
+from .quantized_tensor import bits_of, codes_and_scale
+
+
+def stored_tensors(weight: torch.Tensor, prefix: str) -> dict[str, torch.Tensor]:
+    """The weight, what stands beside it, and for formats that stock loaders do not know, the tensors that stop them.
+
+    Args:
+        prefix: the layer's name, with a dot at its end.
+    """
+    codes, scale = codes_and_scale(weight)
+    layer, bits = prefix.removesuffix("."), bits_of(weight)
+    found = {f"{prefix}weight": codes}
+    if codes.dtype.is_floating_point:
+        return found | V2.form.side_tensors_for(layer, scale.reshape(-1), tuple(weight.shape))
+    if bits == 8:
+        beside = INT8_FORM.side_tensors_for(layer, scale.reshape(-1, 1), tuple(weight.shape))
+        return found | beside | refusing_tensors("hswq_int8")
+    form = next(form for form in MIXED.menu if form.bits == bits)
+    return found | form.side_tensors_for(layer, scale, tuple(weight.shape)) | refusing_tensors("hswq_mixed")
