@@ -154,7 +154,7 @@ class HSWQQuantize(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "What is quantized: the diffusion model, the text encoders (by their weights alone), or all. "
-                        "v1, v2 and comfy only."
+                        "v1, v2, comfy and mixed only."
                     ),
                 ),
                 io.Boolean.Input(
