@@ -12,9 +12,9 @@ from ..hswq_core.files.names import safe_file_name
 from ..loader.calibrate import calibrated_clone, model_fingerprint
 from ..loader.provenance import source_of, sources_of
 from .common import CATEGORY, HSWQStats, session_for, statistics_folder
+from .events import calibration_events
 from .inputs import checked
 from .sources import list_of, warn_of_format
-from .web_api import calibration_events
 
 
 class HSWQCalibrate(io.ComfyNode):

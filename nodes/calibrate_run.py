@@ -18,11 +18,11 @@ from ..loader.latents import empty_latent, given_latent
 from ..loader.provenance import source_of, sources_of
 from ..loader.sample import encode, previewer, sample
 from .common import CATEGORY, DEFAULT_SESSION, HSWQStats, modification_time, session_for, statistics_folder
+from .events import calibration_events
 from .inputs import checked
 from .prompts import choose_prompts
 from .sampling import prompt_inputs, sampling_inputs, seed_input
 from .sources import list_of, warn_of_format
-from .web_api import calibration_events
 
 logger = get_logger(__name__)
 

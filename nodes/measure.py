@@ -20,8 +20,8 @@ from ..loader.calibrate import model_fingerprint
 from ..loader.impact import measure_impacts
 from ..loader.provenance import patches_of
 from .common import CATEGORY, HSWQStats, progress_bar, statistics_of
+from .events import work_events
 from .inputs import checked
-from .web_api import work_events
 
 logger = get_logger(__name__)
 _SECONDS_BETWEEN_SAVES = 60.0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
@@ -28,13 +27,14 @@ from ..hswq_core.files.inspection import Inspection, mode_of
 from ..hswq_core.files.modelspec import origin_of
 from ..hswq_core.files.names import safe_file_name
 from ..hswq_core.files.source import FileIdentity
+from ..hswq_core.formats import FORMATS
 from ..hswq_core.options import QuantizeOptions
 from ..hswq_core.planning.matched_source import holds_model_of, names_differ
 from ..hswq_core.progress import Progress
 from ..hswq_core.sensitivity.rules import has_impacts
 from ..hswq_core.version import __version__
-from ..loader.calibrate import StepReport
 from .common import quantize_options, session_for, statistics_folder
+from .events import prompt_server
 from .found_source import find_source
 from .sources import CALIBRATED, SOURCES, list_of, model_path
 
@@ -42,19 +42,11 @@ _one_at_a_time = ThreadPoolExecutor(1, "hswq-chart")
 """For answers that take long, so that pages that wait do not use up the server's own threads."""
 _answers: dict[tuple[FileIdentity, FileIdentity, QuantizeOptions], dict[str, object]] = {}
 _MAX_ANSWERS = 32
-_SECONDS_BETWEEN_EVENTS = 0.5
 Work = Callable[[Mapping[str, str], Progress], dict[str, object]]
 
 
 class _ClientGoneError(Exception):
     """The page that asked has closed its connection."""
-
-
-def announce(event: str, data: Mapping[str, Any]) -> None:
-    """Tell the page that queued the running workflow: ``hswq.<event>``."""
-    server = _server()
-    if server is not None:
-        server.send_sync(f"hswq.{event}", dict(data), server.client_id)
 
 
 def add_routes() -> None:
@@ -66,7 +58,7 @@ def add_routes() -> None:
     - /hswq/session: what a session's file says of its runs
     - /hswq/version: this pack's
     """
-    server = _server()
+    server = prompt_server()
     if server is None:
         return
     from aiohttp import web
@@ -172,8 +164,10 @@ def _curve_of(stored: Path, query: Mapping[str, str], progress: Progress) -> dic
     statistics = replace(_statistics_in(stored), patches="")
     if _is_of_another_model(statistics, query):
         return {"waiting": True}
-    # The chart itself varies the keep ratio, and rounding changes neither sizes nor ranks.
-    options = quantize_options({k: v for k, v in query.items() if k not in ("keep_ratio", "rounding")})
+    # The chart itself varies the keep ratio, and rounding changes neither sizes nor ranks, only predicted errors.
+    form = FORMATS.get(query.get("mode", ""))
+    varied = ("keep_ratio",) if form and form.menu else ("keep_ratio", "rounding")
+    options = quantize_options({k: v for k, v in query.items() if k not in varied})
     if options.selection == "measured" and not has_impacts(statistics, options):
         return {"waiting": True, "calibrated": True}
     with contextlib.ExitStack() as stack:
@@ -198,62 +192,3 @@ def _is_of_another_model(statistics: Statistics, query: Mapping[str, str]) -> bo
         as_calibrated = statistics.source == f"{folder}/{name}" and names_differ(reader, statistics)
         return not (as_calibrated or holds_model_of(reader, statistics) is not None)
     return False
-
-
-def calibration_events(node: str | None, session: str, whole: int = 0) -> Callable[[StepReport], None]:
-    """Turns the steps of calibrated sampling runs into ``hswq.progress`` events of one node.
-
-    Args:
-        whole: how many images the session is to have, where that is known; the time left is for all of them.
-    """
-    began, first = 0.0, -1.0
-
-    def tell(report: StepReport) -> None:
-        nonlocal began, first
-        before = report.images if whole else 0
-        goal = whole or report.batch
-        done = before + report.batch * report.step / report.steps
-        if first < 0 or (report.step == 1 and not whole):
-            began, first = time.monotonic(), done  # the first step loads models, and says nothing about the rest
-        left = (time.monotonic() - began) * (goal - done) / (done - first) if done > first else None
-        announce(
-            "progress",
-            {
-                "node": node,
-                "session": session,
-                "image": report.images + report.batch,
-                "images": whole or report.images + report.batch,
-                "step": report.step,
-                "steps": report.steps,
-                "share": min(1.0, done / goal),
-                "seconds_left": left,
-                "noise_levels": report.noise_levels,
-                "left_out": report.left_out,
-                "unwritten": report.unwritten,
-            },
-        )
-
-    return tell
-
-
-def work_events(node: str | None, progress: Progress) -> Progress:
-    """A progress function that also sends the page a node's progress, twice a second at most."""
-    began, told = time.monotonic(), 0.0
-
-    def tell(done: int, total: int) -> None:
-        nonlocal told
-        progress(done, total)
-        now = time.monotonic()
-        if done < total and now - told < _SECONDS_BETWEEN_EVENTS:
-            return
-        told = now
-        left = (now - began) * (total - done) / done if done else None
-        announce("progress", {"node": node, "share": done / max(total, 1), "seconds_left": left})
-
-    return tell
-
-
-def _server() -> Any:
-    from server import PromptServer
-
-    return getattr(PromptServer, "instance", None)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from ..files.layers import WEIGHT
 from ..formats import FORMATS
 from ..options import QuantizeOptions, parse_target
 from ..sensitivity.rules import impacts_by_form
 from .bits import Choice, Upgrade, errors_along, first_steps, knee, smallest, steps_to_error, upgrades, within_bytes
-from .candidates import Candidates
+from .candidates import Candidates, find_candidates
 from .layer import bytes_of_layer, layout_of
 from .least_plan import bytes_above, everything_quantized
-from .plan import QuantizationPlan
+from .matched_source import MatchedSource
+from .plan import KEPT, QuantizationPlan, SizePoint
+
+_POINTS_OF_TABLE, _POINTS_OF_CURVE = 10, 200
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,27 @@ class BitsCurve:
     errors: Sequence[float]
 
 
+@dataclass(frozen=True)
+class ErrorCurve:
+    """For a chart: bytes and predicted errors of the files that can be had, the smallest first; what is planned."""
+
+    mode: str
+    sizes: tuple[int, ...]
+    errors: tuple[float, ...]
+    source_bytes: int
+    planned_bytes: int
+    planned_error: float
+    layers_by_form: Mapping[str, int]
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
 def plan_bits(found: Candidates, options: QuantizeOptions) -> QuantizationPlan:
     """Errors: StatisticsError where impacts were not measured, PlanError for a budget below the smallest file."""
     curve = bits_curve(found, options)
-    least, path = curve.least, curve.path
+    least, path = replace(curve.least, sizes=_points(curve)), curve.path
+    curve = replace(curve, least=least)
     if options.budget:
         return _within_budget(curve, found)
     if options.target:
@@ -68,6 +90,22 @@ def _with(least: QuantizationPlan, found: Candidates, chosen: Mapping[str, Choic
     return replace(least, layers=layers, layout=layout_of(found.matched.source, layers), predicted_error=predicted)
 
 
+def error_curve(matched: MatchedSource, options: QuantizeOptions) -> ErrorCurve:
+    """Predicted error over size, and what the options choose. Errors: as for ``plan_bits``."""
+    found = find_candidates(matched, options)
+    curve, plan = bits_curve(found, options), plan_bits(found, options)
+    steps = _steps(curve, _POINTS_OF_CURVE)
+    return ErrorCurve(
+        mode=options.mode,
+        sizes=tuple(curve.sizes[step] for step in steps),
+        errors=tuple(curve.errors[step] for step in steps),
+        source_bytes=matched.source.nbytes,
+        planned_bytes=plan.nbytes,
+        planned_error=plan.predicted_error or 0.0,
+        layers_by_form=plan.layers_by_form,
+    )
+
+
 def bits_curve(found: Candidates, options: QuantizeOptions) -> BitsCurve:
     """Errors: StatisticsError where impacts were not measured."""
     choices = _choices(found, options)
@@ -77,6 +115,26 @@ def bits_curve(found: Candidates, options: QuantizeOptions) -> BitsCurve:
     sizes = list(itertools.accumulate((upgrade.nbytes for upgrade in path), initial=least.nbytes))
     errors = errors_along(path, sum(choice.impact for choice in first.values()))
     return BitsCurve(replace(least, predicted_error=errors[0]), path, sizes, errors)
+
+
+def _points(curve: BitsCurve) -> tuple[SizePoint, ...]:
+    """Some of the files that could be written, evenly spaced in size."""
+    before = {layer.layer: layer.form for layer in curve.least.layers}
+    points = []
+    for step in _steps(curve, _POINTS_OF_TABLE):
+        chosen = first_steps(curve.path, step)
+        forms = [chosen[name].form if name in chosen else form for name, form in before.items()]
+        counts = Counter(form.name if form else KEPT for form in forms)
+        points.append(SizePoint(curve.sizes[step], curve.errors[step], dict(counts.most_common())))
+    return tuple(points)
+
+
+def _steps(curve: BitsCurve, count: int) -> list[int]:
+    """Numbers of upgrades whose sizes are evenly spaced, the first and the last among them."""
+    first, last = curve.sizes[0], curve.sizes[-1]
+    wanted = [first + (last - first) * number / (count - 1) for number in range(count)]
+    steps = (max(0, bisect_right(curve.sizes, size) - 1) for size in wanted)
+    return sorted({*steps, len(curve.path)})
 
 
 def _choices(found: Candidates, options: QuantizeOptions) -> Mapping[str, Sequence[Choice]]:

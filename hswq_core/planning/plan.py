@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -22,6 +22,15 @@ KEPT = "kept"
 
 
 @dataclass(frozen=True)
+class SizePoint:
+    """A file that could be written instead: its bytes, its predicted error, and how many layers would be in what."""
+
+    nbytes: int
+    predicted_error: float
+    layers_by_form: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class QuantizationPlan:
     """Everything that determines the output file, apart from the weights themselves.
 
@@ -30,7 +39,7 @@ class QuantizationPlan:
     the file that the plan was made for, and that alone can be quantized by it. ``other_bytes`` are those of matrices in
     the diffusion model that belong to no layer, such as the weights of experts in one tensor: they stay as they are.
     ``predicted_error`` is the relative squared error of the model's output, the sum of the layers' impacts, where every
-    layer has its own form.
+    layer has its own form; ``sizes`` are then some of the files that could be written instead.
     """
 
     options: QuantizeOptions
@@ -47,6 +56,7 @@ class QuantizationPlan:
     source_patches: str
     statistics_digest: str
     predicted_error: float | None = None
+    sizes: tuple[SizePoint, ...] = ()
 
     @property
     def kept(self) -> list[LayerPlan]:
@@ -159,6 +169,7 @@ class QuantizationPlan:
             "quantized_layers": len(self.quantized),
             "layers_by_form": self.layers_by_form,
             "predicted_error": self.predicted_error,
+            "sizes": [asdict(point) for point in self.sizes],
             "layers": {
                 layer.layer: {
                     "quantize": layer.quantize,
@@ -178,4 +189,13 @@ class QuantizationPlan:
 
     def __str__(self) -> str:
         lines = [f"{'quantize' if e.quantize else 'keep':<9}{e.layer}  ({e.reason})" for e in self.layers]
-        return "\n".join([self.summary, *lines])
+        return "\n".join([self.summary, *self._table_of_sizes(), *lines])
+
+    def _table_of_sizes(self) -> list[str]:
+        """Size, predicted error and layers of the files that could be written instead, a line each."""
+        rows = [
+            f"{point.nbytes:>16,}{point.nbytes / self.source.nbytes:>8.1%}{point.predicted_error:>18.2e}  "
+            + ", ".join(f"{count} {name}" for name, count in point.layers_by_form.items())
+            for point in self.sizes
+        ]
+        return [f"{'bytes':>16}{'':>8}{'predicted error':>18}  layers", *rows] if rows else []

@@ -5,6 +5,7 @@ import { test } from "node:test";
 
 import { describe } from "../../web/hswq/badge.js";
 import { filesBehind, heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt } from "../../web/hswq/curve.js";
+import { budgetAt, errorAt, layersInWords, placeOf, shown } from "../../web/hswq/error_curve.js";
 import { duration, megabytes, percent } from "../../web/hswq/format.js";
 import { around, spread, TITLE, view } from "../../web/hswq/layout.js";
 import { describeProgress } from "../../web/hswq/progress.js";
@@ -129,4 +130,19 @@ test("a sentence is in the page's language, or else in English", () => {
     setLanguage("fr-FR");
     assert.equal(describeProgress(event), "image 2 of 4, step 3 of 25, 5 s left");
     setLanguage("en");
+});
+
+const errors = { sizes: [300, 400, 700, 1010], errors: [1e-3, 1e-4, 1e-6, 0], source_bytes: 1000 };
+
+test("the curve of errors is shown up to the original's size, and where images may differ", () => {
+    assert.deepEqual(shown(errors), [[300, 1e-3], [400, 1e-4], [700, 1e-6]]);
+    assert.deepEqual([200, 300, 650, 1000, 1010].map((size) => placeOf(errors, size)), [0, 0, 0.5, 1, 1]);
+    assert.deepEqual([299, 400, 699, 2000].map((size) => errorAt(errors, size)), [1e-3, 1e-4, 1e-4, 0]);
+});
+
+test("a size that is dragged to is a budget that can be had", () => {
+    assert.deepEqual([-1, 0, 0.5, 1].map((at) => budgetAt(errors, at)), ["30.0%", "30.0%", "65.0%", "100.0%"]);
+    const odd = { ...errors, sizes: [333.33], source_bytes: 1000 };
+    assert.ok((parseFloat(budgetAt(odd, 0)) / 100) * 1000 >= 333.33);
+    assert.equal(layersInWords({ int6: 79, kept: 2 }), "79 int6, 2 kept");
 });

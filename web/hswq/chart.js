@@ -1,6 +1,7 @@
 // HSWQ Quantize: layers by damage, the keep ratio as a line to drag, what is kept and how large the file will be.
 
 import { filesBehind, heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt } from "./curve.js";
+import { budgetAt, errorAt, layersInWords, paintErrors } from "./error_curve.js";
 import { megabytes, percent } from "./format.js";
 import {
     addView, FP8, isConnected, KEPT, make, onChange, onConnections, onExecuted, onServerEvent, place, swatch, widgetNamed,
@@ -8,11 +9,12 @@ import {
 import { describeProgress } from "./progress.js";
 import { say } from "./words.js";
 
-const ASKED = ["source", "mode", "selection", "budget", "force_keep", "force_quantize", "scales", "rotate"];
+const ASKED = ["source", "mode", "selection", "budget", "force_keep", "force_quantize", "scales", "rotate", "rounding", "target"];
 const HEIGHT = 96;
 const WAITING = "Once the model is calibrated, layers and sizes are shown here.";
 const UNMEASURED = "Layers and sizes are shown here once their sensitivity is measured: ";
 const AXIS = "layers, the most sensitive on the left; height: sensitivity, logarithmic";
+const AXIS_OF_ERRORS = "size, up to the original's; height: predicted error of the output, logarithmic";
 
 export function attachChart(node, api) {
     const verdict = make("div", "hswq-verdict");
@@ -27,10 +29,12 @@ export function attachChart(node, api) {
     canvas.style.height = `${HEIGHT}px`;
     const view = addView(node, api, "hswq_chart", element, HEIGHT + 168);
     const ratio = widgetNamed(node, "keep_ratio");
+    const budget = widgetNamed(node, "budget");
     let curve = null;
 
     function draw() {
         if (!curve) return;
+        if (curve.errors) return drawErrors();
         const kept = keptLayers(curve, ratio.value);
         const size = curve.budgeted ? curve.planned_bytes : sizeAt(curve, ratio.value);
         const figures = [megabytes(size), percent(size, curve.source_bytes), kept.size, curve.layers.length];
@@ -41,6 +45,14 @@ export function attachChart(node, api) {
         paint(canvas, curve, kept, curve.budgeted ? null : ratio.value);
     }
 
+    function drawErrors() {
+        const figures = [megabytes(curve.planned_bytes), percent(curve.planned_bytes, curve.source_bytes)];
+        const layers = layersInWords(curve.layers_by_form);
+        said.textContent = say("{0}, {1} of the original; predicted error {2}; {3}", ...figures, curve.planned_error.toExponential(1), layers);
+        said.dataset.bytes = curve.planned_bytes;
+        paintErrors(canvas, curve, HEIGHT);
+    }
+
     async function refresh() {
         const session = sessionOf(node);
         if (session === null) return;
@@ -48,8 +60,11 @@ export function attachChart(node, api) {
         for (const name of ASKED) query.set(name, widgetNamed(node, name)?.value ?? "");
         const response = await api.fetchApi(`/hswq/curve?${query}`);
         const answer = await response.json();
-        curve = answer.layers?.length ? answer : null;
+        curve = answer.layers?.length || answer.errors?.length ? answer : null;
         for (const part of [canvas, axis, legend]) part.hidden = !curve;
+        legend.hidden ||= Boolean(answer.errors);
+        axis.textContent = say(answer.errors ? AXIS_OF_ERRORS : AXIS);
+        canvas.title = say(answer.errors ? "Drag: the size of the file" : "Drag: the share of layers that are kept");
         said.textContent = answer.waiting ? waitingFor(node, answer) : (answer.error ?? "");
         said.classList.toggle("warn", !response.ok);
         about.textContent = "";
@@ -64,8 +79,18 @@ export function attachChart(node, api) {
         asked = setTimeout(() => refresh().catch(() => {}), 150);
     };
 
+    function chooseSize(at) {
+        if (!curve?.errors || !budget) return;
+        for (const [widget, value] of [[budget, budgetAt(curve, at)], [widgetNamed(node, "target"), ""]]) {
+            if (!widget) continue;
+            widget.value = value;
+            widget.callback?.(value);
+        }
+        soon();
+    }
+
     function choose(value) {
-        if (!curve || curve.budgeted) return;
+        if (!curve || curve.errors || curve.budgeted) return;
         ratio.value = value;
         ratio.callback?.(value);
         draw();
@@ -73,18 +98,25 @@ export function attachChart(node, api) {
 
     canvas.addEventListener("pointerdown", (event) => {
         canvas.setPointerCapture(event.pointerId);
-        choose(ratioAt(place(canvas, event)));
+        if (curve?.errors) chooseSize(place(canvas, event));
+        else choose(ratioAt(place(canvas, event)));
         event.stopPropagation();
     });
     canvas.addEventListener("pointermove", (event) => {
         if (!curve) return;
+        if (curve.errors) {
+            const at = budgetAt(curve, place(canvas, event));
+            about.textContent = `${at}: ${errorAt(curve, (parseFloat(at) / 100) * curve.source_bytes).toExponential(1)}`;
+            if (event.buttons & 1 && canvas.hasPointerCapture(event.pointerId)) chooseSize(place(canvas, event));
+            return;
+        }
         const index = Math.min(curve.layers.length - 1, Math.floor(place(canvas, event) * curve.layers.length));
         if (index >= 0) about.textContent = `${curve.layers[index]}: ${curve.sensitivity[index].toExponential(1)}`;
         if (event.buttons & 1 && canvas.hasPointerCapture(event.pointerId)) choose(ratioAt(place(canvas, event)));
     });
     canvas.addEventListener("keydown", (event) => {
         const step = { ArrowLeft: -0.01, ArrowRight: 0.01 }[event.key];
-        if (!step) return;
+        if (!step || curve?.errors) return;
         choose(ratioAt(ratio.value + step));
         event.stopPropagation();
         event.preventDefault();
