@@ -149,8 +149,9 @@ def _check_kind(source: CheckpointReader, form: Format | None, layers: Iterable[
     """Errors: CheckpointError when no layer has codes that the target can hold, and all would be rounded twice."""
     kinds = {kind_of_codes(source, layer) for layer in layers}
     if form is not None and form.form.grid.name not in kinds:
+        found, held = " and ".join(sorted(kinds)), form.form.grid.name
         raise CheckpointError(
-            f"the layers are {kinds.pop()} and {form.name} holds {form.form.grid.name}: they would be rounded twice",
+            f"the layers are {found} and {form.name} holds {held}: they would be rounded twice",
             where=source.path,
             remedy="Quantize the original",
         )

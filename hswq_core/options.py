@@ -36,7 +36,7 @@ class QuantizeOptions:
         keep_ratio: the share of the layers that stay as they are, from 0 to 1.
         budget: the size the file may have ("3.2GB", or "57%" of the source); replaces the keep ratio unless empty.
         target: the error of the model's output that the file may have, as measured impacts predict it ("1e-4"): the
-            smallest such file is written. In formats alone that choose the bits of each layer; replaces the budget.
+            smallest such file is written. In formats alone that choose the bits of each layer; instead of a budget.
         selection: which layers are kept: those with the largest output variance, output error, or measured impact.
         rounding: to the nearest value, or calibrated so that errors cancel in the layer's output.
         scales: whether a ``tensor`` has one scale, or every output ``channel`` its own (v2 only).

@@ -1,4 +1,4 @@
-"""Patches of layers in 8 bits: how ComfyUI's model patcher loads, patches and unloads them.
+"""Patches of quantized layers: how ComfyUI's model patcher loads, patches and unloads them.
 
 ComfyUI adds a LoRA to the weight where it is, and an 8-bit weight becomes FP16 by that (see ``ops.py``): twice its
 size, which the memory manager does not know of when it places the model. Where the model would not fit so, the patches
@@ -24,7 +24,7 @@ from comfy.model_patcher import LowVramPatch
 
 from ..hswq_core.calibration.arguments import leaves, rebuilt
 from .ops import PATCHED_DTYPE
-from .quantized_tensor import is_quantized
+from .quantized_tensor import codes_and_scale, is_quantized
 
 _WEIGHT = ".weight"
 
@@ -66,7 +66,7 @@ class HookPatches(AddedPatches):
 
 @cache
 def with_quantized_patching(patcher: type[Any]) -> type[Any]:
-    """ComfyUI's class of model patchers, or another, that knows what can be done to weights in 8 bits."""
+    """ComfyUI's class of model patchers, or another, that knows what can be done to quantized weights."""
     return type(f"Quantized{patcher.__name__}", (_QuantizedPatching, patcher), {})
 
 
@@ -86,7 +86,8 @@ class _QuantizedPatching:
     def load(self, device_to: Any = None, lowvram_model_memory: float = 0, *args: Any, **named: Any) -> None:
         above: Any = super()
         forced = bool(named.get("force_patch_weights", args[0] if args else False))
-        grown = sum(weight.numel() for _, weight in self._patched_and_quantized())
+        patched = [weight for _, weight in self._patched_and_quantized()]
+        grown = sum(PATCHED_DTYPE.itemsize * weight.numel() - codes_and_scale(weight)[0].nbytes for weight in patched)
         short = 0 < lowvram_model_memory < self.model_size() + grown  # type: ignore[attr-defined]
         self._in_place = forced or not short
         try:
@@ -168,7 +169,7 @@ class _QuantizedPatching:
                 yield key, weight
 
     def _quantized(self, key: str) -> torch.Tensor | None:
-        """The weight of this key, if it is one in 8 bits."""
+        """The weight of this key, if it is a quantized one."""
         weight = comfy.utils.get_attr(self.model, key) if key.endswith(_WEIGHT) else None
         return weight if is_quantized(weight) else None
 
@@ -176,7 +177,7 @@ class _QuantizedPatching:
         return comfy.utils.get_attr(self.model, key.removesuffix(_WEIGHT))
 
     def _add_in_calls(self, device: Any) -> None:
-        """Add the patches of all layers that are in 8 bits in their calls, also where ComfyUI would do so itself."""
+        """Add the patches of all quantized layers in their calls, also where ComfyUI would do so itself."""
         for key, weight in self._patched_and_quantized():
             module = self._layer_of(key)
             kinds = [type(f) for f in module.weight_function]

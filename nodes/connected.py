@@ -14,6 +14,7 @@ from ..hswq_core.files.checkpoint import CheckpointReader
 from ..hswq_core.planning import MatchedSource, match_source
 from ..hswq_core.planning.matched_source import holds_model_of
 from ..hswq_core.planning.source_check import check_patches
+from ..loader.calibrate import model_fingerprint
 from ..loader.connected import by_native_names, connected_source, is_as_in_file
 from ..loader.provenance import Prompt, patches_of, sources_of
 from .found_source import find_source, folder_for, list_with
@@ -43,7 +44,11 @@ class Connected:
             and (self.clip is None or (self.files("clip") == [listed] and not self.clip.patcher.patches))
             and (self.vae is None or self.files("vae") == [listed])
         )
-        return holds_model_of(file, statistics) if is_same else None
+        # Statistics and file may be of one model, and another one be connected.
+        calibrated = statistics.fingerprint
+        if not is_same or (calibrated and not calibrated.matches(model_fingerprint(self.model))):
+            return None
+        return holds_model_of(file, statistics)
 
 
 @contextlib.contextmanager

@@ -98,17 +98,20 @@ class CheckpointReader:
             mapped: whether they stay in the file until they are used, as copies that nothing writes back. The mapping
                 lives as long as any of them.
 
-        Errors: CheckpointError for a type torch does not have.
+        One of a type that torch does not have is given as its bytes: no model that can be opened here uses it.
         """
         if not mapped:
-            return {name: self.tensor(name) for name in names}
+            return {name: self.tensor(name) if self._is_known(name) else self._raw(name) for name in names}
         # Writable for torch, which has no other tensors; what is written stays in memory.
         whole = torch.frombuffer(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=torch.uint8)
         return {name: self._view(whole, name) for name in names}
 
     def _view(self, whole: torch.Tensor, name: str) -> torch.Tensor:
-        info, dtype = self.tensors[name], self._dtype(name)
+        info = self.tensors[name]
         begin, end = self._data_start + info.begin, self._data_start + info.end
+        if not self._is_known(name):
+            return whole[begin:end]
+        dtype = self._dtype(name)
         if not info.nbytes or begin % dtype.itemsize:  # headers of any length are allowed
             return self.tensor(name)
         return whole[begin:end].view(dtype).reshape(info.shape)
@@ -138,6 +141,12 @@ class CheckpointReader:
                 raise self._shrunk(name)
             position += len(chunk)
             yield chunk
+
+    def _is_known(self, name: str) -> bool:
+        return self.tensors[name].dtype in TORCH_DTYPES
+
+    def _raw(self, name: str) -> torch.Tensor:
+        return torch.frombuffer(bytearray(b"".join(self.chunks(name))) or bytearray(1), dtype=torch.uint8)
 
     def _dtype(self, name: str) -> torch.dtype:
         kind = self.tensors[name].dtype

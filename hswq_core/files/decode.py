@@ -85,7 +85,7 @@ def decode_layer(
     side_keys = tuple(layer + suffix for suffix in (*SCALE_SUFFIXES, *MARKERS) if layer + suffix in keys)
     said = _description(read(layer + DESCRIPTION), layer, where) if layer + DESCRIPTION in side_keys else {}
     scale_key = next((layer + suffix for suffix in SCALE_SUFFIXES if layer + suffix in keys), None)
-    bits = PACKED_BITS.get(said.get("format", ""), 8)
+    bits = PACKED_BITS.get(str(said.get("format")), 8)
     if bits < 8:
         scale = read(scale_key) if scale_key else torch.ones(())
         whole = _checked_packing(said, layer, shape, bits, scale, where)
@@ -104,7 +104,7 @@ def kind_of_codes(source: TensorSource, layer: str) -> str:
         said = json.loads(bytes(source.tensor(layer + DESCRIPTION).flatten().tolist()))["format"]
     except (ValueError, LookupError, TypeError):
         return "unknown"
-    return f"INT{PACKED_BITS[said]}" if said in PACKED_BITS else str(said)
+    return f"INT{PACKED_BITS[str(said)]}" if str(said) in PACKED_BITS else str(said)
 
 
 def checked_scale(name: str, scale: torch.Tensor, shape: tuple[int, ...], where: Path | str) -> torch.Tensor:
@@ -130,7 +130,7 @@ def _description(description: torch.Tensor, layer: str, where: Path | str) -> di
     """What stands in it. Errors: CheckpointError for a description that is not known."""
     try:
         said = json.loads(bytes(description.flatten().to(torch.uint8).tolist()))
-        known = isinstance(said, dict) and said.get("format") in (*KNOWN_FORMATS, *PACKED_BITS)
+        known = isinstance(said, dict) and str(said.get("format")) in (*KNOWN_FORMATS, *PACKED_BITS)
     except (ValueError, TypeError):
         said, known = {}, False
     if not known:

@@ -17,6 +17,15 @@ TORCH_DTYPES = {
     "I64": torch.int64, "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
+# What only newer versions of torch have, and no layer of ours: it passes through.
+TORCH_DTYPES |= {
+    name: dtype
+    for name, attribute in (
+        ("U16", "uint16"), ("U32", "uint32"), ("U64", "uint64"), ("C64", "complex64"), ("F8_E8M0", "float8_e8m0fnu"),
+        ("F8_E4M3FNUZ", "float8_e4m3fnuz"), ("F8_E5M2FNUZ", "float8_e5m2fnuz"),
+    )
+    if (dtype := getattr(torch, attribute, None)) is not None
+}  # fmt: skip
 _NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 
 

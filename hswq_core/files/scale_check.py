@@ -7,7 +7,14 @@ from collections.abc import Mapping
 
 from ..errors import CheckpointError
 from ..formats import FORMATS
-from ..formats.stored_layer import FP8_DTYPES, LAYER_DIMENSIONS, SCALE_SUFFIXES, is_quantized, stored_layer
+from ..formats.stored_layer import (
+    FP8_DTYPES,
+    LAYER_DIMENSIONS,
+    PACKED_DTYPE,
+    SCALE_SUFFIXES,
+    is_quantized,
+    stored_layer,
+)
 from .dtypes import is_float
 from .layers import WEIGHT
 from .source import TensorInfo, TensorSource
@@ -26,9 +33,15 @@ def check_scales(source: TensorSource, prefix: str) -> None:
         for key, info in tensors.items()
         if key.endswith(WEIGHT) and is_quantized(tensors, key.removesuffix(WEIGHT), info.dtype)
     }
+    said = FORMATS.get(source.metadata.get("hswq.mode", ""))
+    if said is not None and said.menu:
+        codes = (key for key, i in tensors.items() if i.dtype == PACKED_DTYPE and len(i.shape) == 2)
+        lost = [key for key in codes if key.endswith(WEIGHT) and key.removesuffix(WEIGHT) not in stored]
+        if lost:
+            what = f"the description of the quantized layer {lost[0].removesuffix(WEIGHT)} is missing"
+            raise CheckpointError(what, where=source.path, remedy=_REMEDY)
     without = sorted(name for name, layer in stored.items() if not layer.suffix)
     integers = [name for name in without if stored[name].dtype not in FP8_DTYPES]
-    said = FORMATS.get(source.metadata.get("hswq.mode", ""))
     is_scaled = said is not None and said.form.scaling != "none"
     if integers or (without and (len(without) < len(stored) or is_scaled)):
         missing = (integers or without)[0]

@@ -38,6 +38,11 @@ def make_plan(
     statistics = matched.statistics
     if statistics is None and options.part != "text_encoders" and (options.budget or options.keep_ratio > 0):
         raise PlanError("choosing layers to keep needs statistics", remedy="Give statistics, or a keep ratio of 0")
+    if statistics is None and FORMATS[options.mode].menu and options.part != "text_encoders":
+        raise PlanError(
+            f"{options.mode} chooses the bits of each layer by its measured impact, and there are no statistics",
+            remedy="Give statistics, measured for it by HSWQ Measure Sensitivity, or choose another mode",
+        )
     found = find_candidates(matched, options)
     if FORMATS[options.mode].menu:
         return plan_bits(found, options)

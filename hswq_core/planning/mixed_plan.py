@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
+from ..errors import PlanError
 from ..files.layers import WEIGHT
 from ..formats import FORMATS
 from ..options import QuantizeOptions, parse_target
@@ -20,6 +22,7 @@ from .matched_source import MatchedSource
 from .plan import KEPT, QuantizationPlan, SizePoint
 
 _POINTS_OF_TABLE, _POINTS_OF_CURVE = 10, 200
+_SMALLEST = "in as few bytes as it can have"
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,19 @@ class ErrorCurve:
 def plan_bits(found: Candidates, options: QuantizeOptions) -> QuantizationPlan:
     """Errors: StatisticsError where impacts were not measured, PlanError for a budget below the smallest file."""
     curve = bits_curve(found, options)
-    least, path = replace(curve.least, sizes=_points(curve)), curve.path
-    curve = replace(curve, least=least)
+    curve = replace(curve, least=replace(curve.least, sizes=_points(curve)))
+    plan = _chosen(curve, found, options)
+    if not plan.quantized:
+        raise PlanError(
+            f"nothing would be quantized: {'the budget' if options.budget else 'the target'} asks for the original",
+            where=found.matched.source.path,
+            remedy="Give a smaller budget, or a larger target",
+        )
+    return plan
+
+
+def _chosen(curve: BitsCurve, found: Candidates, options: QuantizeOptions) -> QuantizationPlan:
+    least, path = curve.least, curve.path
     if options.budget:
         return _within_budget(curve, found)
     if options.target:
@@ -110,11 +124,12 @@ def bits_curve(found: Candidates, options: QuantizeOptions) -> BitsCurve:
     """Errors: StatisticsError where impacts were not measured."""
     choices = _choices(found, options)
     first = {name: smallest(each) for name, each in choices.items()}
-    least = everything_quantized(found, {name: choice.impact for name, choice in first.items()}, options)
+    every = everything_quantized(found, {}, options)
+    least = _with(every, found, first, _SMALLEST)
     path = upgrades(choices)
     sizes = list(itertools.accumulate((upgrade.nbytes for upgrade in path), initial=least.nbytes))
     errors = errors_along(path, sum(choice.impact for choice in first.values()))
-    return BitsCurve(replace(least, predicted_error=errors[0]), path, sizes, errors)
+    return BitsCurve(least, path, sizes, errors)
 
 
 def _points(curve: BitsCurve) -> tuple[SizePoint, ...]:
@@ -148,7 +163,9 @@ def _choices(found: Candidates, options: QuantizeOptions) -> Mapping[str, Sequen
     choices: dict[str, list[Choice]] = {}
     for name in layers:
         key, info = found.key(name).removesuffix(WEIGHT), found.matched.weights[name]
-        choices[name] = [Choice(form, bytes_of_layer(key, info, form), impacts[form][name]) for form in forms]
-        if name not in found.forced:
+        # An impact that is not a number was measured on an output that is none: the layer stays as it is.
+        known = [form for form in forms if math.isfinite(impacts[form][name])]
+        choices[name] = [Choice(form, bytes_of_layer(key, info, form), impacts[form][name]) for form in known]
+        if name not in found.forced or not known:
             choices[name].append(Choice(None, bytes_of_layer(key, info, None), 0.0))
     return choices

@@ -73,16 +73,17 @@ def _proof(proof: ShownProof) -> list[str]:
 
 def _sentence(facts: Facts, about: About) -> str:
     original = about.base_model or facts.base or "the original model"
+    kind, bits = ("A smaller", facts.grid) if FORMATS[facts.mode].menu else ("An 8-bit", "8 bits")
     return (
-        f"An 8-bit copy of {original}, quantized with HSWQ (Hybrid Sensitivity Weighted Quantization): "
+        f"{kind} copy of {original}, quantized with HSWQ (Hybrid Sensitivity Weighted Quantization): "
         f"{facts.bytes / 1e9:,.2f} GB, {facts.bytes / facts.original_bytes:.0%} of 16 bits. {facts.quantized} layers "
-        f"are in 8 bits, {facts.kept} as they were."
+        f"are in {bits}, {facts.kept} as they were."
     )
 
 
 def _front_matter(facts: Facts, about: About, title: str) -> str:
     """JSON strings are YAML strings, whatever is in them."""
-    tags = ["hswq", "comfyui", "quantized", FORMATS[facts.mode].form.grid.name.lower(), facts.architecture]
+    tags = ["hswq", "comfyui", "quantized", *facts.grid.lower().split(" and "), facts.architecture]
     lines = [f"license: {json.dumps(about.licence)}"] if about.licence else []
     if about.base_model:
         lines += [f"base_model: {json.dumps(about.base_model)}", "base_model_relation: quantized"]

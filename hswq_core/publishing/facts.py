@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError
 from ..files.checkpoint import CheckpointReader
+from ..files.decode import decode_layer
 from ..files.dtypes import BITS
 from ..files.inspection import inspect_checkpoint
+from ..files.layers import WEIGHT
 from ..files.modelspec import original_title
 from ..formats import FORMATS
+from ..formats.stored_layer import DESCRIPTION, PACKED_DTYPE
+from ..planning.plan import KEPT
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class Facts:
         mode: the format.
         bytes, original_bytes: of the file, and of its tensors in 16 bits.
         quantized, kept: layers.
+        grid: what the quantized ones are in.
         lines: how it was made, by name.
         base: what it was made from, as far as the file says.
     """
@@ -35,6 +41,7 @@ class Facts:
     original_bytes: int
     quantized: int
     kept: int
+    grid: str
     lines: tuple[tuple[str, str], ...]
     base: str
 
@@ -49,7 +56,7 @@ def facts_of(path: Path) -> Facts:
             )
         prefix = found.diffusion_model_prefix
         original = sum(
-            2 * info.elements if BITS[info.dtype] <= 8 and key.startswith(prefix) else info.nbytes
+            2 * _elements(reader, key) if BITS[info.dtype] <= 8 and key.startswith(prefix) else info.nbytes
             for key, info in reader.tensors.items()
         )
     mode = said["hswq.mode"]
@@ -60,6 +67,8 @@ def facts_of(path: Path) -> Facts:
         ("chosen by", said.get("hswq.selection", "")),
         ("budget", said.get("hswq.budget", "")),
         ("keep ratio", said.get("hswq.keep_ratio", "")),
+        ("bits", _bits_in_words(said.get("hswq.layers_by_form", ""))),
+        ("predicted error", said.get("hswq.predicted_error", "")),
         ("rounding", said.get("hswq.rounding", "")),
         ("scales", said.get("hswq.scales", "")),
         ("inputs", "rotated where it is more exact" if "hswq.rotate" in said else ""),
@@ -75,6 +84,21 @@ def facts_of(path: Path) -> Facts:
         original_bytes=original,
         quantized=len(found.quantized),
         kept=len(found.unquantized),
+        grid=found.grid,
         lines=tuple((name, value) for name, value in lines if value),
         base=said.get("modelspec.base_model", "") or original_title(said),
     )
+
+
+def _bits_in_words(layers_by_form: str) -> str:
+    """ "79 layers in int6, 61 in int8"."""
+    counts = json.loads(layers_by_form or "{}")
+    return ", ".join(f"{count} layers in {form}" if form != KEPT else f"{count} kept" for form, count in counts.items())
+
+
+def _elements(reader: CheckpointReader, key: str) -> int:
+    """How many values a tensor stands for: of packed codes, as many as the weight has."""
+    info, layer = reader.tensors[key], key.removesuffix(WEIGHT)
+    if info.dtype != PACKED_DTYPE or not key.endswith(WEIGHT) or layer + DESCRIPTION not in reader.tensors:
+        return info.elements
+    return math.prod(decode_layer(reader.tensors, reader.tensor, layer, info.shape, reader.path).shape)

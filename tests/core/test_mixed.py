@@ -15,6 +15,7 @@ from hswq_core.cli import main
 from hswq_core.errors import CheckpointError, PlanError, StatisticsError
 from hswq_core.formats import FORMATS
 from hswq_core.grids.group_scales import GROUP
+from hswq_core.publishing import publish
 from tests.core.conftest import PREFIX, Example
 from tests.core.test_bits import read_by_hand
 
@@ -54,8 +55,9 @@ def test_more_bytes_and_lower_targets_predict_less_error(example: Example) -> No
     for made, target in zip(by_target, (1e-3, 1e-4, 1e-6), strict=True):
         assert made.predicted_error is not None and made.predicted_error <= target
     assert [made.nbytes for made in by_target] == sorted(made.nbytes for made in by_target)
-    whole = plan(example.path, example.statistics, mode="mixed", target="1e-12")
-    assert whole.predicted_error == 0.0 and not whole.quantized
+    for options in ({"target": "1e-12"}, {"budget": "300%"}):
+        with pytest.raises(PlanError, match="nothing would be quantized"):
+            plan(example.path, example.statistics, mode="mixed", **options)
 
 
 def test_what_is_stored_is_the_definition_of_each_form(example: Example, tmp_path: Path) -> None:
@@ -169,3 +171,41 @@ def test_a_layer_keeps_its_prefix(example: Example) -> None:
     measured(example)
     made = plan(example.path, example.statistics, mode="mixed", target="1e-3")
     assert all(layer.key.startswith(PREFIX) for layer in made.quantized)
+
+
+def test_without_statistics_there_is_nothing_to_choose_by(example: Example) -> None:
+    with pytest.raises(PlanError, match="measured impact, and there are no statistics"):
+        plan(example.path, mode="mixed", keep_ratio=0.0)
+
+
+def test_an_impact_that_is_not_a_number_keeps_its_layer(example: Example) -> None:
+    measured(example)
+    for form in FORMS:
+        example.statistics = example.statistics.with_impacts({"blocks.2": float("nan")}, f"{form.name} nearest")
+    made = plan(example.path, example.statistics, mode="mixed", target="0.9")
+    assert [layer.layer for layer in made.kept] == ["blocks.2"] and math.isfinite(made.predicted_error or math.nan)
+
+
+def test_a_lost_description_is_missed(example: Example, tmp_path: Path) -> None:
+    measured(example)
+    path = tmp_path / "mixed.safetensors"
+    quantize(example.path, path, example.statistics, mode="mixed", target="0.9")
+    tensors = load_file(path)
+    del tensors[next(key for key in tensors if key.endswith(".comfy_quant"))]
+    save_file(tensors, path, {"hswq.mode": "mixed"})
+    with pytest.raises(CheckpointError, match="the description of the quantized layer"):
+        convert(path, tmp_path / "out.safetensors", "fp16")
+    said = torch.tensor(list(b'{"format": ["hswq_int4"]}'), dtype=torch.uint8)
+    key = next(key for key in tensors if key.endswith(".comfy_quant"))
+    save_file(tensors | {key: said}, path, {"hswq.mode": "mixed"})
+    assert "unknown" in inspect(path).grid or "hswq_int4" in inspect(path).grid
+
+
+def test_a_card_says_what_a_mixed_file_is(example: Example, tmp_path: Path) -> None:
+    measured(example)
+    path = tmp_path / "mixed.safetensors"
+    quantize(example.path, path, example.statistics, mode="mixed", target="1e-3")
+    said = (publish(path, tmp_path / "card") / "README.md").read_text(encoding="utf-8")
+    assert "8-bit copy" not in said and "layers in int4" in said and "predicted error" in said
+    share = int(re.findall(r"(\d+)% of 16 bits", said)[0]) / 100
+    assert share == pytest.approx(path.stat().st_size / example.path.stat().st_size, abs=0.1)

@@ -15,7 +15,7 @@ from hswq_core.metrics import ssim
 from tests.support import workflows as w
 from tests.support.odd_folder import CALIBRATED, OTHER, calibrating, metadata, written
 from tests.support.probing import UNET
-from tests.support.server import ComfyServer, ExecutionError
+from tests.support.server import TINY_CHECKPOINT, ComfyServer, ExecutionError
 
 
 def connected(name: str, on_top: list[str], *, clip: bool = True, vae: bool = True, **options: Any) -> w.Workflow:
@@ -165,3 +165,19 @@ def test_renamed_keys_of_a_source_do_not_matter(place: ComfyServer) -> None:
     place.run(w.hswq_loaded("from_ckpt_again", path.name, steps=3))
     assert len(json.loads(metadata(path)["hswq.kept_layers"])) == len(inspect(path).unquantized)
     assert Path(path).stat().st_size < (place.checkpoints / "pickled.ckpt").stat().st_size
+
+
+def test_another_model_than_the_calibrated_one_is_not_taken_for_the_file(place: ComfyServer) -> None:
+    """The file that is named and the statistics are of one model, and what is connected is another."""
+    other = {k: v * 1.1 if k.startswith(UNET) else v for k, v in load_file(TINY_CHECKPOINT).items()}
+    save_file(other, place.checkpoints / "tuned.safetensors")
+    place.get("/object_info")
+    place.run(w.calibrated("cal", session="not_this", steps=1))
+    flow = {
+        "stats": w.node("HSWQLoadStatistics", file="not_this.safetensors"),
+        "tuned": w.node("CheckpointLoaderSimple", ckpt_name="tuned.safetensors"),
+    }
+    flow |= w.quantize(["stats", 0], source=w.TINY, filename="not_this", model=["tuned", 0])
+    with pytest.raises(ExecutionError, match="another model"):
+        place.run(flow)
+    assert not (place.output / "checkpoints/not_this.safetensors").exists()
