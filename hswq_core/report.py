@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .calibration.coverage import coverage_warnings
 from .calibration.statistics import Statistics
-from .planning.plan import KEPT, QuantizationPlan
+from .planning.plan import QuantizationPlan
 from .rounding.weight import QuantizedWeight
 
 
@@ -143,7 +143,7 @@ class Report:
             str(self.file),
             f"  size     {self.bytes / 1e6:,.1f} MB of {plan.source.nbytes / 1e6:,.1f} MB "
             f"({self.bytes / plan.source.nbytes:.1%}); diffusion model {plan.unet_bytes / plan.source_unet_bytes:.1%}",
-            f"  layers   {self._layers()}{kept}",
+            f"  layers   {plan.count_in_words()}{kept}",
             f"  error    {self._error()}",
         ]
         if plan.options.rotate:
@@ -153,12 +153,6 @@ class Report:
                 3, f"  other    {plan.other_bytes / 1e6:,.1f} MB of matrices that are no layers stay as they are"
             )
         return "\n".join([*lines, *(f"  warning  {warning}" for warning in self.warnings)])
-
-    def _layers(self) -> str:
-        if not self.plan.format.menu:
-            return f"{self.quantized_layers} in {self.plan.grids}, {self.kept_layers} kept"
-        forms = (f"{count} in {name}" for name, count in self.plan.layers_by_form.items() if name != KEPT)
-        return ", ".join([*forms, f"{self.kept_layers} kept"])
 
     def _error(self) -> str:
         if self.plan.predicted_error is not None:

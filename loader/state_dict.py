@@ -11,11 +11,11 @@ import torch
 
 from ..hswq_core.errors import CheckpointError
 from ..hswq_core.files.decode import LayerDecoder, decode_layer
-from ..hswq_core.files.dtypes import TORCH_DTYPES
+from ..hswq_core.files.dtypes import TORCH_DTYPES, dtype_name
 from ..hswq_core.files.layers import WEIGHT
 from ..hswq_core.files.source import TensorInfo
 from ..hswq_core.files.text_encoders import TEXT_ENCODERS
-from ..hswq_core.formats.stored_layer import DESCRIPTION, LAYER_DIMENSIONS, MARKERS, is_quantized, stored_layer
+from ..hswq_core.formats.stored_layer import LAYER_DIMENSIONS, MARKERS, is_quantized, stored_layer
 from ..hswq_core.log import get_logger
 from .quantized_tensor import quantized_tensor
 
@@ -47,7 +47,7 @@ def join_scales(state_dict: dict[str, Any], prefix: str, dtype: torch.dtype, pat
         if not key.startswith(prefix):
             if layer and key.startswith(TEXT_ENCODERS) and tensor.dtype in _CODES:
                 _dequantize_text_encoder(state_dict, layer, path)
-        elif layer and (tensor.dtype in _CODES or is_packed(state_dict, layer)):
+        elif layer and is_quantized(state_dict, layer, dtype_name(tensor.dtype)):
             decoder = _take_decoder(state_dict, layer, path)
             rotated += decoder.group > 1
             if tensor.dtype in _FP8 and decoder.scale_key is None:
@@ -71,11 +71,6 @@ def join_scales(state_dict: dict[str, Any], prefix: str, dtype: torch.dtype, pat
             path.name,
             rotated,
         )
-
-
-def is_packed(state_dict: Mapping[str, Any], layer: str) -> bool:
-    """Whether a layer has codes of fewer than 8 bits."""
-    return state_dict[layer + WEIGHT].dtype == torch.uint8 and layer + DESCRIPTION in state_dict
 
 
 def majority_float(tensors: Mapping[str, TensorInfo], prefix: str) -> torch.dtype:

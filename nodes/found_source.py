@@ -77,12 +77,11 @@ def _find_calibrated(statistics: Statistics, stack: contextlib.ExitStack) -> Fou
     statistics.check_not_empty()
     folder, _, name = statistics.source.partition("/")
     path = folder_paths.get_full_path(folder, name) if folder in SOURCES else None
-    known = _open_match(folder, Path(path), statistics, stack) if path else None
-    if known and (known.matched or names_differ(known.file, statistics)):
+    if path and (known := _open_match(folder, Path(path), statistics, stack, by_names=True)):
         return known
     found = [_open_match(folder, path, statistics, stack) for folder, path in _checkpoints()]
     # One file may be in two lists, through links or folders that overlap.
-    files = {each.file.path.resolve(): each for each in reversed(found) if each and each.matched}
+    files = {each.file.path.resolve(): each for each in reversed(found) if each}
     if len(files) == 1:
         return files.popitem()[1]
     if files:
@@ -92,8 +91,9 @@ def _find_calibrated(statistics: Statistics, stack: contextlib.ExitStack) -> Fou
             where=", ".join(SOURCES),
             remedy="Choose the source by its name: they differ in text encoder, VAE or settings",
         )
-    if known:
-        check_source(find_layers(known.file), None)  # its own fault is the better message
+    if path:
+        with contextlib.suppress(OSError), CheckpointReader(Path(path)) as reader:
+            check_source(find_layers(reader), None)  # its own fault is the better message
     raise CheckpointError(
         "no checkpoint holds the model that was calibrated",
         where=", ".join(SOURCES),
@@ -101,13 +101,21 @@ def _find_calibrated(statistics: Statistics, stack: contextlib.ExitStack) -> Fou
     )
 
 
-def _open_match(folder: str, path: Path, statistics: Statistics, stack: contextlib.ExitStack) -> FoundSource | None:
-    """A file and its match with the statistics, if any; ``None`` for one that cannot be read."""
-    try:
-        file = stack.enter_context(CheckpointReader(path))
-        return FoundSource(folder, file, holds_model_of(file, statistics))
-    except (CheckpointError, OSError):
-        return None
+def _open_match(
+    folder: str, path: Path, statistics: Statistics, stack: contextlib.ExitStack, *, by_names: bool = False
+) -> FoundSource | None:
+    """A file that holds the model, open until the stack closes it; ``None`` for any other, which is closed again.
+
+    Args:
+        by_names: whether a file also serves that names its layers so that only loading it can tell.
+    """
+    with contextlib.suppress(CheckpointError, OSError), contextlib.ExitStack() as own:
+        file = own.enter_context(CheckpointReader(path))
+        matched = holds_model_of(file, statistics)
+        if matched or (by_names and names_differ(file, statistics)):
+            stack.push(own.pop_all())
+            return FoundSource(folder, file, matched)
+    return None
 
 
 def _checkpoints() -> Iterator[tuple[str, Path]]:

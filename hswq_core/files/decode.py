@@ -100,11 +100,8 @@ def kind_of_codes(source: TensorSource, layer: str) -> str:
     dtype = source.tensors[layer + WEIGHT].dtype
     if dtype != PACKED_DTYPE:
         return E4M3.name if dtype in FP8_DTYPES else INT8.name
-    try:
-        said = json.loads(bytes(source.tensor(layer + DESCRIPTION).flatten().tolist()))["format"]
-    except (ValueError, LookupError, TypeError):
-        return "unknown"
-    return f"INT{PACKED_BITS[str(said)]}" if str(said) in PACKED_BITS else str(said)
+    said = str(_parsed(source.tensor(layer + DESCRIPTION)).get("format", "unknown"))
+    return f"INT{PACKED_BITS[said]}" if said in PACKED_BITS else said
 
 
 def checked_scale(name: str, scale: torch.Tensor, shape: tuple[int, ...], where: Path | str) -> torch.Tensor:
@@ -128,16 +125,21 @@ def checked_scale(name: str, scale: torch.Tensor, shape: tuple[int, ...], where:
 
 def _description(description: torch.Tensor, layer: str, where: Path | str) -> dict[str, Any]:
     """What stands in it. Errors: CheckpointError for a description that is not known."""
-    try:
-        said = json.loads(bytes(description.flatten().to(torch.uint8).tolist()))
-        known = isinstance(said, dict) and str(said.get("format")) in (*KNOWN_FORMATS, *PACKED_BITS)
-    except (ValueError, TypeError):
-        said, known = {}, False
-    if not known:
+    said = _parsed(description)
+    if str(said.get("format")) not in (*KNOWN_FORMATS, *PACKED_BITS):
         raise CheckpointError(
             f"the layer {layer} is quantized in a way that HSWQ does not know", where=where, remedy=_ANOTHER_READER
         )
     return said
+
+
+def _parsed(description: torch.Tensor) -> dict[str, Any]:
+    """A description, or nothing for what is not a JSON object."""
+    try:
+        said = json.loads(bytes(description.flatten().to(torch.uint8).tolist()))
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def _checked_packing(

@@ -111,15 +111,16 @@ class Format:
         """All forms that a layer may have, unless the options ask for scales by channel or rotation."""
         return self.menu or (self.form,)
 
-    @property
-    def smallest_form(self) -> Form:
-        """The one with which no layer of the diffusion model takes fewer bytes."""
-        return self.forms[0]
-
     def form_for(self, scales: Scaling, *, rotate: bool) -> Form:
-        """The form that the options ask for; they have been checked to be choices of this format."""
+        """The form that the options ask for, which are checked to be choices of this format; of a menu, the first."""
+        if self.menu:
+            return self.menu[0]
         chosen = self.rotated_form if rotate else self.channel_form if scales == "channel" else None
         return chosen or self.form
+
+    def text_form_for(self, scales: Scaling, *, rotate: bool) -> Form:
+        """The same for text encoders, which have no menu: their impacts are not measured."""
+        return self.form if self.menu else self.form_for(scales, rotate=rotate)
 
     def can_store(self, shape: tuple[int, ...], dtype: str, scale: torch.Tensor) -> bool:
         """Whether a weight that is quantized already can be stored as it is."""

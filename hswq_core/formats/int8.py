@@ -8,7 +8,7 @@ import torch
 
 from ..grids import INT8
 from .base import Form, Format, Shape
-from .stock_refusal import refusal_header
+from .refusal import refusal_header
 from .stored_layer import LAYER_DIMENSIONS
 
 

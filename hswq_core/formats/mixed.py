@@ -15,8 +15,7 @@ from ..grids import INT4, INT6, Grid
 from ..grids.group_scales import GROUP
 from .base import Form, Format, Shape
 from .int8 import INT8_FORM
-from .refusal import refusing_tensors
-from .stock_refusal import refusal_header
+from .refusal import refusal_header, refusing_tensors
 from .stored_layer import LAYER_DIMENSIONS, PACKED_BITS
 
 

@@ -35,7 +35,7 @@ def smallest_size(source: TensorSource, options: QuantizeOptions) -> int:
     Errors: PlanError for a pattern that matches no layer.
     """
     target = FORMATS[options.mode]
-    form = target.smallest_form if target.menu else target.form_for(options.scales, rotate=options.rotate)
+    form = target.form_for(options.scales, rotate=options.rotate)
     layers = []
     if options.part != "text_encoders":
         found = find_layers(source)
@@ -45,7 +45,7 @@ def smallest_size(source: TensorSource, options: QuantizeOptions) -> int:
             for name, info in found.weights.items()
             if len(info.shape) in target.dimensions and name not in kept
         ]
-    of_texts = target.form if target.menu else form
+    of_texts = target.text_form_for(options.scales, rotate=options.rotate)
     layers += [LayerPlan(name, name + WEIGHT, info, of_texts, "") for name, info in texts_of(source, options).items()]
     possible = [
         layer for layer in layers if math.prod(layer.info.shape) and not stray_tensor(source.tensors, layer.stem)

@@ -58,7 +58,7 @@ def find_candidates(matched: MatchedSource, options: QuantizeOptions) -> Candida
         _check_rows(matched, "calibrated rounding needs", "round to nearest")
     if options.rotate:
         _check_rows(matched, "choosing what to rotate needs", "leave the inputs as they are")
-    form = target.smallest_form if target.menu else target.form_for(options.scales, rotate=options.rotate)
+    form = target.form_for(options.scales, rotate=options.rotate)
     found = Candidates(matched, texts, {}, frozenset(), form)
     kept = _that_cannot_be_quantized(found, target)
     by_pattern = matching(options.force_keep, matched.weights)

@@ -21,10 +21,11 @@ def everything_quantized(
 ) -> QuantizationPlan:
     """The plan that keeps no layer but those that must be kept."""
     target = FORMATS[options.mode]
+    text_form = target.text_form_for(options.scales, rotate=options.rotate)
 
     def planned(name: str, info: TensorInfo, reason: str) -> LayerPlan:
         kept = found.kept.get(name, "")
-        form = target.form if target.menu and name in found.texts else found.form
+        form = text_form if name in found.texts else found.form
         return LayerPlan(name, found.key(name), info, None if kept else form, kept or reason, sensitivity.get(name))
 
     matched, source = found.matched, found.matched.source

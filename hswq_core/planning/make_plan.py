@@ -6,17 +6,16 @@ layout of the file.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ..errors import PlanError
-from ..files.source import TensorSource
 from ..formats import FORMATS
 from ..options import QuantizeOptions
 from ..progress import Progress, no_progress
 from ..sensitivity.rules import layer_sensitivities
 from .candidates import Candidates, find_candidates
-from .layer import cost_of_keeping, layout_of
+from .layer import cost_of_keeping
 from .least_plan import bytes_above, everything_quantized
 from .matched_source import MatchedSource
 from .mixed_plan import plan_bits
@@ -53,13 +52,8 @@ def make_plan(
     )
     least = everything_quantized(found, sensitivity, options)
     kept, why = _cut(least, found, sensitivity)
-    return keeping(least, matched.source, kept, why)
-
-
-def keeping(plan: QuantizationPlan, source: TensorSource, kept: Container[str], why: str = "kept") -> QuantizationPlan:
-    """The same plan with these layers kept, too."""
-    layers = tuple(replace(each, form=None, reason=why) if each.layer in kept else each for each in plan.layers)
-    return replace(plan, layers=layers, layout=layout_of(source, layers))
+    layers = [replace(each, form=None, reason=why) if each.layer in kept else each for each in least.layers]
+    return least.with_layers(matched.source, layers)
 
 
 def _cut(least: QuantizationPlan, found: Candidates, sensitivity: Mapping[str, float]) -> tuple[set[str], str]:

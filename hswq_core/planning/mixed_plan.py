@@ -16,7 +16,7 @@ from ..options import QuantizeOptions, parse_target
 from ..sensitivity.rules import impacts_by_form
 from .bits import Choice, Upgrade, errors_along, first_steps, knee, smallest, steps_to_error, upgrades, within_bytes
 from .candidates import Candidates, find_candidates
-from .layer import bytes_of_layer, layout_of
+from .layer import bytes_of_layer
 from .least_plan import bytes_above, everything_quantized
 from .matched_source import MatchedSource
 from .plan import KEPT, QuantizationPlan, SizePoint
@@ -59,7 +59,11 @@ class ErrorCurve:
 
 def plan_bits(found: Candidates, options: QuantizeOptions) -> QuantizationPlan:
     """Errors: StatisticsError where impacts were not measured, PlanError for a budget below the smallest file."""
-    curve = bits_curve(found, options)
+    return _plan_on(bits_curve(found, options), found, options)
+
+
+def _plan_on(curve: BitsCurve, found: Candidates, options: QuantizeOptions) -> QuantizationPlan:
+    """The plan that the options choose on a curve."""
     curve = replace(curve, least=replace(curve.least, sizes=_points(curve)))
     plan = _chosen(curve, found, options)
     if not plan.quantized:
@@ -101,13 +105,14 @@ def _with(least: QuantizationPlan, found: Candidates, chosen: Mapping[str, Choic
         for layer in least.layers
     )
     predicted = sum(layer.sensitivity or 0.0 for layer in layers)
-    return replace(least, layers=layers, layout=layout_of(found.matched.source, layers), predicted_error=predicted)
+    return replace(least.with_layers(found.matched.source, layers), predicted_error=predicted)
 
 
 def error_curve(matched: MatchedSource, options: QuantizeOptions) -> ErrorCurve:
     """Predicted error over size, and what the options choose. Errors: as for ``plan_bits``."""
     found = find_candidates(matched, options)
-    curve, plan = bits_curve(found, options), plan_bits(found, options)
+    curve = bits_curve(found, options)
+    plan = _plan_on(curve, found, options)
     steps = _steps(curve, _POINTS_OF_CURVE)
     return ErrorCurve(
         mode=options.mode,

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
 from ..files.dtypes import dtype_name, nbytes_of
 from ..files.modelspec import THUMBNAIL
-from ..files.source import FileIdentity
+from ..files.source import FileIdentity, TensorSource
 from ..files.writer import FileLayout
 from ..formats import Form, Format
 from ..options import QuantizeOptions
 from ..version import __version__
-from .layer import LayerPlan
+from .layer import LayerPlan, layout_of
 
 KEPT = "kept"
 
@@ -76,6 +76,11 @@ class QuantizationPlan:
         """What has a scale of its own: every ``tensor``, every output ``channel``, or nothing."""
         return "" if self.format.menu or self.form.scaling == "none" else self.form.scaling
 
+    def with_layers(self, source: TensorSource, layers: Iterable[LayerPlan]) -> QuantizationPlan:
+        """The same plan with these layers in place of its own."""
+        changed = tuple(layers)
+        return replace(self, layers=changed, layout=layout_of(source, changed))
+
     @property
     def extra_tensors(self) -> dict[str, torch.Tensor]:
         """What the format adds to the diffusion model's tensors, by name in the file."""
@@ -88,24 +93,29 @@ class QuantizationPlan:
         return {**self.layout, **{name: (dtype_name(tensor.dtype), tuple(tensor.shape)) for name, tensor in extra}}
 
     @property
-    def grids(self) -> str:
-        """What people call the grids that layers are rounded to."""
-        names = {layer.form.grid.name for layer in self.quantized if layer.form} or {self.form.grid.name}
-        return " and ".join(", ".join(sorted(names)).rsplit(", ", 1))
-
-    @property
     def layers_by_form(self) -> dict[str, int]:
         """How many layers have each form, ``kept`` for those that stay as they are."""
         return dict(Counter(layer.form.name if layer.form else KEPT for layer in self.layers).most_common())
 
+    def count_in_words(self, noun: str = "") -> str:
+        """How many layers are in what, and how many are kept.
+
+        Args:
+            noun: what is counted, with a blank before it.
+        """
+        if self.format.menu:
+            found = [f"{count} in {name}" for name, count in self.layers_by_form.items() if name != KEPT]
+        else:
+            found = [f"{len(self.quantized)}{noun} in {self.form.grid.name}"]
+        return ", ".join([*found, f"{len(self.kept)} kept"])
+
     @property
     def layers_in_words(self) -> str:
-        """How many layers are in what, and how many are kept."""
+        """The same for a line of its own, with the predicted error where there is one."""
         if not self.format.menu:
-            return f"{len(self.quantized)} layers in {self.grids}, {len(self.kept)} kept"
-        forms = [f"{count} in {name}" for name, count in self.layers_by_form.items() if name != KEPT]
+            return self.count_in_words(" layers")
         error = f", predicted error {self.predicted_error:.2g}" if self.predicted_error is not None else ""
-        return f"layers: {', '.join([*forms, f'{len(self.kept)} kept'])}{error}"
+        return f"layers: {self.count_in_words()}{error}"
 
     @property
     def nbytes(self) -> int:

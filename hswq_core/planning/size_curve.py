@@ -7,7 +7,7 @@ from collections.abc import Container
 from dataclasses import asdict, dataclass, replace
 
 from ..files.source import TensorSource
-from .layer import cost_of_keeping, layout_of
+from .layer import cost_of_keeping
 from .plan import QuantizationPlan
 from .selection import ranked
 
@@ -69,6 +69,6 @@ def sizes_by_keep_ratio(source: TensorSource, plan: QuantizationPlan) -> SizeCur
 def _keeping(source: TensorSource, plan: QuantizationPlan, layers: Container[str], *, keep: bool) -> QuantizationPlan:
     """The same plan with all of these layers kept, or none."""
     form = None if keep else plan.form
-    changed = tuple(replace(each, form=form) if each.layer in layers else each for each in plan.layers)
+    changed = [replace(each, form=form) if each.layer in layers else each for each in plan.layers]
     options = replace(plan.options, keep_ratio=float(keep), budget="")
-    return replace(plan, options=options, layers=changed, layout=layout_of(source, changed))
+    return replace(plan.with_layers(source, changed), options=options)
