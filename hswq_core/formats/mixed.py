@@ -38,6 +38,7 @@ MIXED = Format(
     "mixed",
     form=INT8_FORM,
     menu=(INT4_FORM, INT6_FORM, INT8_FORM),
+    made_of=frozenset({"int8"}),
     dimensions=LAYER_DIMENSIONS,
     takes_channel_scales=True,
     recognizes=lambda layer: layer.dtype == INT4.file_dtype and layer.is_described,

@@ -14,15 +14,15 @@ _TO_HALF = 2.0**14
 _ROWS, _BLOCKS, _QUARTER = 128, 4, 32
 
 
-def pack(codes: torch.Tensor) -> torch.Tensor:
+def pack_floats(codes: torch.Tensor) -> torch.Tensor:
     """Codes of the grid E2M1, [N, K] with an even K, as uint8 [N, K / 2]."""
     half = (codes.float() / _TO_HALF).half().view(torch.int16)
     bits = (((half >> 12) & 8) | ((half >> 9) & 7)).to(torch.uint8)
     return (bits[:, 0::2] << 4) | bits[:, 1::2]
 
 
-def unpack(packed: torch.Tensor) -> torch.Tensor:
-    """The inverse of ``pack``: float32 [N, K]."""
+def unpack_floats(packed: torch.Tensor) -> torch.Tensor:
+    """The inverse of ``pack_floats``: float32 [N, K]."""
     bits = torch.stack([packed >> 4, packed & 15], dim=-1).flatten(1).to(torch.int16)
     return (((bits & 8) << 12) | ((bits & 7) << 9)).view(torch.float16).float() * _TO_HALF
 

@@ -58,10 +58,10 @@ def search_block_scales(
     return torch.cat(found).cpu(), total
 
 
-def stored_scales(scales: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The scales of blocks as numbers of E4M3, [C_out, blocks], and the factor, float32 []."""
+def stored_scales(scales: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """The scales of blocks as numbers of E4M3, [C_out, blocks], and the factor."""
     factor = _factor(float(scales.max()))
-    return E4M3.quantize(scales, factor), torch.tensor(factor)
+    return E4M3.quantize(scales, factor), factor
 
 
 def blocks_of(columns: int) -> int:
