@@ -105,7 +105,8 @@ def measure(model: Any, statistics: Any, mode: str, rounding: str, method: str =
     )  # fmt: skip
     purposes = QuantizeOptions(mode=mode, rounding=rounding).impact_purposes
     for purpose, form in zip(purposes, FORMATS[mode].forms, strict=True):
-        statistics = statistics.with_impacts({name: each[form.name] for name, each in found.items()}, purpose)
+        impacts = {name: each[form.name] for name, each in found.items() if form.name in each}
+        statistics = statistics.with_impacts(impacts, purpose)
     return statistics
 
 
@@ -204,7 +205,10 @@ def main() -> None:
     for name, own, options in variants(statistics, measured, size):
         if name not in results and any(fnmatch(name, pattern) for pattern in args.only):
             chosen = of_size(original, own(), **options) if "size" in options else options
-            keep(name, judge.figures(write(original, candidate, own(), **chosen)))
+            in_stock = options["mode"] == "comfy-mixed"
+            if in_stock and not inprocess_comfy.reads_nvfp4():
+                continue
+            keep(name, judge.figures(write(original, candidate, own(), **chosen), in_stock=in_stock))
     for path in sorted(args.peers.glob("*.safetensors")) if args.peers else []:
         # A peer's weights are stored as FP16 again; its size in its own format stands beside them.
         size = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["bytes"]

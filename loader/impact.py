@@ -45,6 +45,8 @@ def measure_impacts(
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """Each layer with the relative squared error of the model's output when it alone is quantized, by form.
 
+    Of the forms, those that can hold the layer.
+
     Args:
         layers: which to measure; in this order.
         forms, rounding: how they would be quantized; the form with the least effect is the last.
@@ -61,8 +63,9 @@ def measure_impacts(
     _check_inputs(statistics)
     with _clear_errors():
         comfy.model_management.load_models_gpu([model], memory_required=_memory_required(model, statistics, method))
-        modules = dict(quantizable_layers(model.model.diffusion_model))
-        chosen = {name: modules[name] for name in layers}
+        modules: dict[str, Any] = dict(quantizable_layers(model.model.diffusion_model))
+        held = {name: [form for form in forms if form.holds(name, tuple(modules[name].weight.shape))] for name in layers}
+        chosen = {name: modules[name] for name in layers if held[name]}
         weight_of = patched_weights(model)
         device = model.load_device
 
@@ -74,17 +77,17 @@ def measure_impacts(
                 raise weight_problem(name, problem, statistics.source or "the MODEL") from None
             if rounded.fallback:
                 logger.warning("HSWQ: layer %s is measured as rounded to nearest: %s", name, rounded.fallback)
-            return rounding_change(rounded, form.grid, is_nearest=rounded.gain is None)
+            return rounding_change(rounded, form, is_nearest=rounded.gain is None)
 
         if method == "gradient":
             try:
 
                 def changes_of(name: str) -> list[Change]:
-                    return [change_of(name, form) for form in forms]
+                    return [change_of(name, form) for form in held[name]]
 
                 found = _by_gradient(model, statistics, chosen, changes_of, 4 * probes, vectors, progress)
-                names = [form.name for form in forms]
-                yield from ((name, dict(zip(names, each, strict=True))) for name, each in found.items())
+                for name, each in found.items():
+                    yield name, {form.name: impact for form, impact in zip(held[name], each, strict=True)}
                 return
             except NotDifferentiableError as error:
                 logger.warning("HSWQ: sensitivity is measured one layer after another: %s", error)
@@ -94,7 +97,7 @@ def measure_impacts(
         for number, (name, module) in enumerate(chosen.items()):
             progress(number, len(chosen))
             weight = weight_of(name).detach().to(device)
-            yield name, {form.name: meter.impact(module, change_of(name, form)(weight)) for form in forms}
+            yield name, {form.name: meter.impact(module, change_of(name, form)(weight)) for form in held[name]}
         progress(len(chosen), len(chosen))
 
 

@@ -56,13 +56,15 @@ def _is_typed() -> bool:
         @dataclass(frozen=True)
         class Params(stock.Params):
             bits: int = 8
+            factor: float | None = None
 
             def _validate_tensor_fields(self) -> None:
-                """Scales stay FP16, as they are in the file."""
+                """Scales stay in 16 or 8 bits, as they are in the file."""
 
         @classmethod
         def dequantize(cls, qdata: torch.Tensor, params: Any) -> torch.Tensor:
-            return dequantize_packed(qdata, params.scale, params.bits, params.orig_shape, params.orig_dtype)
+            shape, dtype = params.orig_shape, params.orig_dtype
+            return dequantize_packed(qdata, params.scale, params.bits, shape, dtype, params.factor)
 
     register(_SCALED, Scaled)
     register(_PACKED, Packed)
@@ -83,9 +85,10 @@ class _UntypedPackedLayout(comfy.quant_ops.QuantizedLayout):
         orig_dtype: torch.dtype,
         bits: int,
         orig_shape: tuple[int, ...],
+        factor: float | None,
         **_: Any,
     ) -> torch.Tensor:
-        return dequantize_packed(qdata, scale, bits, orig_shape, orig_dtype)
+        return dequantize_packed(qdata, scale, bits, orig_shape, orig_dtype, factor)
 
     @classmethod
     def get_plain_tensors(cls, qtensor: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -126,12 +129,12 @@ def quantized_tensor(codes: torch.Tensor, decoder: LayerDecoder, dtype: torch.dt
     scale, shape, is_packed = decoder.scale, decoder.shape, decoder.bits < 8
     if _TYPED:
         name = _PACKED if is_packed else _SCALED
-        more = {"bits": decoder.bits} if is_packed else {}
+        more = {"bits": decoder.bits, "factor": decoder.factor} if is_packed else {}
         make = comfy.quant_ops.get_layout_class(name).Params
         return QuantizedTensor(codes, name, make(scale=scale, orig_dtype=dtype, orig_shape=shape, **more))
     params = {"scale": scale, "orig_dtype": dtype}
     if is_packed:
-        return _UntypedPacked(codes, _PACKED, params | {"bits": decoder.bits, "orig_shape": shape})
+        return _UntypedPacked(codes, _PACKED, params | {"bits": decoder.bits, "factor": decoder.factor, "orig_shape": shape})
     return QuantizedTensor(codes, _STOCK, params)
 
 
@@ -149,12 +152,18 @@ def bits_of(weight: Any) -> int:
     return _param(weight, "bits", 8)
 
 
+def factor_of(weight: Any) -> float | None:
+    """Of NVFP4, what the scales of such a tensor are multiplied with."""
+    return _param(weight, "factor")
+
+
 def dequantized(weight: Any, dtype: torch.dtype) -> torch.Tensor:
     """The weight that such a tensor stands for, computed in float32 and rounded once."""
     codes, scale = codes_and_scale(weight)
     bits = bits_of(weight)
     if bits < 8:
-        return dequantize_packed(codes, scale, bits, tuple(_param(weight, "orig_shape")), dtype)
+        shape = tuple(_param(weight, "orig_shape"))
+        return dequantize_packed(codes, scale, bits, shape, dtype, factor_of(weight))
     return dequantize(codes, scale, dtype)
 
 

@@ -139,10 +139,16 @@ def with_impacts(
     purposes = {
         purpose: form
         for purpose, form in zip(options.impact_purposes, FORMATS[options.mode].forms, strict=True)
-        if any(purpose not in layer.impacts for layer in statistics.layers.values())
+        if any(
+            purpose not in layer.impacts
+            for name, layer in statistics.layers.items()
+            if form.holds(name, layer.shape)
+        )
     }
     layers = [
-        name for name, layer in sorted(statistics.layers.items()) if any(p not in layer.impacts for p in purposes)
+        name
+        for name, layer in sorted(statistics.layers.items())
+        if any(p not in layer.impacts and form.holds(name, layer.shape) for p, form in purposes.items())
     ]
     if not layers:
         return stats
@@ -173,7 +179,8 @@ def with_impacts(
     try:
         for name, impacts in measuring:
             for purpose, form in purposes.items():
-                found[purpose][name] = impacts[form.name]
+                if form.name in impacts:
+                    found[purpose][name] = impacts[form.name]
             if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
                 keep()
                 saved = time.monotonic()

@@ -39,6 +39,7 @@ MIXED = Format(
     "mixed",
     form=INT8_FORM,
     menu=(*_PACKED_FORMS, INT8_FORM),
+    made_of=frozenset({"int8"}),
     dimensions=LAYER_DIMENSIONS,
     takes_channel_scales=True,
     recognizes=lambda layer: layer.dtype == INT4.file_dtype and layer.is_described,

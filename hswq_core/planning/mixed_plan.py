@@ -160,7 +160,7 @@ def _steps(curve: BitsCurve, count: int) -> list[int]:
 def _choices(found: Candidates, options: QuantizeOptions) -> Mapping[str, Sequence[Choice]]:
     """The choices of every layer that can be quantized; one that is quantized by pattern has that as its only one."""
     statistics = found.matched.statistics
-    layers = [*found.open, *sorted(found.forced)]
+    layers = {name: found.matched.weights[name].shape for name in (*found.open, *sorted(found.forced))}
     if statistics is None or not layers:
         return {}
     forms = FORMATS[options.mode].forms
@@ -169,7 +169,7 @@ def _choices(found: Candidates, options: QuantizeOptions) -> Mapping[str, Sequen
     for name in layers:
         key, info = found.key(name).removesuffix(WEIGHT), found.matched.weights[name]
         # An impact that is not a number was measured on an output that is none: the layer stays as it is.
-        known = [form for form in forms if math.isfinite(impacts[form][name])]
+        known = [form for form in forms if math.isfinite(impacts[form].get(name, math.inf))]
         choices[name] = [Choice(form, bytes_of_layer(key, info, form), impacts[form][name]) for form in known]
         if name not in found.forced or not known:
             choices[name].append(Choice(None, bytes_of_layer(key, info, None), 0.0))

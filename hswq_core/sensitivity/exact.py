@@ -14,7 +14,7 @@ import torch
 from ..calibration.arguments import layer_input
 from ..calibration.model_inputs import ModelInput
 from ..calibration.monitor import quantizable_layers
-from .model_calls import apply_change, batched, call, not_called, on_device
+from .model_calls import Effect, apply_change, batched, call, not_called, on_device
 
 
 class ImpactMeter:
@@ -46,8 +46,8 @@ class ImpactMeter:
             if layer not in self._called:
                 raise not_called(name)
 
-    def impact(self, layer: torch.nn.Module, change: torch.Tensor) -> float:
-        """|y_q - y|^2 / |y|^2, the mean over the inputs, when ``change`` is added to the weight of ``layer``.
+    def impact(self, layer: torch.nn.Module, change: Effect) -> float:
+        """|y_q - y|^2 / |y|^2, the mean over the inputs, when ``layer`` alone is changed.
 
         Errors: StatisticsError when no input leads to the layer's module: that would be an impact of nothing.
         """
@@ -72,7 +72,7 @@ class ImpactMeter:
             return call(self._root, batch, self._options).float()
 
 
-def _adding(change: torch.Tensor) -> Any:
+def _adding(change: Effect) -> Any:
     def hook(
         module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor
     ) -> torch.Tensor:

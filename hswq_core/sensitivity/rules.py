@@ -58,18 +58,28 @@ def layer_sensitivities(
 def has_impacts(statistics: Statistics, options: QuantizeOptions) -> bool:
     """Whether all layers have the measured impacts that these options need."""
     if FORMATS[options.mode].menu:
-        return all(len(statistics.impacts(purpose)) == len(statistics.layers) for purpose in options.impact_purposes)
+        forms = zip(options.impact_purposes, FORMATS[options.mode].forms, strict=True)
+        layers = statistics.layers.items()
+        return all(p in each.impacts for p, form in forms for name, each in layers if form.holds(name, each.shape))
     return statistics.complete_impacts(options.impact_purposes[0]) is not None
 
 
 def impacts_by_form(
-    layers: Sequence[str], statistics: Statistics, options: QuantizeOptions
+    layers: Mapping[str, tuple[int, ...]], statistics: Statistics, options: QuantizeOptions
 ) -> dict[Form, dict[str, float]]:
-    """The measured impacts of layers for every form of a format. Errors: StatisticsError for what was not measured."""
+    """The measured impacts of layers for every form of a format that can hold them.
+
+    Args:
+        layers: the shapes of their weights.
+
+    Errors: StatisticsError for what was not measured.
+    """
     found: dict[Form, dict[str, float]] = {}
     for purpose, form in zip(options.impact_purposes, FORMATS[options.mode].forms, strict=True):
-        found[form] = statistics.impacts(purpose)
-        _check_measured(layers, found[form], purpose)
+        held = [name for name, shape in layers.items() if form.holds(name, shape)]
+        measured = statistics.impacts(purpose)
+        _check_measured(held, measured, purpose)
+        found[form] = {name: measured[name] for name in held}
     return found
 
 

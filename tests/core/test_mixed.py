@@ -119,7 +119,7 @@ def test_text_encoders_go_to_8_bits(example: Example, tmp_path: Path) -> None:
         ({"target": "2"}, PlanError, "the target is '2'"),
         ({"target": "small"}, PlanError, "Give the error of the output"),
         ({"target": "1e-4", "budget": "50%"}, PlanError, "a target and a budget"),
-        ({"mode": "v2", "target": "1e-4"}, PlanError, "a target is for mixed alone"),
+        ({"mode": "v2", "target": "1e-4"}, PlanError, "a target is for mixed, comfy-mixed alone"),
         ({"rounding": "calibrated", "target": "1e-4"}, StatisticsError, "was not measured for int2 calibrated"),
     ],
 )
