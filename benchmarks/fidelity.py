@@ -27,7 +27,7 @@ from .prompts import CALIBRATION, HELD_OUT
 from .variants import variants
 
 BATCH = 32
-PROBES = 16
+PROBES = 8
 ROWS = 8192
 
 
@@ -93,19 +93,18 @@ def calibrate(original: Path, path: Path) -> Any:
 
 def measure(model: Any, statistics: Any, mode: str, rounding: str, method: str = "gradient", **more: Any) -> Any:
     """The statistics with every layer's effect on the UNet's output."""
-    from hswq.hswq_core.formats import FORMATS  # type: ignore[import-not-found]
     from hswq.hswq_core.options import QuantizeOptions  # type: ignore[import-not-found]
     from hswq.loader.impact import measure_impacts  # type: ignore[import-not-found]
 
+    purposes = QuantizeOptions(mode=mode, rounding=rounding).purposes
     found = dict(
         measure_impacts(
-            model.model, statistics, sorted(statistics.layers), forms=FORMATS[mode].forms, rounding=rounding,
-            method=method, progress=lambda _done, _total: None, **{"probes": PROBES, **more},
+            model.model, statistics, sorted(statistics.layers), purposes=purposes, method=method,
+            progress=lambda _done, _total: None, **{"probes": PROBES, **more},
         )
     )  # fmt: skip
-    purposes = QuantizeOptions(mode=mode, rounding=rounding).impact_purposes
-    for purpose, form in zip(purposes, FORMATS[mode].forms, strict=True):
-        impacts = {name: each[form.name] for name, each in found.items() if form.name in each}
+    for purpose in map(str, purposes):
+        impacts = {name: each[purpose] for name, each in found.items() if purpose in each}
         statistics = statistics.with_impacts(impacts, purpose)
     return statistics
 

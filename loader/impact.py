@@ -14,9 +14,8 @@ from ..hswq_core.calibration.model_inputs import LATENT, OPTIONS, TOO_LARGE, not
 from ..hswq_core.calibration.monitor import quantizable_layers
 from ..hswq_core.calibration.statistics import Statistics
 from ..hswq_core.errors import StatisticsError
-from ..hswq_core.formats import Form
 from ..hswq_core.log import get_logger
-from ..hswq_core.options import Method, Rounding
+from ..hswq_core.options import Method, Purpose
 from ..hswq_core.progress import Progress
 from ..hswq_core.quantize_layer import quantize_layer, weight_problem
 from ..hswq_core.sensitivity.differentiable import NotDifferentiableError
@@ -36,20 +35,19 @@ def measure_impacts(
     statistics: Statistics,
     layers: list[str],
     *,
-    forms: Sequence[Form],
-    rounding: Rounding,
+    purposes: Sequence[Purpose],
     probes: int,
     method: Method,
     progress: Progress,
     vectors: int = VECTORS,
 ) -> Iterator[tuple[str, dict[str, float]]]:
-    """Each layer with the relative squared error of the model's output when it alone is quantized, by form.
+    """Each layer with the relative squared error of the model's output when it alone is quantized, by purpose.
 
-    Of the forms, those that can hold the layer.
+    Of the purposes, those whose form can hold the layer.
 
     Args:
         layers: which to measure; in this order.
-        forms, rounding: how they would be quantized; the form with the least effect is the last.
+        purposes: how they would be quantized, each in another form or rounding; the one with the least effect last.
         probes: on how many of the recorded inputs, evenly spaced over the noise levels. ``gradient`` takes four times
             as many, which costs it nothing: it has fewer vectors for each.
         method: ``gradient`` measures all layers together, and one after another where the model cannot be
@@ -64,30 +62,30 @@ def measure_impacts(
     with _clear_errors():
         comfy.model_management.load_models_gpu([model], memory_required=_memory_required(model, statistics, method))
         modules: dict[str, Any] = dict(quantizable_layers(model.model.diffusion_model))
-        held = {name: [form for form in forms if form.holds(name, tuple(modules[name].weight.shape))] for name in layers}
+        held = {name: [p for p in purposes if p.form.holds(name, tuple(modules[name].weight.shape))] for name in layers}
         chosen = {name: modules[name] for name in layers if held[name]}
         weight_of = patched_weights(model)
         device = model.load_device
 
-        def change_of(name: str, form: Form) -> Change:
+        def change_of(name: str, purpose: Purpose) -> Change:
             measured = statistics.layers[name]
             try:
-                rounded = quantize_layer(weight_of(name).detach().to(device), measured, form, rounding)
+                rounded = quantize_layer(weight_of(name).detach().to(device), measured, purpose.form, purpose.rounding)
             except ValueError as problem:
                 raise weight_problem(name, problem, statistics.source or "the MODEL") from None
             if rounded.fallback:
                 logger.warning("HSWQ: layer %s is measured as rounded to nearest: %s", name, rounded.fallback)
-            return rounding_change(rounded, form, is_nearest=rounded.gain is None)
+            return rounding_change(rounded, purpose.form, is_nearest=rounded.gain is None)
 
         if method == "gradient":
             try:
 
                 def changes_of(name: str) -> list[Change]:
-                    return [change_of(name, form) for form in held[name]]
+                    return [change_of(name, purpose) for purpose in held[name]]
 
                 found = _by_gradient(model, statistics, chosen, changes_of, 4 * probes, vectors, progress)
                 for name, each in found.items():
-                    yield name, {form.name: impact for form, impact in zip(held[name], each, strict=True)}
+                    yield name, {str(purpose): impact for purpose, impact in zip(held[name], each, strict=True)}
                 return
             except NotDifferentiableError as error:
                 logger.warning("HSWQ: sensitivity is measured one layer after another: %s", error)
@@ -97,7 +95,7 @@ def measure_impacts(
         for number, (name, module) in enumerate(chosen.items()):
             progress(number, len(chosen))
             weight = weight_of(name).detach().to(device)
-            yield name, {form.name: meter.impact(module, change_of(name, form)(weight)) for form in held[name]}
+            yield name, {str(p): meter.impact(module, change_of(name, p)(weight)) for p in held[name]}
         progress(len(chosen), len(chosen))
 
 

@@ -134,7 +134,9 @@ def quantized_tensor(codes: torch.Tensor, decoder: LayerDecoder, dtype: torch.dt
         return QuantizedTensor(codes, name, make(scale=scale, orig_dtype=dtype, orig_shape=shape, **more))
     params = {"scale": scale, "orig_dtype": dtype}
     if is_packed:
-        return _UntypedPacked(codes, _PACKED, params | {"bits": decoder.bits, "factor": decoder.factor, "orig_shape": shape})
+        return _UntypedPacked(
+            codes, _PACKED, params | {"bits": decoder.bits, "factor": decoder.factor, "orig_shape": shape}
+        )
     return QuantizedTensor(codes, _STOCK, params)
 
 

@@ -12,10 +12,10 @@ from ..hswq_core.calibration.statistics import Statistics, check_same_model
 from ..hswq_core.files.folders import writable_folder
 from ..hswq_core.formats import FORMATS
 from ..hswq_core.log import get_logger
-from ..hswq_core.options import METHODS, ROUNDINGS, Method, QuantizeOptions, Rounding
+from ..hswq_core.options import METHODS, MODEL_CARD, ROUNDINGS, Method, QuantizeOptions, Rounding
 from ..hswq_core.planning.source_check import check_patches
-from ..hswq_core.sensitivity.gradient import FEW_PROBES, FEW_VECTORS, VECTORS
-from ..hswq_core.sensitivity.rules import has_impacts
+from ..hswq_core.sensitivity.gradient import FEW_PROBES, FEW_VECTORS, PREDICTING_PROBES, PREDICTING_VECTORS, VECTORS
+from ..hswq_core.sensitivity.rules import has_impacts, layers_without_impact
 from ..loader.calibrate import model_fingerprint
 from ..loader.impact import measure_impacts
 from ..loader.provenance import patches_of
@@ -108,7 +108,9 @@ def measured_stats(model: Any, stats: Any, options: QuantizeOptions, node: str |
     """The same with the impacts that these options need. What is missing is measured on few inputs, which is quick."""
     if has_impacts(statistics_of(stats), options):
         return stats
-    return with_impacts(model, stats, options, FEW_PROBES, "gradient", node, FEW_VECTORS)
+    predicting = bool(FORMATS[options.mode].menu)
+    probes, vectors = (PREDICTING_PROBES, PREDICTING_VECTORS) if predicting else (FEW_PROBES, FEW_VECTORS)
+    return with_impacts(model, stats, options, probes, "gradient", node, vectors)
 
 
 def with_impacts(
@@ -136,24 +138,15 @@ def with_impacts(
     check_patches(patches_of(model), "the connected MODEL", statistics)
     if isinstance(stats, CalibrationSession):
         writable_folder(stats.path.parent)  # before minutes of measuring
-    purposes = {
-        purpose: form
-        for purpose, form in zip(options.impact_purposes, FORMATS[options.mode].forms, strict=True)
-        if any(
-            purpose not in layer.impacts
-            for name, layer in statistics.layers.items()
-            if form.holds(name, layer.shape)
-        )
-    }
-    layers = [
-        name
-        for name, layer in sorted(statistics.layers.items())
-        if any(p not in layer.impacts and form.holds(name, layer.shape) for p, form in purposes.items())
-    ]
-    if not layers:
+    missing = {p: layers for p in options.purposes if (layers := layers_without_impact(statistics, p))}
+    if not missing:
         return stats
-    logger.info("HSWQ: measuring the sensitivity of %d layers for %s", len(layers), ", ".join(purposes))
-    found: dict[str, dict[str, float]] = {purpose: {} for purpose in purposes}
+    # What the model card does is measured along, to compare with; one layer at a time it would take as long again.
+    if method == "gradient" and MODEL_CARD not in options.purposes:
+        missing = {MODEL_CARD: layers_without_impact(statistics, MODEL_CARD)} | missing
+    layers = sorted(set[str]().union(*missing.values()))
+    logger.info("HSWQ: measuring the sensitivity of %d layers for %s", len(layers), ", ".join(map(str, missing)))
+    found: dict[str, dict[str, float]] = {str(purpose): {} for purpose in missing}
 
     def keep() -> Any:
         result = statistics
@@ -168,8 +161,7 @@ def with_impacts(
         model,
         statistics,
         layers,
-        forms=list(purposes.values()),
-        rounding=options.rounding,
+        purposes=list(missing),
         probes=probes,
         method=method,
         progress=work_events(node, progress_bar()),
@@ -178,9 +170,8 @@ def with_impacts(
     saved = time.monotonic()
     try:
         for name, impacts in measuring:
-            for purpose, form in purposes.items():
-                if form.name in impacts:
-                    found[purpose][name] = impacts[form.name]
+            for purpose, impact in impacts.items():
+                found[purpose][name] = impact
             if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
                 keep()
                 saved = time.monotonic()

@@ -8,7 +8,7 @@ from ..calibration.statistics import Statistics
 from ..errors import StatisticsError
 from ..files.source import TensorSource
 from ..formats import FORMATS, Form
-from ..options import QuantizeOptions
+from ..options import Purpose, QuantizeOptions
 from ..parallel import ordered_map
 from ..progress import Progress
 from ..quantize_layer import as_rotated, weight_problem
@@ -58,10 +58,17 @@ def layer_sensitivities(
 def has_impacts(statistics: Statistics, options: QuantizeOptions) -> bool:
     """Whether all layers have the measured impacts that these options need."""
     if FORMATS[options.mode].menu:
-        forms = zip(options.impact_purposes, FORMATS[options.mode].forms, strict=True)
-        layers = statistics.layers.items()
-        return all(p in each.impacts for p, form in forms for name, each in layers if form.holds(name, each.shape))
-    return statistics.complete_impacts(options.impact_purposes[0]) is not None
+        return not any(layers_without_impact(statistics, purpose) for purpose in options.purposes)
+    return statistics.complete_impacts(str(options.purposes[0])) is not None
+
+
+def layers_without_impact(statistics: Statistics, purpose: Purpose) -> set[str]:
+    """The layers that can have a form, and were not measured for it."""
+    return {
+        name
+        for name, layer in statistics.layers.items()
+        if str(purpose) not in layer.impacts and purpose.form.holds(name, layer.shape)
+    }
 
 
 def impacts_by_form(
@@ -75,23 +82,23 @@ def impacts_by_form(
     Errors: StatisticsError for what was not measured.
     """
     found: dict[Form, dict[str, float]] = {}
-    for purpose, form in zip(options.impact_purposes, FORMATS[options.mode].forms, strict=True):
-        held = [name for name, shape in layers.items() if form.holds(name, shape)]
-        measured = statistics.impacts(purpose)
+    for purpose in options.purposes:
+        held = [name for name, shape in layers.items() if purpose.form.holds(name, shape)]
+        measured = statistics.impacts(str(purpose))
         _check_measured(held, measured, purpose)
-        found[form] = {name: measured[name] for name in held}
+        found[purpose.form] = {name: measured[name] for name in held}
     return found
 
 
 def _impacts(layers: Sequence[str], statistics: Statistics, options: QuantizeOptions) -> dict[str, float]:
-    purpose = options.impact_purposes[0]
-    found = statistics.complete_impacts(purpose, layers)
-    _check_measured(layers, statistics.impacts(purpose) if found is None else found, purpose)
+    purpose = options.purposes[0]
+    found = statistics.complete_impacts(str(purpose), layers)
+    _check_measured(layers, statistics.impacts(str(purpose)) if found is None else found, purpose)
     assert found is not None
     return found
 
 
-def _check_measured(layers: Sequence[str], impacts: Mapping[str, float], purpose: str) -> None:
+def _check_measured(layers: Sequence[str], impacts: Mapping[str, float], purpose: Purpose) -> None:
     missing = sorted(set(layers) - impacts.keys())
     if missing:
         raise StatisticsError(
