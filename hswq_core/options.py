@@ -175,3 +175,7 @@ def check_keep_ratio(keep_ratio: float) -> None:
     is_number = isinstance(keep_ratio, (int, float)) and not isinstance(keep_ratio, bool)
     if not (is_number and math.isfinite(keep_ratio) and 0.0 <= keep_ratio <= 1.0):
         raise PlanError(f"the keep ratio is {keep_ratio!r}", remedy="Give a number from 0 (keep none) to 1 (keep all)")
+
+
+MODEL_CARD_OPTIONS = QuantizeOptions(mode=V2.name, keep_ratio=0.1, selection="variance", rounding="nearest")
+"""The model card's file, in the smallest of the sizes that it names."""

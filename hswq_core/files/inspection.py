@@ -42,6 +42,15 @@ class Inspection:
         return asdict(self)
 
     @property
+    def predicted_error(self) -> float | None:
+        """Of the model's output, as the file says of itself."""
+        said = self.metadata.get("hswq.predicted_error", "")
+        try:
+            return float(said) if said else None
+        except ValueError:
+            return None
+
+    @property
     def summary(self) -> str:
         """Format, layers and memory in one line."""
         return (

@@ -71,6 +71,17 @@ def layers_without_impact(statistics: Statistics, purpose: Purpose) -> set[str]:
     }
 
 
+def predicted_error(layers: Sequence[str], statistics: Statistics, options: QuantizeOptions) -> float | None:
+    """The relative squared error of the model's output when these layers are quantized, as impacts add up.
+
+    ``None`` where not all of them were measured for just this, or nothing was.
+    """
+    impacts = statistics.impacts(str(options.purposes[0]))
+    if not impacts or not all(name in impacts for name in layers):
+        return None
+    return sum(impacts[name] for name in layers)
+
+
 def impacts_by_form(
     layers: Mapping[str, tuple[int, ...]], statistics: Statistics, options: QuantizeOptions
 ) -> dict[Form, dict[str, float]]:

@@ -14,7 +14,8 @@ export function describe(loaded) {
         ? say("{0} layers in {1}, {2}", loaded.quantized_layers, loaded.grid, kept)
         : say("{0}, none quantized", kept);
     const first = `${loaded.format.toUpperCase()}  ·  ${say("{0} of weights", megabytes(loaded.nbytes))}`;
-    return loaded.origin ? [first, layers, loaded.origin] : [first, layers];
+    const predicted = loaded.predicted_error ? [say("predicted error {0}", loaded.predicted_error.toExponential(1))] : [];
+    return [first, layers, ...predicted, ...(loaded.origin ? [loaded.origin] : [])];
 }
 
 export function attachBadge(node, api) {
