@@ -58,10 +58,8 @@ def measure_impacts(
     Errors: StatisticsError when no inputs were kept, or not all that the model was called with; when the model cannot
     be called on them, or does not call a layer; and when a weight cannot be rounded.
     """
-    _check_inputs(statistics)
-    with _clear_errors():
-        comfy.model_management.load_models_gpu([model], memory_required=_memory_required(model, statistics, method))
-        modules: dict[str, Any] = dict(quantizable_layers(model.model.diffusion_model))
+    with ready_to_call(model, statistics, method) as (root, options):
+        modules: dict[str, Any] = dict(quantizable_layers(root))
         held = {name: [p for p in purposes if p.form.holds(name, tuple(modules[name].weight.shape))] for name in layers}
         chosen = {name: modules[name] for name in layers if held[name]}
         weight_of = patched_weights(model)
@@ -89,14 +87,27 @@ def measure_impacts(
                 return
             except NotDifferentiableError as error:
                 logger.warning("HSWQ: sensitivity is measured one layer after another: %s", error)
-        options = {OPTIONS: own_options(model)}
-        meter = ImpactMeter(model.model.diffusion_model, statistics.probes(probes), device, options)
+        meter = ImpactMeter(root, statistics.probes(probes), device, options)
         meter.check_called(chosen)
         for number, (name, module) in enumerate(chosen.items()):
             progress(number, len(chosen))
             weight = weight_of(name).detach().to(device)
             yield name, {str(p): meter.impact(module, change_of(name, p)(weight)) for p in held[name]}
         progress(len(chosen), len(chosen))
+
+
+@contextmanager
+def ready_to_call(
+    model: Any, statistics: Statistics, method: Method
+) -> Iterator[tuple[torch.nn.Module, dict[str, Any]]]:
+    """A MODEL's diffusion model, loaded, and the options to call it with on recorded inputs.
+
+    Errors: StatisticsError when no inputs were kept, or not all that the model was called with, and when a call fails.
+    """
+    _check_inputs(statistics)
+    with _clear_errors():
+        comfy.model_management.load_models_gpu([model], memory_required=_memory_required(model, statistics, method))
+        yield model.model.diffusion_model, {OPTIONS: own_options(model)}
 
 
 @contextmanager

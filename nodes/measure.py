@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.calibration.statistics import Statistics, check_same_model
+from ..hswq_core.errors import StatisticsError
 from ..hswq_core.files.folders import writable_folder
 from ..hswq_core.formats import FORMATS
 from ..hswq_core.log import get_logger
 from ..hswq_core.options import METHODS, MODEL_CARD, ROUNDINGS, Method, QuantizeOptions, Rounding
 from ..hswq_core.planning.source_check import check_patches
+from ..hswq_core.report import Report
 from ..hswq_core.sensitivity.gradient import FEW_PROBES, FEW_VECTORS, PREDICTING_PROBES, PREDICTING_VECTORS, VECTORS
 from ..hswq_core.sensitivity.rules import has_impacts, layers_without_impact
 from ..loader.calibrate import model_fingerprint
 from ..loader.impact import measure_impacts
+from ..loader.joint_look import errors_of_file
 from ..loader.provenance import patches_of
 from .common import CATEGORY, HSWQStats, progress_bar, statistics_of
 from .events import work_events
@@ -111,6 +115,16 @@ def measured_stats(model: Any, stats: Any, options: QuantizeOptions, node: str |
     predicting = bool(FORMATS[options.mode].menu)
     probes, vectors = (PREDICTING_PROBES, PREDICTING_VECTORS) if predicting else (FEW_PROBES, FEW_VECTORS)
     return with_impacts(model, stats, options, probes, "gradient", node, vectors)
+
+
+def looked_at(report: Report, model: Any, statistics: Statistics) -> Report:
+    """The report of a written file with its error on the recorded inputs, beside what was predicted."""
+    try:
+        errors = errors_of_file(model, statistics, report.plan, report.file, progress_bar())
+    except StatisticsError as error:  # the file is good, whether or not it can be looked at
+        logger.warning("HSWQ: %s was not compared with the original: %s", report.file.name, error)
+        return report
+    return replace(report, measured_errors=tuple(errors))
 
 
 def with_impacts(

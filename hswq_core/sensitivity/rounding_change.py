@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from ..formats import Form
@@ -27,13 +29,35 @@ def rounding_change(rounded: QuantizedWeight, form: Form, *, is_nearest: bool) -
         return form.grid.dequantize(found, against)
 
     def change(weight: torch.Tensor) -> Effect:
-        turned = weight if rounded.group == 1 else rotated(weight, rounded.group)
-        stored = quantized(turned)
-        if form.integer_product:
-            return _integer_product(stored, stored - turned, rounded.group)
-        return rotated(stored.sub_(turned), rounded.group)
+        turned = _turned(weight, rounded.group)
+        return _effect(quantized(turned), turned, rounded.group, form)
 
     return change
+
+
+def stored_change(read: Callable[[torch.device], torch.Tensor], group: int, form: Form) -> Change:
+    """The same for a layer that was written.
+
+    Args:
+        read: gives, on a device, what the stored codes and scales stand for, float32, rotated in groups as they are.
+        group: how many columns are rotated together; 1 is none.
+    """
+
+    def change(weight: torch.Tensor) -> Effect:
+        return _effect(read(weight.device), _turned(weight, group), group, form)
+
+    return change
+
+
+def _turned(weight: torch.Tensor, group: int) -> torch.Tensor:
+    return weight if group == 1 else rotated(weight, group)
+
+
+def _effect(stored: torch.Tensor, turned: torch.Tensor, group: int, form: Form) -> Effect:
+    """Args: stored, turned: the weight as it is stored and as it was, both rotated."""
+    if form.integer_product:
+        return _integer_product(stored, stored - turned, group)
+    return rotated(stored.sub_(turned), group)
 
 
 def _integer_product(stored: torch.Tensor, change: torch.Tensor, group: int) -> Effect:
