@@ -213,6 +213,9 @@ def main() -> None:
         size = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["bytes"]
         if path.stem not in results:
             keep(path.stem, judge.figures(path) | {"bytes": size})
+        if (name := f"mixed as {path.stem}") not in results:
+            options = {"mode": "mixed", "rounding": "calibrated", "budget": str(size)}
+            keep(name, judge.figures(write(original, candidate, measured("mixed", "calibrated"), **options)))
     candidate.unlink(missing_ok=True)
     print(f"{args.images} images, {machine}, torch {torch.__version__}, {time.time() - started:.0f} s")
     print(table(results))
