@@ -24,7 +24,7 @@ from ..hswq_core.sensitivity.exact import ImpactMeter
 from ..hswq_core.sensitivity.gradient import KEPT_MEMORY, VECTORS, GradientMeter
 from ..hswq_core.sensitivity.layer_tap import Change
 from ..hswq_core.sensitivity.model_calls import MAX_BATCH_ELEMENTS, latent_size
-from ..hswq_core.sensitivity.rounding_change import rounding_change
+from ..hswq_core.sensitivity.rounding_change import RoundingChange, rounding_change
 from .compat import differentiable_attention, differentiable_operations, weight_in_use
 from .weights import patched_weights
 
@@ -64,12 +64,13 @@ def measure_impacts(
     with _clear_errors():
         comfy.model_management.load_models_gpu([model], memory_required=_memory_required(model, statistics, method))
         modules: dict[str, Any] = dict(quantizable_layers(model.model.diffusion_model))
-        held = {name: [form for form in forms if form.holds(name, tuple(modules[name].weight.shape))] for name in layers}
+        shapes = {name: tuple(modules[name].weight.shape) for name in layers}
+        held = {name: [form for form in forms if form.holds(name, shapes[name])] for name in layers}
         chosen = {name: modules[name] for name in layers if held[name]}
         weight_of = patched_weights(model)
         device = model.load_device
 
-        def change_of(name: str, form: Form) -> Change:
+        def change_of(name: str, form: Form) -> RoundingChange:
             measured = statistics.layers[name]
             try:
                 rounded = quantize_layer(weight_of(name).detach().to(device), measured, form, rounding)
@@ -83,11 +84,14 @@ def measure_impacts(
             try:
 
                 def changes_of(name: str) -> list[Change]:
-                    return [change_of(name, form) for form in held[name]]
+                    found = [change_of(name, form) for form in held[name]]
+                    # The last one is compared with the output when all layers are changed at once, and where a layer
+                    # before has changed, inputs are rounded otherwise.
+                    return [*found, found[-1].of_weight] if held[name][-1].integer_product else [*found]
 
                 found = _by_gradient(model, statistics, chosen, changes_of, 2 * probes, vectors, progress)
                 for name, each in found.items():
-                    yield name, {form.name: impact for form, impact in zip(held[name], each, strict=True)}
+                    yield name, {form.name: impact for form, impact in zip(held[name], each, strict=False)}
                 return
             except NotDifferentiableError as error:
                 logger.warning("HSWQ: sensitivity is measured one layer after another: %s", error)

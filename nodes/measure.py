@@ -140,9 +140,7 @@ def with_impacts(
         purpose: form
         for purpose, form in zip(options.impact_purposes, FORMATS[options.mode].forms, strict=True)
         if any(
-            purpose not in layer.impacts
-            for name, layer in statistics.layers.items()
-            if form.holds(name, layer.shape)
+            purpose not in layer.impacts for name, layer in statistics.layers.items() if form.holds(name, layer.shape)
         )
     }
     layers = [
