@@ -23,7 +23,7 @@ from ..hswq_core.sensitivity.exact import ImpactMeter
 from ..hswq_core.sensitivity.gradient import KEPT_MEMORY, VECTORS, GradientMeter
 from ..hswq_core.sensitivity.layer_tap import Change
 from ..hswq_core.sensitivity.model_calls import MAX_BATCH_ELEMENTS, latent_size
-from ..hswq_core.sensitivity.rounding_change import rounding_change
+from ..hswq_core.sensitivity.rounding_change import RoundingChange, rounding_change
 from .compat import differentiable_attention, differentiable_operations, weight_in_use
 from .weights import patched_weights
 
@@ -60,12 +60,13 @@ def measure_impacts(
     """
     with ready_to_call(model, statistics, method) as (root, options):
         modules: dict[str, Any] = dict(quantizable_layers(root))
-        held = {name: [p for p in purposes if p.form.holds(name, tuple(modules[name].weight.shape))] for name in layers}
+        shapes = {name: tuple(modules[name].weight.shape) for name in layers}
+        held = {name: [each for each in purposes if each.form.holds(name, shapes[name])] for name in layers}
         chosen = {name: modules[name] for name in layers if held[name]}
         weight_of = patched_weights(model)
         device = model.load_device
 
-        def change_of(name: str, purpose: Purpose) -> Change:
+        def change_of(name: str, purpose: Purpose) -> RoundingChange:
             measured = statistics.layers[name]
             try:
                 rounded = quantize_layer(weight_of(name).detach().to(device), measured, purpose.form, purpose.rounding)
@@ -79,11 +80,14 @@ def measure_impacts(
             try:
 
                 def changes_of(name: str) -> list[Change]:
-                    return [change_of(name, purpose) for purpose in held[name]]
+                    found = [change_of(name, purpose) for purpose in held[name]]
+                    # The last one is compared with the output when all layers are changed at once, and where a layer
+                    # before has changed, inputs are rounded otherwise.
+                    return [*found, found[-1].of_weight] if held[name][-1].form.integer_product else [*found]
 
                 found = _by_gradient(model, statistics, chosen, changes_of, 4 * probes, vectors, progress)
                 for name, each in found.items():
-                    yield name, {str(purpose): impact for purpose, impact in zip(held[name], each, strict=True)}
+                    yield name, {str(purpose): impact for purpose, impact in zip(held[name], each, strict=False)}
                 return
             except NotDifferentiableError as error:
                 logger.warning("HSWQ: sensitivity is measured one layer after another: %s", error)

@@ -127,16 +127,14 @@ def quantized_tensor(codes: torch.Tensor, decoder: LayerDecoder, dtype: torch.dt
         decoder: of a layer that is not rotated.
     """
     scale, shape, is_packed = decoder.scale, decoder.shape, decoder.bits < 8
+    more: dict[str, Any] = {"bits": decoder.bits, "factor": decoder.factor} if is_packed else {}
     if _TYPED:
         name = _PACKED if is_packed else _SCALED
-        more = {"bits": decoder.bits, "factor": decoder.factor} if is_packed else {}
         make = comfy.quant_ops.get_layout_class(name).Params
         return QuantizedTensor(codes, name, make(scale=scale, orig_dtype=dtype, orig_shape=shape, **more))
     params = {"scale": scale, "orig_dtype": dtype}
     if is_packed:
-        return _UntypedPacked(
-            codes, _PACKED, params | {"bits": decoder.bits, "factor": decoder.factor, "orig_shape": shape}
-        )
+        return _UntypedPacked(codes, _PACKED, params | more | {"orig_shape": shape})
     return QuantizedTensor(codes, _STOCK, params)
 
 

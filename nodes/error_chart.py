@@ -1,4 +1,4 @@
-"""Predicted error over size, drawn with Pillow: a line for every format that was measured, the model card's as a point."""
+"""Predicted error over size, drawn with Pillow: a line for every format that was measured, a point for the model card."""
 
 from __future__ import annotations
 

@@ -68,6 +68,7 @@ COMFY_MIXED = Format(
     takes_channel_scales=True,
     recognizes=lambda layer: layer.dtype == E2M1.file_dtype and layer.is_described and layer.is_in_blocks,
     hint="Opens in ComfyUI's own loaders from 0.33 on, and in HSWQ Loader.",
-    how_to_load="ComfyUI opens it with its own loaders from version 0.33 on; *HSWQ Loader* opens it in older ones, too.",
+    how_to_load="ComfyUI opens it with its own loaders from version 0.33 on; *HSWQ Loader* opens it there and in older "
+    "versions.",
     is_target=False,
 )

@@ -1,9 +1,9 @@
 """A scale for every 16 columns of every output channel, itself a number of FP8: what NVFP4 has.
 
-Scales are numbers of E4M3 times one factor for the weight, which the format has in F32. Here it is a power of two: codes
-have 2 significant bits and E4M3 has 4, so that their product with it is exact in FP16 and BF16. Readers that multiply
-scales in the type they compute in, as ComfyUI does on a CPU, then compute the very weight that was meant. It costs
-nothing, as E4M3's range is fifteen octaves and the spread of a weight's blocks far less.
+Scales are numbers of E4M3 times one factor for the weight, which the format has in F32. Here that is a power of two:
+codes have 2 significant bits and E4M3 has 4, so that all products are exact in FP16 and BF16. Readers that multiply in
+the type they compute in, as ComfyUI does on a CPU, then get the very weight that was meant. It costs nothing, as E4M3
+has a range of fifteen octaves, and the largest values of a weight's blocks are nearer to each other than that.
 """
 
 from __future__ import annotations

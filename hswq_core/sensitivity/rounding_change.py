@@ -3,76 +3,87 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..formats import Form
 from ..rounding.rotation import rotated, rounded_by_row
 from ..rounding.weight import QuantizedWeight, scale_like
-from .gradient import Change
 from .model_calls import Effect
 
 
-def rounding_change(rounded: QuantizedWeight, form: Form, *, is_nearest: bool) -> Change:
-    """A function from a layer's weight to what rounding adds to it; or, where inputs are rounded, too, to the output.
+def rounding_change(rounded: QuantizedWeight, form: Form, *, is_nearest: bool) -> RoundingChange:
+    """The change from a layer's weight to its rounded one.
 
     Args:
         is_nearest: whether the codes are the nearest ones. They are then found again from the weight, since a large
             model's codes take as many bytes as it has weights; others are kept in main memory.
     """
-    scale = rounded.scale.cpu()
-    codes = None if is_nearest else rounded.codes.cpu()
+    scale, grid = rounded.scale.cpu(), form.grid
+    kept = None if is_nearest else rounded.codes.cpu()
 
-    def quantized(weight: torch.Tensor) -> torch.Tensor:
-        against = scale_like(weight, scale.to(weight.device))
-        found = form.grid.quantize(weight, against) if codes is None else codes.to(weight.device)
-        return form.grid.dequantize(found, against)
+    def stored(turned: torch.Tensor) -> torch.Tensor:
+        against = scale_like(turned, scale.to(turned.device))
+        return grid.dequantize(grid.quantize(turned, against) if kept is None else kept.to(turned.device), against)
 
-    def change(weight: torch.Tensor) -> Effect:
-        turned = _turned(weight, rounded.group)
-        return _effect(quantized(turned), turned, rounded.group, form)
-
-    return change
+    return RoundingChange(stored, rounded.group, form.integer_product)
 
 
-def stored_change(read: Callable[[torch.device], torch.Tensor], group: int, form: Form) -> Change:
+def stored_change(read: Callable[[torch.device], torch.Tensor], group: int, form: Form) -> RoundingChange:
     """The same for a layer that was written.
 
     Args:
         read: gives, on a device, what the stored codes and scales stand for, float32, rotated in groups as they are.
         group: how many columns are rotated together; 1 is none.
     """
-
-    def change(weight: torch.Tensor) -> Effect:
-        return _effect(read(weight.device), _turned(weight, group), group, form)
-
-    return change
+    return RoundingChange(lambda turned: read(turned.device), group, form.integer_product)
 
 
-def _turned(weight: torch.Tensor, group: int) -> torch.Tensor:
-    return weight if group == 1 else rotated(weight, group)
+@dataclass(frozen=True)
+class RoundingChange:
+    """A function from a layer's weight to what rounding adds to it, or to the output where inputs are rounded, too.
 
-
-def _effect(stored: torch.Tensor, turned: torch.Tensor, group: int, form: Form) -> Effect:
-    """Args: stored, turned: the weight as it is stored and as it was, both rotated."""
-    if form.integer_product:
-        return _integer_product(stored, stored - turned, group)
-    return rotated(stored.sub_(turned), group)
-
-
-def _integer_product(stored: torch.Tensor, change: torch.Tensor, group: int) -> Effect:
-    """What a layer's output changes by when its weight and its inputs are rounded.
-
-    Args:
-        stored: the weight as it is multiplied, rotated; [C_out, C_in].
-        change: what of it is due to rounding.
+    Attributes:
+        stored: gives the weight as it is stored, of the weight as it was, both float32 and rotated.
+        group: how many columns are rotated together; 1 is none.
+        rounds_inputs: whether the layer's inputs are rounded by row, too.
     """
 
-    def effect(x: torch.Tensor) -> torch.Tensor:
-        turned = rotated(x.flatten(0, -2), group)
+    stored: Callable[[torch.Tensor], torch.Tensor]
+    group: int
+    rounds_inputs: bool
+
+    @property
+    def of_weight(self) -> RoundingChange:
+        """The same with inputs as they are."""
+        return replace(self, rounds_inputs=False)
+
+    def __call__(self, weight: torch.Tensor) -> Effect:
+        turned = weight if self.group == 1 else rotated(weight, self.group)
+        stored = self.stored(turned)
+        if self.rounds_inputs:
+            return _IntegerProduct(stored, stored - turned, self.group)
+        return rotated(stored.sub_(turned), self.group)
+
+
+@dataclass(frozen=True)
+class _IntegerProduct:
+    """What a layer's output changes by when its weight and its inputs are rounded.
+
+    Attributes:
+        stored: the weight as it is multiplied, rotated; [C_out, C_in].
+        change: what of it is due to rounding.
+        group: how many columns are rotated together.
+    """
+
+    stored: torch.Tensor
+    change: torch.Tensor
+    group: int
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        turned = rotated(x.flatten(0, -2), self.group)
         # Q(x) Q(W)^T - x W^T in two parts, each as small as the effect: in 16 bits a difference would lose it.
         lost = rounded_by_row(turned) - turned
-        found = lost.to(x) @ stored.to(x).t() + turned.to(x) @ change.to(x).t()
+        found = lost.to(x) @ self.stored.to(x).t() + turned.to(x) @ self.change.to(x).t()
         return found.unflatten(0, x.shape[:-1])
-
-    return effect
