@@ -16,11 +16,13 @@ def rounding_change(rounded: QuantizedWeight, grid: Grid, *, is_nearest: bool) -
         is_nearest: whether the codes are the nearest ones. They are then found again from the weight, since a large
             model's codes take as many bytes as it has weights; others are kept in main memory.
     """
-    scale = rounded.scale.cpu()
+    scale = rounded.scale
     codes = None if is_nearest else rounded.codes.cpu()
 
     def change(weight: torch.Tensor) -> torch.Tensor:
-        against = scale_like(weight, scale.to(weight.device))
+        nonlocal scale
+        scale = scale.to(weight.device)  # and there it stays: sent each time, the host would wait for the device
+        against = scale_like(weight, scale)
         found = grid.quantize(weight, against) if codes is None else codes.to(weight.device)
         return grid.dequantize(found, against).sub_(weight)
 
