@@ -17,7 +17,6 @@ from __future__ import annotations
 import itertools
 import traceback
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -101,13 +100,6 @@ class StepCount:
     @property
     def products(self) -> int:
         return sum(each.products for each in self.operations)
-
-    def by_name(self) -> Counter[str]:
-        """Launches by operation."""
-        found: Counter[str] = Counter()
-        for each in self.operations:
-            found[each.name] += each.launches
-        return found
 
 
 class CardCounter(TorchDispatchMode):

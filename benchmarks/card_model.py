@@ -3,13 +3,12 @@
     python -m benchmarks.card_model --comfyui DIR           # about two minutes on one core, without a card
 
 Tensors are on "cuda" and have no data, so nothing is computed, but ComfyUI's model, its layers and our hooks run as
-they would. ``card_counts.py`` says what is counted, ``cards.py`` how that becomes time. ``--json`` gives the counts
-alone, for the tests, with the names of the modes to count.
+they would. ``card_counts.py`` says what is counted, ``cards.py`` how that becomes time. Times in brackets are of a card
+that has not so much memory.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,15 +45,6 @@ def start(comfyui: Path) -> None:
     inprocess_comfy.start(comfyui, use_pytorch_cross_attention=True)
 
 
-def told(step: StepCount) -> dict[str, object]:
-    """A count as JSON."""
-    return {
-        "launches": step.launches, "copies": step.copies, "moved": step.moved, "products": step.products,
-        "peak": step.peak, "mixed": step.mixed, "reads": step.reads, "sends": step.sends,
-        "by_name": step.by_name(),
-    }  # fmt: skip
-
-
 def row(name: str, step: StepCount, by_torch: StepCount) -> str:
     """Of the table."""
     cells = [name, f"{step.launches:,}", f"{by_torch.launches:,}", f"{step.copies:,}", f"{step.moved / 1e9:.1f}"]
@@ -79,13 +69,7 @@ def check(measured: Measured, step: StepCount) -> str:
 
 
 def main() -> None:
-    parser = inprocess_comfy.parser(__doc__)
-    parser.add_argument("--json", nargs="+", choices=MODES, metavar="MODE", help="the counts of these, with kernels")
-    args = parser.parse_args()
-    start(args.comfyui)
-    if args.json:
-        print(json.dumps({name: told(count(MODES[name], kernels=True)) for name in args.json}))
-        return
+    start(inprocess_comfy.parser(__doc__).parse_args().comfyui)
     by_torch = {name: count(mode, kernels=False) for name, mode in MODES.items()}
     print(f"| step | launches | by torch alone | copies | GB moved | 10^12 products | peak GB | {' | '.join(CARDS)} |")
     print("|---" * (7 + len(CARDS)) + "|")

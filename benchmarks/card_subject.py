@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -140,10 +140,8 @@ def _step(patcher: Any, mode: Mode, counter: CardCounter) -> StepCount:
         guider = SimpleNamespace(model_patcher=patcher, conds={})
         executor = WrapperExecutor.new_class_executor(sample, guider, wrappers)
         noise, sigmas = torch.empty(1, 4, 128, 128), torch.empty(STEPS + 1, device=CARD)
-        try:
+        with suppress(_EnoughError):
             executor.execute(noise, noise, None, sigmas, None, None)
-        except _EnoughError:
-            pass
     last = found[-1]
     last.peak = max(step.peak for step in found)
     return last
@@ -196,11 +194,8 @@ def _backward_pass(patcher: Any, counter: CardCounter) -> StepCount:
         if done == RUN:
             raise _EnoughError
 
-    with differentiable_operations():
-        try:
-            meter.impacts_of_each(layers, changes, after_pass)
-        except _EnoughError:
-            pass
+    with differentiable_operations(), suppress(_EnoughError):
+        meter.impacts_of_each(layers, changes, after_pass)
     last = found[-1]
     last.peak = max(step.peak for step in found)
     return last
