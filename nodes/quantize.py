@@ -171,8 +171,8 @@ class HSWQQuantize(io.ComfyNode):
                     default="",
                     optional=True,
                     tooltip=(
-                        "mixed and comfy-mixed only. The error of the model's output that you accept, as in 1e-4: the smallest such "
-                        "file is written. Empty, and no budget: where more bytes stop paying."
+                        "mixed and comfy-mixed only. The error of the model's output that you accept, as in 1e-4: the "
+                        "smallest such file is written. Empty, and no budget: where more bytes stop paying."
                     ),
                 ),
                 io.Image.Input(
