@@ -55,7 +55,7 @@ class HSWQQuantize(io.ComfyNode):
                     default="v2",
                     tooltip=(
                         "v1: plain FP8 for any loader. v2: scaled FP8, more exact, for HSWQ Loader. int8: integers, "
-                        "more exact, for HSWQ Loader. mixed: 4, 6, 8 or 16 bits by layer, for any size, for HSWQ "
+                        "more exact, for HSWQ Loader. mixed: 2 to 16 bits by layer, for any size, for HSWQ "
                         "Loader. comfy, comfy-int8 and comfy-mixed (4, 8 or 16 bits by layer): for the loaders of "
                         "recent ComfyUI itself; convolutions stay FP16."
                     ),
