@@ -197,5 +197,5 @@ def _backward_pass(patcher: Any, counter: CardCounter) -> StepCount:
     with differentiable_operations(), suppress(_EnoughError):
         meter.impacts_of_each(layers, changes, after_pass)
     last = found[-1]
-    last.peak = max(step.peak for step in found)
+    last.peak = max(step.peak for step in found[1:])  # the first is what led up to the passes
     return last

@@ -33,7 +33,9 @@ def fake_card(*, kernels: bool) -> Iterator[CardCounter]:
     from hswq.hswq_core import backend  # type: ignore[import-not-found]
 
     counter = CardCounter()
-    modules = {"e4m3": E4m3(counter), "layer_sums": LayerSums(counter)} if kernels else {}
+    modules: dict[str, Any] = {}
+    if kernels:
+        modules = {"e4m3": E4m3(counter), "layer_sums": LayerSums(counter), "packed": Packed(counter)}
     on_host = torch.Generator
     stream = mock.Mock(name="stream")
     with ExitStack() as stack:
@@ -90,6 +92,20 @@ class E4m3:
         _largest, scale = torch.zeros(1, device=x.device), torch.empty(1, device=x.device)
         self._launch("quantize an input", 2 * x.nbytes + codes.nbytes, launches=2)
         return codes, scale
+
+
+class Packed:
+    """Stands for ``hswq_core.kernels.packed``."""
+
+    def __init__(self, counter: CardCounter) -> None:
+        self._launch = counter.launch
+
+    def dequantize(
+        self, packed: torch.Tensor, scale: torch.Tensor, bits: int, shape: tuple[int, ...], dtype: torch.dtype
+    ) -> torch.Tensor:
+        out = torch.empty(shape, dtype=dtype, device=packed.device)
+        self._launch("expand fewer than 8 bits", packed.nbytes + scale.nbytes + out.nbytes)
+        return out
 
 
 class LayerSums:

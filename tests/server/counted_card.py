@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 import json
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,7 +14,7 @@ import torch
 from benchmarks import card_model, inprocess_comfy
 from benchmarks.card_counts import StepCount
 from benchmarks.card_subject import MODES, count
-from benchmarks.fake_card import CARD, fake_card
+from benchmarks.fake_card import CARD, E4m3, LayerSums, Packed, fake_card
 
 COUNTED = ("plain", "calibrating, 1,024 rows", "V2", "int8", "mixed", "sensitivity, a backward pass")
 FAULTS: dict[str, Callable[[torch.Tensor], object]] = {
@@ -30,7 +32,23 @@ FAULTS: dict[str, Callable[[torch.Tensor], object]] = {
 def main() -> None:
     card_model.start(inprocess_comfy.parser(__doc__).parse_args().comfyui)
     steps = {name: told(count(MODES[name], kernels=True)) for name in COUNTED}
-    print(json.dumps({"steps": steps, "faults": {name: told(with_fault(fault)) for name, fault in FAULTS.items()}}))
+    faults = {name: told(with_fault(fault)) for name, fault in FAULTS.items()}
+    print(json.dumps({"steps": steps, "faults": faults, "signatures": signatures()}))
+
+
+def signatures() -> list[list[list[str]]]:
+    """The arguments of each stand-in and of its kernel, where Triton is installed."""
+    if importlib.util.find_spec("triton") is None:
+        return []
+    from hswq.hswq_core.kernels import e4m3, layer_sums, packed  # type: ignore[import-not-found]
+
+    pairs = (
+        (E4m3.dequantize, e4m3.dequantize),
+        (E4m3.quantize, e4m3.quantize),
+        (LayerSums.measure, layer_sums.measure),
+        (Packed.dequantize, packed.dequantize),
+    )
+    return [[list(inspect.signature(each).parameters) for each in pair] for pair in pairs]
 
 
 def told(step: StepCount) -> dict[str, Any]:
