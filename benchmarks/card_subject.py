@@ -185,7 +185,7 @@ def _backward_pass(patcher: Any, counter: CardCounter) -> StepCount:
     meter = GradientMeter(root, [kept], DIFFERENTIABLE, options, weight_in_use, vectors=STEPS)
     layers = dict(quantizable_layers(root))
     rounded = QuantizedWeight(torch.empty(0), torch.ones(1), 0.0, 0.0)
-    changes = {name: [rounding_change(rounded, V2.form.grid, is_nearest=True)] for name in layers}
+    changes = {name: [rounding_change(rounded, V2.form, is_nearest=True)] for name in layers}
     found: list[StepCount] = []
     passes = counter.steps()
 
