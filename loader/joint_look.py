@@ -18,7 +18,7 @@ from ..hswq_core.files.decode import decode_layer
 from ..hswq_core.files.layers import WEIGHT
 from ..hswq_core.planning import LayerPlan, QuantizationPlan
 from ..hswq_core.progress import Progress
-from ..hswq_core.sensitivity.exact import ImpactMeter
+from ..hswq_core.sensitivity.exact import ImpactMeter, OutputErrors
 from ..hswq_core.sensitivity.layer_tap import Change
 from ..hswq_core.sensitivity.rounding_change import stored_change
 from .compat import weight_in_use
@@ -29,7 +29,7 @@ _INPUTS = 16
 
 def errors_of_file(
     model: Any, statistics: Statistics, plan: QuantizationPlan, file: Path, progress: Progress
-) -> list[float]:
+) -> OutputErrors:
     """The relative squared error of the model's output, of each image that was recorded, as the file computes it.
 
     Args:

@@ -124,7 +124,7 @@ def looked_at(report: Report, model: Any, statistics: Statistics) -> Report:
     except StatisticsError as error:  # the file is good, whether or not it can be looked at
         logger.warning("HSWQ: %s was not compared with the original: %s", report.file.name, error)
         return report
-    return replace(report, measured_errors=tuple(errors))
+    return replace(report, measured=errors)
 
 
 def with_impacts(

@@ -3,13 +3,14 @@
 They are what the model was called with: noisy latent, timestep, conditioning, reference images, numbers, and the
 host's options as far as they are plain data. One run keeps some evenly spaced over its calls, so over the noise
 schedule, without knowing beforehand how many calls there will be: every call at first, then every second, every fourth.
-Each run begins elsewhere, so that over runs every call is kept equally often: a mean over what is kept is then one over
-the steps of whole images, also where the last step alone counts for half of it.
+What is kept says how much of an image it stands for. The last steps have the most error and stand for little, so they
+are kept more densely; and each run keeps others, so that no step is always left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -29,6 +30,10 @@ Video Diffusion and SV3D, whose layers mix them. Other families have frames in a
 TOO_LARGE = {"control": "the control net's output"}
 """Not kept: for SDXL a hundred megabytes a call."""
 _MAX_OPTION_ELEMENTS = 1 << 18
+WEIGHT = "hswq.weight"
+"""The name under which a kept input says, for each element of its batch, of which share of an image's steps it is."""
+_PARTS = (0.0, 0.2, 0.4, 0.55, 0.7, 0.82, 0.9, 0.96, 1.0)
+"""Where the parts of an image begin and end, of each of which one call is kept."""
 _CANDIDATES = 4
 """While a run lasts, up to so many times as many calls are held as are kept of it."""
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
@@ -56,8 +61,30 @@ class InputRecorder:
 
     def inputs(self) -> tuple[ModelInput, ...]:
         """The kept inputs on the CPU; equal tensors (the conditioning of every step) are one tensor."""
-        chosen = _evenly_chosen(self._kept, INPUTS_PER_RUN, self._place)
+        chosen = [_with_weight(self._kept[index], share) for index, share in sorted(self._chosen().items())]
         return share_equal([map_tensors(entry, torch.Tensor.cpu) for entry in chosen])
+
+    def _chosen(self) -> dict[int, float]:
+        """Which of the calls that are held to keep, and the share of the image that each stands for."""
+        held = len(self._kept)
+        if held <= INPUTS_PER_RUN:
+            return dict.fromkeys(range(held), 1 / max(held, 1))
+        found: dict[int, float] = {}
+        for begin, end in pairwise(_PARTS):
+            index = min(int((begin + self._place * (end - begin)) * self._calls / self._every), held - 1)
+            found[index] = found.get(index, 0.0) + end - begin
+        return found
+
+
+def _with_weight(entry: ModelInput, weight: float) -> ModelInput:
+    return {**entry, WEIGHT: torch.full((images_of(entry),), weight)}
+
+
+def weights_of(entry: ModelInput) -> torch.Tensor:
+    """Which share of an image's steps each sample is, float32 [samples]; 1 where the input does not say."""
+    weights = entry.get(WEIGHT)
+    frames = frames_of(entry)
+    return weights[::frames] if isinstance(weights, torch.Tensor) else torch.ones(samples_of(entry))
 
 
 def images_of(entry: ModelInput) -> int:

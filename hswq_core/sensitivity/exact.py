@@ -6,18 +6,33 @@ no weight is changed, and it works however the weights are stored.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from statistics import fmean
+from dataclasses import dataclass
+from operator import mul
 from typing import Any
 
 import torch
 
 from ..calibration.arguments import layer_input
-from ..calibration.model_inputs import ModelInput
+from ..calibration.model_inputs import ModelInput, weights_of
 from ..calibration.monitor import quantizable_layers
 from ..progress import Progress, no_progress
 from .layer_tap import Change, WeightOf
 from .model_calls import Effect, apply_change, batched, call, not_called, on_device
+
+
+@dataclass(frozen=True)
+class OutputErrors:
+    """The relative squared error of the model's output on each sample, and the sample's share of an image's steps."""
+
+    each: tuple[float, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Over the steps of whole images."""
+        return math.fsum(map(mul, self.each, self.weights)) / math.fsum(self.weights)
 
 
 class ImpactMeter:
@@ -50,16 +65,16 @@ class ImpactMeter:
                 raise not_called(name)
 
     def impact(self, layer: torch.nn.Module, change: Effect) -> float:
-        """|y_q - y|^2 / |y|^2, the mean over the inputs, when ``layer`` alone is changed.
+        """|y_q - y|^2 / |y|^2, the weighted mean over the inputs, when ``layer`` alone is changed.
 
         Errors: StatisticsError when no input leads to the layer's module: that would be an impact of nothing.
         """
         self.check_called({type(layer).__name__: layer})
-        return fmean(self._errors({layer: lambda _module, _x: change}, no_progress))
+        return self._errors({layer: lambda _module, _x: change}, no_progress).mean
 
     def impact_together(
         self, changes: Mapping[torch.nn.Module, Change], weight_of: WeightOf, progress: Progress = no_progress
-    ) -> list[float]:
+    ) -> OutputErrors:
         """|y_q - y|^2 / |y|^2 of each sample when all these layers are changed at once.
 
         Args:
@@ -74,7 +89,7 @@ class ImpactMeter:
 
     def _errors(
         self, changes: Mapping[torch.nn.Module, Callable[[torch.nn.Module, torch.Tensor], Effect]], progress: Progress
-    ) -> list[float]:
+    ) -> OutputErrors:
         """Of each sample, while layers are changed by what a function of the layer and its input gives."""
         hooks = [layer.register_forward_hook(_adding(effect), with_kwargs=True) for layer, effect in changes.items()]
         found = []
@@ -87,7 +102,8 @@ class ImpactMeter:
             for hook in hooks:
                 hook.remove()
         progress(len(self._batches), len(self._batches))
-        return torch.cat(found).double().tolist()
+        weights = torch.cat([weights_of(batch).cpu() for batch in self._batches])
+        return OutputErrors(tuple(torch.cat(found).double().tolist()), tuple(weights.tolist()))
 
     def _count(self, layer: torch.nn.Module, *_: Any) -> None:
         self._called.add(layer)

@@ -47,12 +47,14 @@ class FirstOrderCheck:
         self,
         number: int,
         output: torch.Tensor,
+        weights: torch.Tensor,
         passes: Sequence[Pass],
         changed: Callable[[Sequence[LayerTap]], torch.Tensor],
     ) -> None:
         """Args:
             number: of the batch of inputs.
             output: y, [B, ...].
+            weights: of the samples, [B].
             passes: the backward passes from this output.
             changed: returns the output with some layers changed.
 
@@ -70,7 +72,7 @@ class FirstOrderCheck:
             ranked = sorted(effects.values(), reverse=True)
             middle = ranked[(len(ranked) - len(silent)) // 2]
             alone = (changed(silent).float() - output).flatten(1).square().sum(1)
-            if float((alone / output.flatten(1).square().sum(1)).sum()) > _MAX_SILENT_EFFECT * middle:
+            if float((weights * alone / output.flatten(1).square().sum(1)).sum()) > _MAX_SILENT_EFFECT * middle:
                 raise NotDifferentiableError("the gradient of a part of the model is cut off")
 
     def conclude(self) -> None:

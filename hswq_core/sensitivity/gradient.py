@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ..calibration.arguments import map_tensors
-from ..calibration.model_inputs import ModelInput, samples_of
+from ..calibration.model_inputs import ModelInput, samples_of, weights_of
 from ..progress import Progress, no_progress
 from .differentiable import NotDifferentiableError, differentiable, without_inference_mode
 from .first_order_check import FirstOrderCheck, Pass, sum_of_effects
@@ -66,6 +66,7 @@ class GradientMeter:
         self._root, self._options, self._weight_of, self._device = root, options, weight_of, device
         self._batches = batched(inputs, RECOMPUTE_ABOVE)
         self._images = sum(samples_of(batch) for batch in self._batches)
+        self._weight = sum(float(weights_of(batch).sum()) for batch in self._batches)
         self.passes = max(len(self._batches), math.ceil(vectors * 2 * len(self._batches) / max(1, self._images)))
         self._random = torch.Generator().manual_seed(seed)
 
@@ -112,7 +113,7 @@ class GradientMeter:
                     raise NotDifferentiableError(reason) from error
             self._random.set_state(seed)
         return {
-            name: [sum(tap.effects(change)) / self._images for change in range(len(changes[name]))]
+            name: [sum(tap.effects(change)) / self._weight for change in range(len(changes[name]))]
             for name, tap in taps.items()
         }
 
@@ -153,6 +154,7 @@ class GradientMeter:
             return
         entry = map_tensors(dict(on_device(self._device, self._batches[number])), without_inference_mode)
         output = call(self._root, entry, self._options)
+        weights = weights_of(entry).to(output.device)
         energy = output.detach().float().flatten(1).square().sum(1)
         done: list[Pass] = []
         for each in range(passes):
@@ -162,12 +164,12 @@ class GradientMeter:
             output.backward(vector, retain_graph=each + 1 < passes)
             done.append(Pass(vector.float(), sum_of_effects(taps)))
             for tap in taps:
-                tap.end(energy)
+                tap.end(energy / weights)
             yield
         for tap in taps:
             tap.end_input(number, passes)
         if check is not None:
-            check.compare(number, output.detach().float(), done, lambda some: self._changed(entry, some))
+            check.compare(number, output.detach().float(), weights, done, lambda some: self._changed(entry, some))
 
     def _changed(self, entry: ModelInput, taps: Sequence[LayerTap]) -> torch.Tensor:
         """The output with these layers changed."""

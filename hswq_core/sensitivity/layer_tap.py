@@ -46,7 +46,7 @@ class LayerTap:
         self._sums, self._passes = [torch.zeros(len(changes), dtype=torch.float64)] * inputs, [0] * inputs
 
     def effects(self, change: int = -1) -> list[float]:
-        """|J dW x|^2 / |y|^2 by batch of inputs, summed over its images: the mean over the passes so far."""
+        """|J dW x|^2 / |y|^2 by batch of inputs, the weighted sum over its images: the mean over the passes so far."""
         return [float(sums[change]) / max(1, passes) for sums, passes in zip(self._sums, self._passes, strict=True)]
 
     def called(self) -> None:
@@ -75,7 +75,7 @@ class LayerTap:
             return _backward(self.module, gradient, weight, x) if onward else None
 
     def end(self, energy: torch.Tensor) -> None:
-        """Args: energy: |y|^2 of each sample."""
+        """Args: energy: |y|^2 of each sample, over the sample's weight."""
         if self.inner is None:
             return  # no gradient leads here
         norms = energy if self.inner.shape[1] == len(energy) else energy.mean().reshape(1)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..calibration.arguments import joined, map_tensors, tensors_of
-from ..calibration.model_inputs import LATENT, OPTIONS, ModelInput, frames_of, images_of, not_recorded, parts_of
+from ..calibration.model_inputs import LATENT, OPTIONS, WEIGHT, ModelInput, frames_of, images_of, not_recorded, parts_of
 from ..errors import StatisticsError
 
 Effect = torch.Tensor | Callable[[torch.Tensor], torch.Tensor]
@@ -31,7 +31,7 @@ def call(root: torch.nn.Module, entry: ModelInput, options: Mapping[str, Any]) -
     Args:
         options: more keyword arguments; the host's options among them are added to those that were kept.
     """
-    kept = {name: value for name, value in entry.items() if name not in not_recorded(entry)}
+    kept = {name: value for name, value in entry.items() if name != WEIGHT and name not in not_recorded(entry)}
     positional = [kept.pop(str(i)) for i in range(sum(name.isdigit() for name in kept))]
     if isinstance(kept.get(OPTIONS), dict) and OPTIONS in options:
         options = {**options, OPTIONS: {**kept[OPTIONS], **options[OPTIONS]}}

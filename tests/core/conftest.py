@@ -1,7 +1,10 @@
 """A small checkpoint laid out like SDXL's, and statistics that belong to it; and the devices to compute on."""
 
+import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -9,6 +12,11 @@ from safetensors.torch import save_file
 
 from hswq_core.calibration import DualMonitor, Statistics, save_statistics
 from tests.core.small_nets import fingerprint
+
+if importlib.util.find_spec("triton") and not torch.cuda.is_available():
+    # Triton's own functions run in its interpreter only if it was imported with this; whatever imports it first.
+    with mock.patch.dict(os.environ, TRITON_INTERPRET="1"):
+        importlib.import_module("triton.language")
 
 DEVICES = {
     "cpu": lambda: True,

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from hswq_core.calibration import DualMonitor, load_statistics, quantizable_layers, save_statistics
-from hswq_core.calibration.model_inputs import InputRecorder, images_of, not_recorded, samples_of
+from hswq_core.calibration.model_inputs import (
+    INPUTS_PER_RUN,
+    InputRecorder,
+    images_of,
+    not_recorded,
+    samples_of,
+    weights_of,
+)
 from hswq_core.sensitivity.exact import ImpactMeter
 from hswq_core.sensitivity.gradient import GradientMeter
 from hswq_core.sensitivity.model_calls import batched, call
@@ -58,6 +65,23 @@ def test_what_cannot_be_recorded_is_named() -> None:
     recorder = InputRecorder()
     recorder.record((torch.ones(2, 4), torch.ones(2)), {"guide": object(), "deep": [{"a": (1, torch.ones(2))}]})
     assert not_recorded(recorder.inputs()[0]) == {"guide": "object"}
+
+
+@pytest.mark.parametrize("calls", [3, 20, 25, 61, 100])
+def test_what_is_kept_stands_for_the_steps_of_whole_images(calls: int) -> None:
+    """Where the last steps have most of the error, as in images, the mean over what is kept is that over all steps."""
+    errors = [10 ** (3 * call / calls) for call in range(calls)]
+    total = share = 0.0
+    for run in range(16):
+        recorder = InputRecorder(run)
+        for call in range(calls):
+            recorder.record((torch.full((2, 4), float(call)), torch.ones(2)), {})
+        inputs = recorder.inputs()
+        weights = [float(weights_of(entry)[0]) for entry in inputs]
+        assert sum(weights) == pytest.approx(1.0) and len(inputs) <= INPUTS_PER_RUN
+        total += sum(w * errors[int(entry["0"][0, 0])] for w, entry in zip(weights, inputs, strict=True))
+        share += sum(weights)
+    assert total / share == pytest.approx(sum(errors) / calls, rel=0.12)
 
 
 class Video(torch.nn.Module):
