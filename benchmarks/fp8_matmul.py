@@ -1,4 +1,4 @@
-"""What multiplying in FP8 costs in fidelity: the loaders' ``fp8_matmul`` on the bundled tiny model.
+"""What multiplying in FP8 costs in fidelity: ``compute: fast`` on the bundled tiny model.
 
     python -m benchmarks.fp8_matmul --comfyui DIR [--images 32]
 
@@ -34,17 +34,17 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=32)
     args = parser.parse_args()
     inprocess_comfy.start(args.comfyui)
-    from hswq.loader import load, ops  # type: ignore[import-not-found]
+    from hswq.loader import fast  # type: ignore[import-not-found]
 
-    ops.fp8_linear = rounded_linear
+    fast.fp8_linear = rounded_linear
     original = inprocess_comfy.TINY_MODEL / "hswq_tiny.safetensors"
     judge = Judge(original, args.images)
     with TemporaryDirectory() as folder:
         v2 = write(original, Path(folder) / "v2.safetensors", None, mode="v2", keep_ratio=0.0)
         for name, available in (("computed in full", False), ("multiplied in FP8", True)):
             # The loaders ask ComfyUI, which knows of FP8 on GPUs alone.
-            load.multiplies_fp8 = lambda available=available: available
-            figures = judge.figures(v2, fp8_matmul=available)
+            fast.multiplies_fp8 = lambda available=available: available
+            figures = judge.figures(v2, fast=available)
             measures = ", ".join(f"{key} {figures[key]:.3g}" for key in ("unet_error", "latent_mse", "ssim"))
             print(f"V2, nothing kept, {name}: {measures}", flush=True)
 

@@ -10,23 +10,43 @@ import torch
 
 from ..backend import COMPUTED_IN, Operation, register
 from ..grids import E4M3
+from .dequantize_cpu import dequantize_in_blocks
 
 
-def dequantize(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def dequantize(
+    codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype, out: torch.Tensor | None = None
+) -> torch.Tensor:
     """W = codes * scale in ``dtype``.
 
     Args:
         codes: any shape, an 8-bit type.
         scale: float32, broadcastable to ``codes``.
+        out: memory that may be used for W, of its shape and type.
     """
     kernel = DEQUANTIZE.kernel(codes.device) if fits_kernel(codes, scale) else None
-    return _by_torch(codes, scale, dtype) if kernel is None else kernel.dequantize(codes, scale, dtype)
+    if kernel is not None:
+        return kernel.dequantize(codes, scale, dtype)
+    if codes.device.type == "cpu" and _fits_blocks(codes, scale):
+        return dequantize_in_blocks(codes, scale, torch.empty(codes.shape, dtype=dtype) if out is None else out)
+    return _by_torch(codes, scale, dtype)
 
 
 def fits_kernel(codes: torch.Tensor, scale: torch.Tensor) -> bool:
     """Whether the kernel is for this weight: e4m3 (files of other tools have e5m2, too) with one scale."""
     one_scale = scale.numel() == 1 and scale.dtype == torch.float32 and scale.device == codes.device
     return codes.dtype == E4M3.dtype and one_scale and codes.is_contiguous()
+
+
+def _fits_blocks(codes: torch.Tensor, scale: torch.Tensor) -> bool:
+    by_channel = scale.dim() == codes.dim() and scale.numel() == scale.shape[0] == codes.shape[0]
+    is_plain = codes.is_contiguous() and scale.dtype == torch.float32 and scale.device == codes.device
+    return (
+        is_plain
+        and codes.numel() > 0
+        and codes.dim() > 1
+        and (scale.numel() == 1 or by_channel)
+        and (not torch.compiler.is_compiling())
+    )
 
 
 def _by_torch(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -14,7 +14,25 @@ export function describe(loaded) {
         ? say("{0} layers in {1}, {2}", loaded.quantized_layers, loaded.grid, kept)
         : say("{0}, none quantized", kept);
     const first = `${loaded.format.toUpperCase()}  ·  ${say("{0} of weights", megabytes(loaded.nbytes))}`;
-    return loaded.origin ? [first, layers, loaded.origin] : [first, layers];
+    const lines = loaded.computing ? [first, layers, computing(loaded.computing)] : [first, layers];
+    return loaded.origin ? [...lines, loaded.origin] : lines;
+}
+
+/** How the layers compute: how many fast, and why the others do not. */
+function computing({ fast, exact }) {
+    const others = Object.entries(exact).map(([reason, count]) => `${count} ${say(reason)}`);
+    const multiplied = say("{0} layers multiply in 8 bits", fast);
+    return others.length ? say("{0}; exact: {1}", multiplied, others.join(", ")) : multiplied;
+}
+
+/** Older workflows have a switch where compute is now: its value moves there, and it is not shown. */
+export function moveOldSwitch(node) {
+    const before = widgetNamed(node, "fp8_matmul");
+    const compute = widgetNamed(node, "compute");
+    if (!before || !compute) return;
+    if (before.value === true) compute.value = "fast";
+    before.value = false;
+    before.hidden = true;
 }
 
 export function attachBadge(node, api) {
@@ -61,6 +79,12 @@ export function attachBadge(node, api) {
         if (chosen.value) await show(chosen.value);
     }
 
+    moveOldSwitch(node);
+    const configured = node.onConfigure;
+    node.onConfigure = function (...given) {
+        configured?.apply(this, given);
+        moveOldSwitch(node);
+    };
     const soon = () => setTimeout(() => ask().catch(() => {}), 100); // a workflow's values are set after its nodes
     onChange(chosen, () => {
         if (node.properties) delete node.properties.hswq_kind; // the user has chosen

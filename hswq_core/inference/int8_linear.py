@@ -1,0 +1,108 @@
+"""A Linear layer multiplied in integers: faster, less exact, since each row of the input is rounded to INT8, too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import torch
+
+from ..grids import INT8
+from ..rounding.rotation import NONE, rotated
+
+_LEAST_SCALE = 1e-30  # a row of zeros must not divide by zero
+_ALIGNMENT = 32  # of both sizes of a weight: what integer kernels of all cards since Turing take
+_LEAST_ROWS = 32  # cards refuse products of 16 rows and fewer
+_ROWS, _BLOCK = 256, 1 << 17
+"""Rows, and numbers, that a CPU works on at a time."""
+
+
+def fits_int8_linear(codes: torch.Tensor, scale: torch.Tensor, device: torch.device) -> bool:
+    """Whether a weight can be multiplied on a device as it is: int8 [C_out, C_in], one scale or one for each row."""
+    if codes.dtype != torch.int8 or codes.dim() != 2 or scale.numel() not in (1, codes.shape[0]):
+        return False
+    return device.type == "cpu" or not any(size % _ALIGNMENT for size in codes.shape)
+
+
+def int8_linear(
+    x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None = None, group: int = NONE
+) -> torch.Tensor | None:
+    """x @ (codes * scale).T + bias, x rounded to INT8 row by row; sums are exact, and scaled in float32.
+
+    Args:
+        x: [..., C_in], float; each row is scaled by its own largest magnitude.
+        codes, scale: a weight for which ``fits_int8_linear``, on a device without ``int8_problem``.
+        bias: [C_out].
+        group: columns of the weight that are rotated together; x is rotated like them.
+
+    Returns: [..., C_out] in x's type; ``None`` for an input that is not finite. That is known on a CPU alone, without
+    waiting for the device: elsewhere what comes of such a row is not finite either.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    if group != NONE:
+        rows = rotated(rows, group)
+    out = torch.empty(len(rows), len(codes), dtype=x.dtype, device=x.device)
+    for some in _parts(len(rows), _ROWS, x.device):
+        quantized, row_scale = quantize_rows(rows[some])
+        if _can_look_at(x) and not bool(row_scale.isfinite().all()):
+            return None
+        sums, result = _product(quantized, codes), out[some]
+        for part in _parts(len(sums), _BLOCK // len(codes), x.device):
+            scaled = sums[part].float().mul_(row_scale[part]).mul_(scale.reshape(1, -1))
+            result[part] = scaled if bias is None else scaled.add_(bias)
+    return out.reshape(*x.shape[:-1], codes.shape[0])
+
+
+def quantize_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Integers and a scale for each row, without reading anything back from the device.
+
+    Args: rows: [M, K], float.
+
+    Returns: int8 [M, K], float32 [M, 1]. The scale of a row that is not finite is not, either.
+    """
+    codes = torch.empty(rows.shape, dtype=torch.int8, device=rows.device)
+    scale = torch.empty(len(rows), 1, device=rows.device)
+    for part in _parts(len(rows), _BLOCK // max(1, rows.shape[1]), rows.device):
+        unit = (rows[part].abs().amax(1, keepdim=True).float() / INT8.largest).clamp_(min=_LEAST_SCALE)
+        scale[part], codes[part] = unit, (rows[part] / unit).round_()
+    return codes, scale
+
+
+@cache
+def int8_problem(device: torch.device) -> str | None:
+    """Why integers are not multiplied on a device, found by a product of the largest ones; ``None`` if they are."""
+    if device.type == "cpu" and not torch.backends.mkldnn.is_available():
+        return "torch is built without oneDNN here"
+    # Some processors add pairs of products in 16 bits, where these do not fit.
+    signs = torch.ones(_ALIGNMENT, 2 * _ALIGNMENT, dtype=torch.int8)
+    signs[1::2] = -1
+    signs[2::3, ::2] = -1
+    codes = signs * 127
+    try:
+        found = _product(codes[:3].to(device), codes.to(device)).cpu()
+    except (RuntimeError, NotImplementedError) as error:
+        return f"its torch does not multiply integers ({str(error).splitlines()[0]})"
+    right = torch.equal(found.double(), codes[:3].double() @ codes.double().t())
+    return None if right else "its products of integers are wrong"
+
+
+def _product(rows: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """rows @ codes.T, int32. torch has no public name for it yet."""
+    count = len(rows)
+    if rows.device.type != "cpu" and count < _LEAST_ROWS:
+        rows = torch.nn.functional.pad(rows, (0, 0, 0, _LEAST_ROWS - count))
+    return torch._int_mm(rows, codes.t())[:count]  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _parts(count: int, each: int, device: torch.device) -> Iterator[slice]:
+    """So many rows, on a CPU in parts whose intermediate results stay in the cache, and elsewhere all in one launch."""
+    if device.type != "cpu" or torch.compiler.is_compiling():
+        yield slice(None)
+        return
+    each = max(1, each)
+    yield from (slice(begin, begin + each) for begin in range(0, count, each))
+
+
+def _can_look_at(x: torch.Tensor) -> bool:
+    """Whether numbers can be read without waiting for a device, or breaking a compiled graph."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
