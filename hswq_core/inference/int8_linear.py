@@ -48,7 +48,8 @@ def int8_linear(
             return None
         sums, result = _product(quantized, codes), out[some]
         for part in _parts(len(sums), _BLOCK // len(codes), x.device):
-            scaled = sums[part].float().mul_(row_scale[part]).mul_(scale.reshape(1, -1))
+            # In this order, as comfy-kitchen: an output that differs in its last bit may be rounded apart in a later layer.
+            scaled = sums[part].float().mul_(row_scale[part] * scale.reshape(1, -1))
             result[part] = scaled if bias is None else scaled.add_(bias)
     return out.reshape(*x.shape[:-1], codes.shape[0])
 
