@@ -1,4 +1,4 @@
-"""The true geometry of SDXL and SSD-1B, from their published configurations: every tensor of the UNet, with its shape."""
+"""The true geometry of SDXL and SSD-1B, from their published configurations: every tensor of the UNet."""
 
 from __future__ import annotations
 
