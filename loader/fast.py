@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+import comfy.model_management
 import torch
 
 from ..hswq_core.calibration import quantizable_layers
@@ -20,33 +22,31 @@ from .ops import HSWQOperations
 from .quantized_tensor import bits_of, codes_and_scale, group_of, is_quantized
 
 
-class FastOperations(HSWQOperations):
-    """Pass as ``custom_operations``, on devices without FP8 arithmetic."""
+class _FastLinear(HSWQOperations.Linear):
+    """What the device can multiply is known when a model is loaded: a step asks for nothing that must be waited for."""
 
-    class Linear(HSWQOperations.Linear):
-        has_fp8 = False
+    has_int8 = has_fp8 = False
 
-        def _fast(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
-            weight = self.weight
-            if not is_quantized(weight) or weight.device != x.device or (x.requires_grad and torch.is_grad_enabled()):
-                return None
-            codes, scale = codes_and_scale(weight)
-            if fits_int8_linear(codes, scale, x.device):
-                usable = int8_problem(x.device) is None
-                return int8_linear(x, codes, scale, bias, group_of(weight)) if usable else None
-            return fp8_linear(x, codes, scale, bias) if self.has_fp8 and fits_fp8_matmul(codes, scale) else None
+    def _fast(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
+        weight = self.weight
+        if not is_quantized(weight) or weight.device != x.device or (x.requires_grad and torch.is_grad_enabled()):
+            return None
+        codes, scale = codes_and_scale(weight)
+        if self.has_int8 and fits_int8_linear(codes, scale, x.device):
+            return int8_linear(x, codes, scale, bias, group_of(weight))
+        return fp8_linear(x, codes, scale, bias) if self.has_fp8 and fits_fp8_matmul(codes, scale) else None
 
 
-class FastFP8Operations(FastOperations):
-    """The same where the device has FP8 arithmetic."""
+def fast_operations() -> type[HSWQOperations]:
+    """Pass as ``custom_operations``: those for ComfyUI's device."""
+    has_int8 = int8_problem(comfy.model_management.get_torch_device()) is None
+    return _operations(has_int8, multiplies_fp8())
 
-    class Linear(FastOperations.Linear):
-        has_fp8 = True
 
-
-def fast_operations() -> type[FastOperations]:
-    """Those for ComfyUI's device."""
-    return FastFP8Operations if multiplies_fp8() else FastOperations
+@cache
+def _operations(has_int8: bool, has_fp8: bool) -> type[HSWQOperations]:
+    linear = type("Linear", (_FastLinear,), {"has_int8": has_int8, "has_fp8": has_fp8})
+    return type("FastOperations", (HSWQOperations,), {"Linear": linear})
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _why_exact(layer: Any, device: torch.device) -> str:
     if codes.dtype == torch.int8:
         if not fits_int8_linear(codes, scale, device):
             return "of odd sizes"
-        return "without integer products" if int8_problem(device) else ""
+        return "" if getattr(layer, "has_int8", False) else "without integer products"
     if not getattr(layer, "has_fp8", False):
         return "in FP8, which this device does not multiply"
     return "" if fits_fp8_matmul(codes, scale) else "of odd sizes"
