@@ -42,11 +42,15 @@ def int8_linear(
     waiting for the device: elsewhere what comes of such a row is not finite either.
     """
     rows = x.reshape(-1, x.shape[-1])
-    kernel = LINEAR.kernel(x.device) if x.device.type != "cpu" else None
-    if kernel is not None:
-        out = kernel.int8_linear(rows.contiguous(), codes, scale, bias, group)
-        return out.reshape(*x.shape[:-1], len(codes))
-    found = _by_torch(rows, codes, scale, bias, group)
+    whole, own = (LINEAR.kernel(x.device), ROWS.kernel(x.device)) if x.device.type != "cpu" else (None, None)
+    if whole is not None:
+        found = whole.int8_linear(rows.contiguous(), codes, scale, bias, group)
+    elif own is not None:
+        turned = rows if group == NONE else rotated(rows, group)
+        quantized, row_scale = own.quantize_rows(turned.contiguous(), _LEAST_SCALE)
+        found = own.scale_sums(_product(quantized, codes), row_scale, _of_rows(scale, codes), bias, x.dtype)
+    else:
+        found = _by_torch(rows, codes, scale, bias, group)
     return None if found is None else found.reshape(*x.shape[:-1], len(codes))
 
 
@@ -62,10 +66,21 @@ def _by_torch(
             return None
         sums, result = _product(quantized, codes), out[some]
         for part in _parts(len(sums), _BLOCK // len(codes), rows.device):
-            # In this order, as comfy-kitchen: outputs that differ in a last bit are rounded apart in later layers.
-            scaled = sums[part].float().mul_(row_scale[part] * scale.reshape(1, -1))
-            result[part] = scaled if bias is None else scaled.add_(bias)
+            result[part] = _scaled(sums[part], row_scale[part], scale, bias)
     return out
+
+
+def _scaled(
+    sums: torch.Tensor, row_scale: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    # In this order, as comfy-kitchen: outputs that differ in a last bit are rounded apart in later layers.
+    scaled = sums.float().mul_(row_scale * scale.reshape(1, -1))
+    return scaled if bias is None else scaled.add_(bias)
+
+
+def _of_rows(scale: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """A scale for each row of the codes."""
+    return scale.reshape(-1).expand(len(codes)).contiguous()
 
 
 def quantize_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -107,7 +122,37 @@ def _agrees(kernel: ModuleType, device: torch.device) -> bool:
     return True
 
 
+def _rows_agree(kernel: ModuleType, device: torch.device) -> bool:
+    random = torch.Generator().manual_seed(0)
+    # Rows of one block and of several, sizes that are multiples of 16 and not, from any address.
+    for dtype, (count, columns), begin in product(COMPUTED_IN, ((3, 32), (2, 1040), (5, 7), (2, 1)), (0, 1)):
+        numbers = torch.randn(begin + count * columns, generator=random).to(device, dtype)
+        rows = numbers[begin:].view(count, columns)
+        (codes, scale), (expected, expected_scale) = kernel.quantize_rows(rows, _LEAST_SCALE), quantize_rows(rows)
+        apart = (codes.int() - expected.int()).abs()  # what is halfway between two integers may go either way
+        if (
+            not torch.allclose(scale, expected_scale, rtol=1e-6, atol=0)
+            or apart.max() > 1
+            or apart.float().mean() > 0.02
+        ):
+            return False
+        sums = torch.randint(-1 << 18, 1 << 18, (begin + count * columns,), generator=random, dtype=torch.int32)
+        sums = sums.to(device)[begin:].view(count, columns)
+        unit, bias = torch.rand(columns, generator=random).to(device) + 0.1, rows[0]
+        for added in (None, None, bias, bias):
+            found = kernel.scale_sums(sums, expected_scale, unit, added, dtype)
+            wanted = _scaled(sums, expected_scale, unit, added).to(dtype)
+            if found.dtype != dtype or not torch.allclose(found, wanted, rtol=torch.finfo(dtype).eps * 2, atol=1e-2):
+                return False
+        numbers[-1] = float("inf") if begin else float("nan")
+        finite = kernel.quantize_rows(rows, _LEAST_SCALE)[1].isfinite().flatten()
+        if bool(finite[-1]) or not bool(finite[:-1].all()):
+            return False
+    return True
+
+
 LINEAR = register(Operation("multiplying in INT8", "kitchen", _agrees, KITCHEN))
+ROWS = register(Operation("inputs in INT8", "int8", _rows_agree))
 
 
 @cache
