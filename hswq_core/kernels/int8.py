@@ -67,7 +67,7 @@ def _quantize_row(x, codes, scale, scale_floor, columns):
         largest = tl.maximum(largest, tl.where(is_finite, tl.abs(value), 0.0))
         strange += tl.where(is_finite, 0.0, 1.0)
     unit = tl.maximum(tl.max(largest, 0) / _LARGEST, scale_floor)
-    tl.store(scale + tl.program_id(0), tl.where(tl.sum(strange, 0) > 0, float("nan"), unit))
+    tl.store(scale + tl.program_id(0), tl.where(tl.sum(strange, 0) == 0.0, unit, float("nan")))
     for begin in range(0, columns, _COLUMNS):
         inside = begin + at < columns
         value = tl.load(x + row + begin + at, mask=inside, other=0.0).to(tl.float32)

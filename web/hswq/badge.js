@@ -33,6 +33,8 @@ export function moveOldSwitch(node) {
     if (before.value === true) compute.value = "fast";
     before.value = false;
     before.hidden = true;
+    before.computeSize = () => [0, -4]; // and takes no room, not even that between two
+    before.options = { ...before.options, hidden: true }; // where nodes are elements of the page
 }
 
 export function attachBadge(node, api) {
