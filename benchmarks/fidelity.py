@@ -28,7 +28,7 @@ from .prompts import CALIBRATION, HELD_OUT
 from .variants import variants
 
 BATCH = 32
-PROBES = 16
+PROBES = 8
 ROWS = 8192
 
 
@@ -103,19 +103,19 @@ def calibrate(original: Path, path: Path) -> Any:
 
 def measure(model: Any, statistics: Any, mode: str, rounding: str, method: str = "gradient", **more: Any) -> Any:
     """The statistics with every layer's effect on the UNet's output."""
-    from hswq.hswq_core.formats import FORMATS  # type: ignore[import-not-found]
     from hswq.hswq_core.options import QuantizeOptions  # type: ignore[import-not-found]
     from hswq.loader.impact import measure_impacts  # type: ignore[import-not-found]
 
+    purposes = QuantizeOptions(mode=mode, rounding=rounding).purposes
     found = dict(
         measure_impacts(
-            model.model, statistics, sorted(statistics.layers), forms=FORMATS[mode].forms, rounding=rounding,
-            method=method, progress=lambda _done, _total: None, **{"probes": PROBES, **more},
+            model.model, statistics, sorted(statistics.layers), purposes=purposes, method=method,
+            progress=lambda _done, _total: None, **{"probes": PROBES, **more},
         )
     )  # fmt: skip
-    purposes = QuantizeOptions(mode=mode, rounding=rounding).impact_purposes
-    for purpose, form in zip(purposes, FORMATS[mode].forms, strict=True):
-        statistics = statistics.with_impacts({name: each[form.name] for name, each in found.items()}, purpose)
+    for purpose in map(str, purposes):
+        impacts = {name: each[purpose] for name, each in found.items() if purpose in each}
+        statistics = statistics.with_impacts(impacts, purpose)
     return statistics
 
 
@@ -214,12 +214,18 @@ def main() -> None:
     for name, own, options in variants(statistics, measured, size):
         if name not in results and any(fnmatch(name, pattern) for pattern in args.only):
             chosen = of_size(original, own(), **options) if "size" in options else options
-            keep(name, judge.figures(write(original, candidate, own(), **chosen)))
+            in_stock = options["mode"] == "comfy-mixed"
+            if in_stock and not inprocess_comfy.reads_nvfp4():
+                continue
+            keep(name, judge.figures(write(original, candidate, own(), **chosen), in_stock=in_stock))
     for path in sorted(args.peers.glob("*.safetensors")) if args.peers else []:
         # A peer's weights are stored as FP16 again; its size in its own format stands beside them.
         size = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["bytes"]
         if path.stem not in results:
             keep(path.stem, judge.figures(path) | {"bytes": size})
+        if (name := f"mixed as {path.stem}") not in results:
+            options = {"mode": "mixed", "rounding": "calibrated", "budget": str(size)}
+            keep(name, judge.figures(write(original, candidate, measured("mixed", "calibrated"), **options)))
     candidate.unlink(missing_ok=True)
     print(f"{args.images} images, {machine}, torch {torch.__version__}, {time.time() - started:.0f} s")
     print(table(results))

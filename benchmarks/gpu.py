@@ -120,14 +120,14 @@ def modes(subject: Subject, stock: Any, files: dict[str, Path]) -> None:
 
 
 def sensitivity(subject: Subject, stock: Any, session: Any) -> None:
-    from hswq.hswq_core.formats import FORMATS  # type: ignore[import-not-found]
+    from hswq.hswq_core.options import MODEL_CARD  # type: ignore[import-not-found]
     from hswq.loader.impact import measure_impacts  # type: ignore[import-not-found]
 
     call = subject.in_steps(stock) / (subject.steps - 1)
     started = time.perf_counter()
     with peak() as most:
         before = allocated()
-        how = {"forms": FORMATS["v2"].forms, "rounding": "nearest", "probes": 8, "method": "gradient"}
+        how = {"purposes": [MODEL_CARD], "probes": 8, "method": "gradient"}
         layers = sorted(session.statistics.layers)
         dict(measure_impacts(stock, session.statistics, layers, progress=lambda *_: None, **how))
     seconds = time.perf_counter() - started

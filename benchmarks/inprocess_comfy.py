@@ -46,14 +46,27 @@ def start(comfyui: Path) -> None:
     sys.modules["hswq"] = importlib.util.module_from_spec(spec)
 
 
+def reads_nvfp4() -> bool:
+    """Whether this ComfyUI's own loaders know NVFP4."""
+    import comfy.quant_ops
+
+    return "nvfp4" in getattr(comfy.quant_ops, "QUANT_ALGOS", {})
+
+
 class LoadedModel:
     """One loaded checkpoint that draws images and lets its UNet be called.
 
     Args:
-        loading: options of the loader.
+        in_stock: open it with ComfyUI's own loader.
+        loading: options of HSWQ's.
     """
 
-    def __init__(self, checkpoint: Path, **loading: Any) -> None:
+    def __init__(self, checkpoint: Path, *, in_stock: bool = False, **loading: Any) -> None:
+        if in_stock:
+            import comfy.sd
+
+            self.model, self.clip, self.vae = comfy.sd.load_checkpoint_guess_config(str(checkpoint))[:3]
+            return
         from hswq.loader.load import load_checkpoint  # type: ignore[import-not-found]
 
         self.model, self.clip, self.vae, _ = load_checkpoint(checkpoint, **loading)

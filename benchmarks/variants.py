@@ -11,6 +11,8 @@ BY_CHANNEL = (0.1, 0.25)
 INTEGERS = (0.1, 0.25, 0.0)
 MIXED = (0.3, 0.33, 0.36, 0.4, 0.45, 0.509)
 """Shares of the UNet's bytes."""
+COMFY_MIXED = (0.68,)
+"""Judged in ComfyUI's own loaders and arithmetic, where it is one that has them. Its convolutions stay in 16 bits."""
 ABLATED = (("v1", 0.1), ("v1", 0.25))
 
 
@@ -50,5 +52,8 @@ def variants(
     for share in MIXED:
         keeping = {"mode": "mixed", "rounding": "calibrated", "budget": str(size("mixed", share))}
         yield f"mixed {share:g}", partial(measured, "mixed", "calibrated"), keeping
+    for share in COMFY_MIXED:
+        keeping = {"mode": "comfy-mixed", "rounding": "calibrated", "budget": str(size("mixed", share))}
+        yield f"comfy-mixed {share:g}", partial(measured, "comfy-mixed", "calibrated"), keeping
     options = {"mode": "comfy", "keep_ratio": 0.1, "rounding": "calibrated", "selection": "measured"}
     yield "calibrated+measured comfy 0.1", partial(measured, "v2", "calibrated"), options

@@ -17,11 +17,10 @@ from .errors import PlanError
 from .files.checkpoint import CheckpointReader
 from .files.inspection import Inspection, inspect_checkpoint
 from .files.source import TensorSource
-from .formats import FORMATS
 from .options import QuantizeOptions
 from .planning import MatchedSource, QuantizationPlan, make_plan, match_source
 from .planning.candidates import texts_of
-from .planning.mixed_plan import ErrorCurve, error_curve
+from .planning.error_curve import ErrorCurve, error_curve
 from .planning.size_curve import SizeCurve, sizes_by_keep_ratio
 from .progress import Progress, no_progress
 from .quantize_file import quantize_checkpoint
@@ -79,12 +78,11 @@ def plan(
 def size_curve(
     source: Source, statistics: Statistics, options: QuantizeOptions, *, progress: Progress = no_progress
 ) -> SizeCurve | ErrorCurve:
-    """What every keep ratio would keep, and the size of the file that it would give; or, where bits are chosen layer by
-    layer, the predicted error of every size."""
+    """The predicted error of every size where layers are chosen by impacts that were measured for what is written;
+    otherwise what every keep ratio would keep, and the size of the file that it would give."""
     with _matched(source, statistics, options) as matched:
-        if FORMATS[options.mode].menu:
-            return error_curve(matched, options)
-        return sizes_by_keep_ratio(matched.source, make_plan(matched, options, progress=progress))
+        curve = error_curve(matched, options) if options.selection == "measured" else None
+        return curve or sizes_by_keep_ratio(matched.source, make_plan(matched, options, progress=progress))
 
 
 def convert(

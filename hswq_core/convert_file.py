@@ -140,7 +140,7 @@ def _float_type(source: CheckpointReader, key: str, decoder: LayerDecoder) -> st
     """FP16 for a dequantized weight, or FP32 where FP16 would have infinities."""
     limit = torch.finfo(torch.float16).max
     info = torch.finfo if source.tensors[key].dtype in FP8_DTYPES else torch.iinfo
-    if float(decoder.scale.max()) * info(TORCH_DTYPES[source.tensors[key].dtype]).max <= limit:
+    if decoder.largest_scale * info(TORCH_DTYPES[source.tensors[key].dtype]).max <= limit:
         return "F16"
     return "F16" if float(decoder.scaled(source.tensor(key)).abs().max()) <= limit else "F32"
 

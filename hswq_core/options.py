@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar, get_args
 
 from .errors import PlanError, nearest_name
-from .formats import FORMATS, Format
+from .formats import FORMATS, V2, Form, Format
 from .sizes import parse_budget
 
 Selection = Literal["variance", "error", "measured"]
@@ -25,6 +25,21 @@ PARTS: tuple[Part, ...] = get_args(Part)
 METHODS: tuple[Method, ...] = get_args(Method)
 
 Choice = TypeVar("Choice", bound=str)
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """What impacts are measured for: layers in a form, rounded in a way. As a string, their key: "v2 calibrated"."""
+
+    form: Form
+    rounding: Rounding
+
+    def __str__(self) -> str:
+        return f"{self.form.name} {self.rounding}"
+
+
+MODEL_CARD = Purpose(V2.form, "nearest")
+"""What the model card does, to compare with."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +77,9 @@ class QuantizeOptions:
     thumbnail: str = ""
 
     @property
-    def impact_purposes(self) -> tuple[str, ...]:
-        """What impacts must have been measured for to fit these options: "v2 calibrated" and its like."""
-        return tuple(f"{form.name} {self.rounding}" for form in FORMATS[self.mode].forms)
+    def purposes(self) -> tuple[Purpose, ...]:
+        """What impacts must have been measured for to fit these options; the one with the least effect last."""
+        return tuple(Purpose(form, self.rounding) for form in FORMATS[self.mode].forms)
 
     @property
     def measured_as(self) -> str:
@@ -160,3 +175,7 @@ def check_keep_ratio(keep_ratio: float) -> None:
     is_number = isinstance(keep_ratio, (int, float)) and not isinstance(keep_ratio, bool)
     if not (is_number and math.isfinite(keep_ratio) and 0.0 <= keep_ratio <= 1.0):
         raise PlanError(f"the keep ratio is {keep_ratio!r}", remedy="Give a number from 0 (keep none) to 1 (keep all)")
+
+
+MODEL_CARD_OPTIONS = QuantizeOptions(mode=V2.name, keep_ratio=0.1, selection="variance", rounding="nearest")
+"""The model card's file, in the smallest of the sizes that it names."""

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 from .calibration.coverage import coverage_warnings
 from .calibration.statistics import Statistics
@@ -53,6 +54,8 @@ class Report:
         calibrated_gain: their squared output error over that of nearest rounding, on average.
         rotated_layers: layers whose inputs are rotated.
         fallbacks: why a layer was rounded to nearest where it was to be calibrated, by layer.
+        measured_errors: relative squared error of the model's output on each recorded image, with all layers as they
+            are in the file; empty where nobody looked.
     """
 
     plan: QuantizationPlan
@@ -65,6 +68,7 @@ class Report:
     rotated_layers: int
     fallbacks: Mapping[str, str]
     warnings: tuple[str, ...]
+    measured_errors: tuple[float, ...] = ()
 
     @staticmethod
     def of(plan: QuantizationPlan, statistics: Statistics | None, file: Path, losses: Losses) -> Report:
@@ -124,6 +128,10 @@ class Report:
             "quantized_layers": self.quantized_layers,
             "layers_by_form": plan.layers_by_form,
             "predicted_error": plan.predicted_error,
+            "measured_error": fmean(self.measured_errors) if self.measured_errors else None,
+            "measured_error_range": [min(self.measured_errors), max(self.measured_errors)]
+            if self.measured_errors
+            else None,
             "weighted_error": self.weighted_error,
             "weighted_error_plain_cast": self.weighted_error_plain_cast,
             "calibrated_layers": self.calibrated_layers,
@@ -156,7 +164,12 @@ class Report:
 
     def _error(self) -> str:
         if self.plan.predicted_error is not None:
-            return f"of the model's output {self.plan.predicted_error:.2g}, as predicted by the layers' impacts"
+            return f"of the model's output {self.plan.predicted_error:.2g}, as predicted by the layers' impacts" + (
+                f"; {fmean(self.measured_errors):.2g} on {len(self.measured_errors)} recorded images, from "
+                f"{min(self.measured_errors):.1g} to {max(self.measured_errors):.1g}"
+                if self.measured_errors
+                else ""
+            )
         if self.calibrated_gain is not None:
             return f"layer outputs {self.calibrated_gain:.2f} of nearest rounding ({self.calibrated_layers} layers)"
         plain = self.weighted_error_plain_cast

@@ -14,9 +14,8 @@ from ..hswq_core.calibration.model_inputs import LATENT, OPTIONS, TOO_LARGE, not
 from ..hswq_core.calibration.monitor import quantizable_layers
 from ..hswq_core.calibration.statistics import Statistics
 from ..hswq_core.errors import StatisticsError
-from ..hswq_core.formats import Form
 from ..hswq_core.log import get_logger
-from ..hswq_core.options import Method, Rounding
+from ..hswq_core.options import Method, Purpose
 from ..hswq_core.progress import Progress
 from ..hswq_core.quantize_layer import quantize_layer, weight_problem
 from ..hswq_core.sensitivity.differentiable import NotDifferentiableError
@@ -24,7 +23,7 @@ from ..hswq_core.sensitivity.exact import ImpactMeter
 from ..hswq_core.sensitivity.gradient import KEPT_MEMORY, VECTORS, GradientMeter
 from ..hswq_core.sensitivity.layer_tap import Change
 from ..hswq_core.sensitivity.model_calls import MAX_BATCH_ELEMENTS, latent_size
-from ..hswq_core.sensitivity.rounding_change import rounding_change
+from ..hswq_core.sensitivity.rounding_change import RoundingChange, rounding_change
 from .compat import differentiable_attention, differentiable_operations, weight_in_use
 from .weights import patched_weights
 
@@ -36,20 +35,21 @@ def measure_impacts(
     statistics: Statistics,
     layers: list[str],
     *,
-    forms: Sequence[Form],
-    rounding: Rounding,
+    purposes: Sequence[Purpose],
     probes: int,
     method: Method,
     progress: Progress,
     vectors: int = VECTORS,
 ) -> Iterator[tuple[str, dict[str, float]]]:
-    """Each layer with the relative squared error of the model's output when it alone is quantized, by form.
+    """Each layer with the relative squared error of the model's output when it alone is quantized, by purpose.
+
+    Of the purposes, those whose form can hold the layer.
 
     Args:
         layers: which to measure; in this order.
-        forms, rounding: how they would be quantized; the form with the least effect is the last.
-        probes: on how many of the recorded inputs, evenly spaced over the noise levels. ``gradient`` takes twice
-            as many, which costs it little.
+        purposes: how they would be quantized, each in another form or rounding; the one with the least effect last.
+        probes: on how many of the recorded inputs, evenly spaced over the noise levels. ``gradient`` takes four times
+            as many, which costs it nothing: it has fewer vectors for each.
         method: ``gradient`` measures all layers together, and one after another where the model cannot be
             differentiated.
         progress: called with the amount done and in all; what it raises ends the measurement.
@@ -58,44 +58,60 @@ def measure_impacts(
     Errors: StatisticsError when no inputs were kept, or not all that the model was called with; when the model cannot
     be called on them, or does not call a layer; and when a weight cannot be rounded.
     """
-    _check_inputs(statistics)
-    with _clear_errors():
-        comfy.model_management.load_models_gpu([model], memory_required=_memory_required(model, statistics, method))
-        modules = dict(quantizable_layers(model.model.diffusion_model))
-        chosen = {name: modules[name] for name in layers}
+    with ready_to_call(model, statistics, method) as (root, options):
+        modules: dict[str, Any] = dict(quantizable_layers(root))
+        shapes = {name: tuple(modules[name].weight.shape) for name in layers}
+        held = {name: [each for each in purposes if each.form.holds(name, shapes[name])] for name in layers}
+        chosen = {name: modules[name] for name in layers if held[name]}
         weight_of = patched_weights(model)
         device = model.load_device
 
-        def change_of(name: str, form: Form) -> Change:
+        def change_of(name: str, purpose: Purpose) -> RoundingChange:
             measured = statistics.layers[name]
             try:
-                rounded = quantize_layer(weight_of(name).detach().to(device), measured, form, rounding)
+                rounded = quantize_layer(weight_of(name).detach().to(device), measured, purpose.form, purpose.rounding)
             except ValueError as problem:
                 raise weight_problem(name, problem, statistics.source or "the MODEL") from None
             if rounded.fallback:
                 logger.warning("HSWQ: layer %s is measured as rounded to nearest: %s", name, rounded.fallback)
-            return rounding_change(rounded, form.grid, is_nearest=rounded.gain is None)
+            return rounding_change(rounded, purpose.form, is_nearest=rounded.gain is None)
 
         if method == "gradient":
             try:
 
                 def changes_of(name: str) -> list[Change]:
-                    return [change_of(name, form) for form in forms]
+                    found = [change_of(name, purpose) for purpose in held[name]]
+                    # The last one is compared with the output when all layers are changed at once, and where a layer
+                    # before has changed, inputs are rounded otherwise.
+                    return [*found, found[-1].of_weight] if held[name][-1].form.integer_product else [*found]
 
-                found = _by_gradient(model, statistics, chosen, changes_of, 2 * probes, vectors, progress)
-                names = [form.name for form in forms]
-                yield from ((name, dict(zip(names, each, strict=True))) for name, each in found.items())
+                found = _by_gradient(model, statistics, chosen, changes_of, 4 * probes, vectors, progress)
+                for name, each in found.items():
+                    yield name, {str(purpose): impact for purpose, impact in zip(held[name], each, strict=False)}
                 return
             except NotDifferentiableError as error:
                 logger.warning("HSWQ: sensitivity is measured one layer after another: %s", error)
-        options = {OPTIONS: own_options(model)}
-        meter = ImpactMeter(model.model.diffusion_model, statistics.probes(probes), device, options)
+        meter = ImpactMeter(root, statistics.probes(probes), device, options)
         meter.check_called(chosen)
         for number, (name, module) in enumerate(chosen.items()):
             progress(number, len(chosen))
             weight = weight_of(name).detach().to(device)
-            yield name, {form.name: meter.impact(module, change_of(name, form)(weight)) for form in forms}
+            yield name, {str(p): meter.impact(module, change_of(name, p)(weight)) for p in held[name]}
         progress(len(chosen), len(chosen))
+
+
+@contextmanager
+def ready_to_call(
+    model: Any, statistics: Statistics, method: Method
+) -> Iterator[tuple[torch.nn.Module, dict[str, Any]]]:
+    """A MODEL's diffusion model, loaded, and the options to call it with on recorded inputs.
+
+    Errors: StatisticsError when no inputs were kept, or not all that the model was called with, and when a call fails.
+    """
+    _check_inputs(statistics)
+    with _clear_errors():
+        comfy.model_management.load_models_gpu([model], memory_required=_memory_required(model, statistics, method))
+        yield model.model.diffusion_model, {OPTIONS: own_options(model)}
 
 
 @contextmanager

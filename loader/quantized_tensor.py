@@ -58,13 +58,15 @@ def _is_typed() -> bool:
         @dataclass(frozen=True)
         class Params(stock.Params):
             bits: int = 8
+            factor: float | None = None
 
             def _validate_tensor_fields(self) -> None:
-                """Scales stay FP16, as they are in the file."""
+                """Scales stay in 16 or 8 bits, as they are in the file."""
 
         @classmethod
         def dequantize(cls, qdata: torch.Tensor, params: Any) -> torch.Tensor:
-            return dequantize_packed(qdata, params.scale, params.bits, params.orig_shape, params.orig_dtype)
+            shape, dtype = params.orig_shape, params.orig_dtype
+            return dequantize_packed(qdata, params.scale, params.bits, shape, dtype, params.factor)
 
     class Rotated(Scaled):
         @dataclass(frozen=True)
@@ -95,9 +97,10 @@ class _UntypedPackedLayout(comfy.quant_ops.QuantizedLayout):
         orig_dtype: torch.dtype,
         bits: int,
         orig_shape: tuple[int, ...],
+        factor: float | None,
         **_: Any,
     ) -> torch.Tensor:
-        return dequantize_packed(qdata, scale, bits, orig_shape, orig_dtype)
+        return dequantize_packed(qdata, scale, bits, orig_shape, orig_dtype, factor)
 
     @classmethod
     def get_plain_tensors(cls, qtensor: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -146,16 +149,17 @@ def quantized_tensor(codes: torch.Tensor, decoder: LayerDecoder, dtype: torch.dt
         decoder: of the layer.
     """
     scale, shape, is_packed = decoder.scale, decoder.shape, decoder.bits < 8
-    turned = {"group": decoder.group} if decoder.group != NONE else {}
+    more: dict[str, Any] = {"bits": decoder.bits, "factor": decoder.factor} if is_packed else {}
+    if decoder.group != NONE:
+        more = {"group": decoder.group}
     if _TYPED:
-        name = _PACKED if is_packed else _ROTATED if turned else _SCALED
-        more = {"bits": decoder.bits} if is_packed else turned
+        name = _PACKED if is_packed else _ROTATED if more else _SCALED
         make = comfy.quant_ops.get_layout_class(name).Params
         return QuantizedTensor(codes, name, make(scale=scale, orig_dtype=dtype, orig_shape=shape, **more))
     params = {"scale": scale, "orig_dtype": dtype}
     if is_packed:
-        return _UntypedPacked(codes, _PACKED, params | {"bits": decoder.bits, "orig_shape": shape})
-    return QuantizedTensor(codes, _ROTATED if turned else _STOCK, params | turned)
+        return _UntypedPacked(codes, _PACKED, params | more | {"orig_shape": shape})
+    return QuantizedTensor(codes, _ROTATED if more else _STOCK, params | more)
 
 
 def is_quantized(weight: object) -> bool:
@@ -177,6 +181,11 @@ def group_of(weight: Any) -> int:
     return _param(weight, "group", NONE)
 
 
+def factor_of(weight: Any) -> float | None:
+    """Of NVFP4, what the scales of such a tensor are multiplied with."""
+    return _param(weight, "factor")
+
+
 def dequantized(weight: Any, dtype: torch.dtype, out: torch.Tensor | None = None) -> torch.Tensor:
     """The weight that such a tensor stands for, computed in float32 and rounded once.
 
@@ -185,7 +194,8 @@ def dequantized(weight: Any, dtype: torch.dtype, out: torch.Tensor | None = None
     codes, scale = codes_and_scale(weight)
     bits = bits_of(weight)
     if bits < 8:
-        return dequantize_packed(codes, scale, bits, tuple(_param(weight, "orig_shape")), dtype)
+        shape = tuple(_param(weight, "orig_shape"))
+        return dequantize_packed(codes, scale, bits, shape, dtype, factor_of(weight))
     if (group := group_of(weight)) != NONE:
         return _turned_back(codes, scale, group, dtype)
     return dequantize(codes, scale, dtype, out)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 
+from ..hswq_core.formats.comfy_mixed import nvfp4_tensors
 from ..hswq_core.formats.int8 import INT8_FORM, ROTATED_INT8_FORM
 from ..hswq_core.formats.mixed import MIXED
 from ..hswq_core.formats.refusal import refusing_tensors
 from ..hswq_core.formats.v2 import V2
 from ..hswq_core.rounding.rotation import NONE
-from .quantized_tensor import bits_of, codes_and_scale, group_of
+from .quantized_tensor import bits_of, codes_and_scale, factor_of, group_of
 
 
 def stored_tensors(weight: torch.Tensor, prefix: str) -> dict[str, torch.Tensor]:
@@ -28,5 +29,8 @@ def stored_tensors(weight: torch.Tensor, prefix: str) -> dict[str, torch.Tensor]
         form = INT8_FORM if group == NONE else ROTATED_INT8_FORM
         beside = form.side_tensors_for(layer, scale.reshape(-1, 1), tuple(weight.shape), group)
         return found | beside | refusing_tensors("hswq_int8")
+    factor = factor_of(weight)
+    if factor is not None:
+        return found | nvfp4_tensors(layer, scale, factor)
     form = next(form for form in MIXED.menu if form.bits == bits)
     return found | form.side_tensors_for(layer, scale, tuple(weight.shape)) | refusing_tensors("hswq_mixed")

@@ -15,7 +15,7 @@ from ..hswq_core.files.dtypes import TORCH_DTYPES, dtype_name
 from ..hswq_core.files.layers import WEIGHT
 from ..hswq_core.files.source import TensorInfo
 from ..hswq_core.files.text_encoders import TEXT_ENCODERS
-from ..hswq_core.formats.stored_layer import LAYER_DIMENSIONS, MARKERS, is_quantized, stored_layer
+from ..hswq_core.formats.stored_layer import LAYER_DIMENSIONS, MARKERS, SCALE_SUFFIXES, is_quantized, stored_layer
 from ..hswq_core.log import get_logger
 from .quantized_tensor import quantized_tensor
 
@@ -55,7 +55,7 @@ def join_scales(state_dict: dict[str, Any], prefix: str, dtype: torch.dtype, pat
             state_dict[key] = (
                 quantized_tensor(tensor, decoder, dtype) if is_layer else decoder.dequantize(tensor).to(dtype)
             )
-        elif tensor.dtype in _FP8:
+        elif tensor.dtype in _FP8 and not key.endswith(SCALE_SUFFIXES):
             state_dict[key] = tensor.to(dtype)  # a naive cast of the whole file turned biases to FP8, too
         elif layer and tensor.dim() in LAYER_DIMENSIONS:
             _check_float(key, tensor, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path, PurePath
@@ -55,7 +56,11 @@ def quantize_options(values: Mapping[str, Any]) -> QuantizeOptions:
     for name in ("force_keep", "force_quantize"):
         parts = chosen.get(name, "").replace("\n", ",").split(",")
         chosen[name] = tuple(pattern for part in parts if (pattern := part.strip()))
-    chosen["rotate"] = str(chosen.get("rotate", False)).lower() == "true"  # the page sends words
+    # The page sends words.
+    chosen["rotate"] = str(chosen.get("rotate", False)).lower() == "true"
+    if isinstance(chosen.get("keep_ratio"), str):
+        with contextlib.suppress(ValueError):  # what is no number is told of as it is
+            chosen["keep_ratio"] = float(chosen["keep_ratio"])
     return QuantizeOptions(**chosen)
 
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.calibration.statistics import Statistics, check_same_model
+from ..hswq_core.errors import StatisticsError
 from ..hswq_core.files.folders import writable_folder
 from ..hswq_core.formats import FORMATS
 from ..hswq_core.log import get_logger
-from ..hswq_core.options import METHODS, ROUNDINGS, Method, QuantizeOptions, Rounding
+from ..hswq_core.options import METHODS, MODEL_CARD, ROUNDINGS, Method, QuantizeOptions, Rounding
 from ..hswq_core.planning.source_check import check_patches
-from ..hswq_core.sensitivity.gradient import FEW_PROBES, FEW_VECTORS, VECTORS
-from ..hswq_core.sensitivity.rules import has_impacts
+from ..hswq_core.report import Report
+from ..hswq_core.sensitivity.gradient import FEW_PROBES, FEW_VECTORS, PREDICTING_PROBES, PREDICTING_VECTORS, VECTORS
+from ..hswq_core.sensitivity.rules import has_impacts, layers_without_impact
 from ..loader.calibrate import model_fingerprint
 from ..loader.impact import measure_impacts
+from ..loader.joint_look import errors_of_file
 from ..loader.provenance import patches_of
 from .common import CATEGORY, HSWQStats, progress_bar, statistics_of
 from .events import work_events
@@ -108,7 +112,19 @@ def measured_stats(model: Any, stats: Any, options: QuantizeOptions, node: str |
     """The same with the impacts that these options need. What is missing is measured on few inputs, which is quick."""
     if has_impacts(statistics_of(stats), options):
         return stats
-    return with_impacts(model, stats, options, FEW_PROBES, "gradient", node, FEW_VECTORS)
+    predicting = bool(FORMATS[options.mode].menu)
+    probes, vectors = (PREDICTING_PROBES, PREDICTING_VECTORS) if predicting else (FEW_PROBES, FEW_VECTORS)
+    return with_impacts(model, stats, options, probes, "gradient", node, vectors)
+
+
+def looked_at(report: Report, model: Any, statistics: Statistics) -> Report:
+    """The report of a written file with its error on the recorded inputs, beside what was predicted."""
+    try:
+        errors = errors_of_file(model, statistics, report.plan, report.file, progress_bar())
+    except StatisticsError as error:  # the file is good, whether or not it can be looked at
+        logger.warning("HSWQ: %s was not compared with the original: %s", report.file.name, error)
+        return report
+    return replace(report, measured_errors=tuple(errors))
 
 
 def with_impacts(
@@ -136,18 +152,15 @@ def with_impacts(
     check_patches(patches_of(model), "the connected MODEL", statistics)
     if isinstance(stats, CalibrationSession):
         writable_folder(stats.path.parent)  # before minutes of measuring
-    purposes = {
-        purpose: form
-        for purpose, form in zip(options.impact_purposes, FORMATS[options.mode].forms, strict=True)
-        if any(purpose not in layer.impacts for layer in statistics.layers.values())
-    }
-    layers = [
-        name for name, layer in sorted(statistics.layers.items()) if any(p not in layer.impacts for p in purposes)
-    ]
-    if not layers:
+    missing = {p: layers for p in options.purposes if (layers := layers_without_impact(statistics, p))}
+    if not missing:
         return stats
-    logger.info("HSWQ: measuring the sensitivity of %d layers for %s", len(layers), ", ".join(purposes))
-    found: dict[str, dict[str, float]] = {purpose: {} for purpose in purposes}
+    # What the model card does is measured along, to compare with; one layer at a time it would take as long again.
+    if method == "gradient" and MODEL_CARD not in options.purposes:
+        missing = {MODEL_CARD: layers_without_impact(statistics, MODEL_CARD)} | missing
+    layers = sorted(set[str]().union(*missing.values()))
+    logger.info("HSWQ: measuring the sensitivity of %d layers for %s", len(layers), ", ".join(map(str, missing)))
+    found: dict[str, dict[str, float]] = {str(purpose): {} for purpose in missing}
 
     def keep() -> Any:
         result = statistics
@@ -162,8 +175,7 @@ def with_impacts(
         model,
         statistics,
         layers,
-        forms=list(purposes.values()),
-        rounding=options.rounding,
+        purposes=list(missing),
         probes=probes,
         method=method,
         progress=work_events(node, progress_bar()),
@@ -172,8 +184,8 @@ def with_impacts(
     saved = time.monotonic()
     try:
         for name, impacts in measuring:
-            for purpose, form in purposes.items():
-                found[purpose][name] = impacts[form.name]
+            for purpose, impact in impacts.items():
+                found[purpose][name] = impact
             if time.monotonic() - saved > _SECONDS_BETWEEN_SAVES:
                 keep()
                 saved = time.monotonic()

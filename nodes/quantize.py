@@ -24,7 +24,7 @@ from ..loader.memory import make_room
 from .common import CATEGORY, HSWQStats, progress_bar, quantize_options, statistics_of
 from .connected import Connected, source_to_quantize
 from .inputs import checked
-from .measure import measured_stats
+from .measure import looked_at, measured_stats
 from .sources import sources
 
 _THUMBNAIL = 256
@@ -228,6 +228,8 @@ class HSWQQuantize(io.ComfyNode):
             report = quantize(
                 matched, target, statistics, options, device=device, overwrite=overwrite, progress=progress_bar()
             )
+        if model is not None and report.plan.predicted_error is not None:
+            report = looked_at(report, model, statistics)
         said = json.dumps(report.as_dict(), indent=2)
         verdict = {"text": report.verdict, "warnings": list(report.warnings), "name": target.name}
         return io.NodeOutput(str(target), said, ui={"text": [str(report)], "report": [said], "hswq_verdict": [verdict]})

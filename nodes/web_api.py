@@ -27,7 +27,6 @@ from ..hswq_core.files.inspection import Inspection, mode_of
 from ..hswq_core.files.modelspec import origin_of
 from ..hswq_core.files.names import safe_file_name
 from ..hswq_core.files.source import FileIdentity
-from ..hswq_core.formats import FORMATS
 from ..hswq_core.options import QuantizeOptions
 from ..hswq_core.planning.matched_source import holds_model_of, names_differ
 from ..hswq_core.progress import Progress
@@ -102,6 +101,7 @@ def file_summary(found: Inspection) -> dict[str, object]:
         "dtype": found.unquantized_dtype,
         "nbytes": found.diffusion_model_bytes,
         "origin": origin_of(found.metadata),
+        "predicted_error": found.predicted_error,
     }
 
 
@@ -164,10 +164,10 @@ def _curve_of(stored: Path, query: Mapping[str, str], progress: Progress) -> dic
     statistics = replace(_statistics_in(stored), patches="")
     if _is_of_another_model(statistics, query):
         return {"waiting": True}
-    # The chart itself varies the keep ratio, and rounding changes neither sizes nor ranks, only predicted errors.
-    form = FORMATS.get(query.get("mode", ""))
-    varied = ("keep_ratio",) if form and form.menu else ("keep_ratio", "rounding")
-    options = quantize_options({k: v for k, v in query.items() if k not in varied})
+    options = quantize_options(dict(query))
+    if options.selection != "measured":
+        # The chart itself varies the keep ratio, and rounding changes neither sizes nor ranks, only predicted errors.
+        options = quantize_options({k: v for k, v in query.items() if k not in ("keep_ratio", "rounding")})
     if options.selection == "measured" and not has_impacts(statistics, options):
         return {"waiting": True, "calibrated": True}
     with contextlib.ExitStack() as stack:

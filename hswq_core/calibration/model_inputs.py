@@ -3,6 +3,8 @@
 They are what the model was called with: noisy latent, timestep, conditioning, reference images, numbers, and the
 host's options as far as they are plain data. One run keeps some evenly spaced over its calls, so over the noise
 schedule, without knowing beforehand how many calls there will be: every call at first, then every second, every fourth.
+Each run begins elsewhere, so that over runs every call is kept equally often: a mean over what is kept is then one over
+the steps of whole images, also where the last step alone counts for half of it.
 """
 
 from __future__ import annotations
@@ -27,28 +29,34 @@ Video Diffusion and SV3D, whose layers mix them. Other families have frames in a
 TOO_LARGE = {"control": "the control net's output"}
 """Not kept: for SDXL a hundred megabytes a call."""
 _MAX_OPTION_ELEMENTS = 1 << 18
+_CANDIDATES = 4
+"""While a run lasts, up to so many times as many calls are held as are kept of it."""
+_GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 ModelInput = Mapping[str, Argument]
 
 
 class InputRecorder:
-    """Collects inputs of one run. Nothing is read from the device until ``inputs`` is asked for."""
+    """Collects inputs of one run. Nothing is read from the device until ``inputs`` is asked for.
 
-    def __init__(self) -> None:
+    Args: run: the number of the run.
+    """
+
+    def __init__(self, run: int = 0) -> None:
         self._kept: list[ModelInput] = []
-        self._every, self._calls = 1, 0
+        self._every, self._calls, self._place = 1, 0, _place(run)
 
     def record(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """One call of the model."""
         if self._calls % self._every == 0:
             self._kept.append(_copy_of_two_samples(recorded_call(args, kwargs), self._calls))
-            if len(self._kept) == 2 * INPUTS_PER_RUN:
+            if len(self._kept) == _CANDIDATES * INPUTS_PER_RUN:
                 self._kept, self._every = self._kept[::2], self._every * 2
         self._calls += 1
 
     def inputs(self) -> tuple[ModelInput, ...]:
         """The kept inputs on the CPU; equal tensors (the conditioning of every step) are one tensor."""
-        chosen = self._kept if len(self._kept) <= INPUTS_PER_RUN else _evenly_chosen(self._kept, INPUTS_PER_RUN)
+        chosen = _evenly_chosen(self._kept, INPUTS_PER_RUN, self._place)
         return share_equal([map_tensors(entry, torch.Tensor.cpu) for entry in chosen])
 
 
@@ -85,13 +93,15 @@ def not_recorded(entry: ModelInput) -> dict[str, str]:
 
 def evenly_spaced(inputs: Sequence[ModelInput], count: int) -> list[ModelInput]:
     """Up to ``count`` of them, evenly spaced over the noise levels."""
-    ordered = sorted(inputs, key=_noise)
-    return ordered if len(ordered) <= count else _evenly_chosen(ordered, count)
+    return _evenly_chosen(sorted(inputs, key=_noise), count)
 
 
-def join_inputs(a: Sequence[ModelInput], b: Sequence[ModelInput]) -> tuple[ModelInput, ...]:
-    """Both together, thinned to ``MAX_INPUTS`` that still cover the noise levels evenly."""
-    return tuple(evenly_spaced([*a, *b], MAX_INPUTS))
+def join_inputs(a: Sequence[ModelInput], b: Sequence[ModelInput], runs: int) -> tuple[ModelInput, ...]:
+    """Both together, thinned to ``MAX_INPUTS`` that still cover the noise levels evenly.
+
+    Args: runs: that they are from. Thinned at one place again and again, the same noise levels would be lost.
+    """
+    return tuple(_evenly_chosen(sorted([*a, *b], key=_noise), MAX_INPUTS, _place(runs)))
 
 
 def share_equal(inputs: Sequence[ModelInput]) -> tuple[ModelInput, ...]:
@@ -151,6 +161,13 @@ def _noise(entry: ModelInput) -> float:
     return float(times[0].float().mean()) if times else 0.0
 
 
-def _evenly_chosen(items: Sequence[ModelInput], count: int) -> list[ModelInput]:
-    # From the middle of equal parts, so that one of one is the middle.
-    return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]
+def _evenly_chosen(items: Sequence[ModelInput], count: int, place: float = 0.5) -> list[ModelInput]:
+    """One of each of ``count`` equal parts, from the same place of each: in [0, 1), by default its middle."""
+    if len(items) <= count:
+        return list(items)
+    return [items[int((part + place) * len(items) / count)] for part in range(count)]
+
+
+def _place(number: int) -> float:
+    """Places in [0, 1) that are spread evenly however many there are, the first in the middle."""
+    return (0.5 + number * _GOLDEN_RATIO) % 1.0

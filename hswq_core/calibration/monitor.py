@@ -74,7 +74,7 @@ class DualMonitor:
         self._earlier, self._only = earlier, only
         self.calls, self._begun = 0, False
         self._sampling = RowSampling(rows_per_layer, seed, max(1, expected_calls), earlier)
-        self._inputs = InputRecorder()
+        self._inputs = InputRecorder(seed)
         self._layers: dict[str, LayerState] = {}
         self._banks: dict[torch.device, SumBank] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []

@@ -113,7 +113,7 @@ class Statistics:
             partial_runs=self.partial_runs + other.partial_runs,
             samplers=self.samplers | other.samplers,
             noise_levels=tuple(a + b for a, b in zip(self.noise_levels, other.noise_levels, strict=True)),
-            inputs=join_inputs(self.inputs, other.inputs),
+            inputs=join_inputs(self.inputs, other.inputs, self.runs + other.runs),
             left_out=left_out,
             source=self.source or other.source,
             patches=self.patches,

@@ -12,18 +12,22 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
+from ..formats.nvfp4 import swizzled_shape, unswizzled
 from ..formats.packing import packed_columns
 from ..formats.stored_layer import (
     DESCRIPTION,
+    FACTOR,
     FP8_DTYPES,
     LAYER_DIMENSIONS,
     MARKERS,
+    NVFP4,
     PACKED_BITS,
     PACKED_DTYPE,
     ROTATION,
     SCALE_SUFFIXES,
 )
-from ..grids import E4M3, INT8
+from ..grids import E2M1, E4M3, INT8
+from ..grids.block_scales import BLOCK, blocks_of
 from ..grids.group_scales import GROUP, groups_of
 from ..inference.packed import dequantize_packed
 from ..rounding.rotation import rotated
@@ -44,12 +48,13 @@ class LayerDecoder:
 
     Attributes:
         scale: float32, ready to be multiplied with the codes: [], or [C_out, 1, ...]; one where the file has none. Of
-            packed codes, float16 [C_out, groups].
+            packed codes, float16 [C_out, groups]; of NVFP4, E4M3 [C_out, blocks].
         group: how many columns are rotated together; 1 is none.
         scale_key: where the scale stands; ``None`` where the file has none.
         side_keys: the names of the tensors beside the weight.
         shape: of the weight.
         bits: of a code; fewer than 8 are packed.
+        factor: of NVFP4, what the scales are multiplied with; ``None`` in other formats.
     """
 
     scale: torch.Tensor
@@ -58,6 +63,12 @@ class LayerDecoder:
     side_keys: tuple[str, ...]
     shape: tuple[int, ...]
     bits: int
+    factor: float | None = None
+
+    @property
+    def largest_scale(self) -> float:
+        """What no scale exceeds."""
+        return float(self.scale.float().max()) * (1.0 if self.factor is None else self.factor)
 
     def dequantize(self, codes: torch.Tensor) -> torch.Tensor:
         """The weight, float32, not rotated."""
@@ -67,7 +78,7 @@ class LayerDecoder:
         """Codes, as they are stored, times their scale: float32 in the shape of the weight."""
         if self.bits == 8:
             return codes.float() * self.scale
-        return dequantize_packed(codes, self.scale, self.bits, self.shape, torch.float32)
+        return dequantize_packed(codes, self.scale, self.bits, self.shape, torch.float32, self.factor)
 
 
 def decode_layer(
@@ -88,6 +99,9 @@ def decode_layer(
     if layer + ROTATION in side_keys:
         said = {**said, **_rotation(read(layer + ROTATION))}
     scale_key = next((layer + suffix for suffix in SCALE_SUFFIXES if layer + suffix in keys), None)
+    if said.get("format") == NVFP4:
+        scale, factor = _checked_blocks(keys, read, layer, shape, where)
+        return LayerDecoder(scale, scale_key, 1, side_keys, (shape[0], 2 * shape[1]), 4, factor)
     bits = PACKED_BITS.get(str(said.get("format")), 8)
     if bits < 8:
         scale = read(scale_key) if scale_key else torch.ones(())
@@ -104,7 +118,7 @@ def kind_of_codes(source: TensorSource, layer: str) -> str:
     if dtype != PACKED_DTYPE:
         return E4M3.name if dtype in FP8_DTYPES else INT8.name
     said = str(_parsed(source.tensor(layer + DESCRIPTION)).get("format", "unknown"))
-    return f"INT{PACKED_BITS[said]}" if said in PACKED_BITS else said
+    return f"INT{PACKED_BITS[said]}" if said in PACKED_BITS else E2M1.name if said == NVFP4 else said
 
 
 def checked_scale(name: str, scale: torch.Tensor, shape: tuple[int, ...], where: Path | str) -> torch.Tensor:
@@ -129,10 +143,8 @@ def checked_scale(name: str, scale: torch.Tensor, shape: tuple[int, ...], where:
 def _description(description: torch.Tensor, layer: str, where: Path | str) -> dict[str, Any]:
     """What stands in it. Errors: CheckpointError for a description that is not known."""
     said = _parsed(description)
-    if str(said.get("format")) not in (*KNOWN_FORMATS, *PACKED_BITS):
-        raise CheckpointError(
-            f"the layer {layer} is quantized in a way that HSWQ does not know", where=where, remedy=_ANOTHER_READER
-        )
+    if str(said.get("format")) not in (*KNOWN_FORMATS, *PACKED_BITS, NVFP4):
+        raise _unknown(layer, where)
     return said
 
 
@@ -162,8 +174,37 @@ def _checked_packing(
         fits = fits and scale.dtype == torch.float16 and tuple(scale.shape) == (shape[0], groups_of(columns))
         if fits and bool((scale.isfinite() & (scale > 0)).all()):
             return tuple(shape)
-    raise CheckpointError(
+    raise _not_together(layer, where)
+
+
+def _checked_blocks(
+    keys: Container[str], read: Callable[[str], torch.Tensor], layer: str, stored: tuple[int, ...], where: Path | str
+) -> tuple[torch.Tensor, float]:
+    """NVFP4's scales, E4M3 [C_out, blocks], and their factor. Errors: CheckpointError where parts do not fit."""
+    if layer + ".pre_quant_scale" in keys:
+        raise _unknown(layer, where)  # inputs are to be multiplied with it
+    rows, columns = stored[0], 2 * stored[-1]
+    names = (f"{layer}.weight_scale", layer + FACTOR)
+    if len(stored) == 2 and columns % BLOCK == 0 and all(name in keys for name in names):
+        scale, factor = (read(name) for name in names)
+        scale = scale.view(E4M3.dtype) if scale.dtype == torch.uint8 else scale
+        fits = scale.dtype == E4M3.dtype and tuple(scale.shape) == swizzled_shape(rows, blocks_of(columns))
+        if fits and factor.dtype == torch.float32 and factor.numel() == 1 and 0 < float(factor) < math.inf:
+            scale = unswizzled(scale, rows, blocks_of(columns))
+            if bool((scale.float() >= 0).all()):  # NaN is not
+                return scale, float(factor)
+    raise _not_together(layer, where)
+
+
+def _not_together(layer: str, where: Path | str) -> CheckpointError:
+    return CheckpointError(
         f"the layer {layer} has codes, scales and a shape that do not belong together", where=where, remedy=_DAMAGED
+    )
+
+
+def _unknown(layer: str, where: Path | str) -> CheckpointError:
+    return CheckpointError(
+        f"the layer {layer} is quantized in a way that HSWQ does not know", where=where, remedy=_ANOTHER_READER
     )
 
 

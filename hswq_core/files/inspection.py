@@ -23,7 +23,7 @@ class Inspection:
     """``quantized`` and ``unquantized`` name Linear and Conv2d layers by their path in the diffusion model.
 
     ``diffusion_model_bytes`` are those of its tensors, ``unquantized_dtype`` the type of most weights that are not
-    quantized, ``grid`` what the others are: FP8, INT8, or both.
+    quantized, ``grid`` what the others are: FP8, INT8, several.
     """
 
     file: str
@@ -40,6 +40,15 @@ class Inspection:
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
+
+    @property
+    def predicted_error(self) -> float | None:
+        """Of the model's output, as the file says of itself."""
+        said = self.metadata.get("hswq.predicted_error", "")
+        try:
+            return float(said) if said else None
+        except ValueError:
+            return None
 
     @property
     def summary(self) -> str:
@@ -121,6 +130,6 @@ def _format_name(quantized: list[str], names: set[str], said: str) -> str:
     # A file whose layers are scaled in part is what its scales say: layers without one have the scale 1.
     found = names - {"v1"} or names
     mixing = next((form for form in FORMATS.values() if form.menu and form.name in (*found, said)), None)
-    if mixing and found <= {mixing.name, *(form.name for form in mixing.menu)}:
+    if mixing and found <= {mixing.name, *mixing.made_of}:
         return mixing.name
     return found.pop() if len(found) == 1 else "several"

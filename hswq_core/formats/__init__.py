@@ -6,6 +6,7 @@ A new format is a file here and its name in the list below; ``register`` takes o
 from .base import Form, Format
 from .comfy import COMFY
 from .comfy_int8 import COMFY_INT8
+from .comfy_mixed import COMFY_MIXED
 from .int8 import INT8_FORMAT
 from .mixed import MIXED
 from .v1 import V1
@@ -22,7 +23,19 @@ def register(form: Format) -> None:
     FORMATS[form.name] = form
 
 
-for _form in (V1, V2, COMFY, INT8_FORMAT, COMFY_INT8, MIXED):
+for _form in (V1, V2, COMFY, INT8_FORMAT, COMFY_INT8, MIXED, COMFY_MIXED):
     register(_form)
 
-__all__ = ["COMFY", "COMFY_INT8", "FORMATS", "INT8_FORMAT", "MIXED", "V1", "V2", "Form", "Format", "register"]
+__all__ = [
+    "COMFY",
+    "COMFY_INT8",
+    "COMFY_MIXED",
+    "FORMATS",
+    "INT8_FORMAT",
+    "MIXED",
+    "V1",
+    "V2",
+    "Form",
+    "Format",
+    "register",
+]

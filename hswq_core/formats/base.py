@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import torch
 
 from ..grids import E4M3, Grid, Scaling
+from ..grids.block_scales import blocks_of
 from ..grids.group_scales import groups_of
+from .nvfp4 import pack_floats
 from .packing import pack, packed_columns
 from .stored_layer import StoredLayer
 
@@ -29,11 +31,13 @@ class Form:
         name: under which impacts that are measured for it are kept. Forms of one name give the same weights.
         scaling: whether codes are multiplied by a scale, and for what each scale is.
         side_tensors: what stands beside ``L.weight``, given ``L``, the scale (float32 [1], or [C_out]; float16 [C_out,
-            groups]) and the weight's shape.
+            groups]; float32 [C_out, blocks]) and the weight's shape.
         grid: what ``L.weight`` is rounded to.
         bits: of a code. Fewer than 8 are packed: ``L.weight`` is then U8 [C_out, bytes of a row].
         rotation: what stands beside ``L.weight`` of a Linear layer where columns may be rotated, given ``L`` and the
             group, or 1; of one size, whatever the group. ``None`` in forms without rotation.
+        integer_product: whether readers round the layer's inputs, too: each row to integers, by its largest value.
+        holds: whether a layer of the diffusion model can be stored so, given its path there and its weight's shape.
     """
 
     name: str
@@ -42,6 +46,8 @@ class Form:
     grid: Grid = E4M3
     bits: int = 8
     rotation: Callable[[str, int], dict[str, torch.Tensor]] | None = None
+    integer_product: bool = False
+    holds: Callable[[str, Shape], bool] = lambda _layer, _shape: True
 
     def side_tensors_for(
         self, layer: str, scale: torch.Tensor, shape: Shape, group: int = 1
@@ -54,6 +60,8 @@ class Form:
         """What will stand beside a weight of this shape, with scales of one: for its names, types and sizes."""
         if self.scaling == "group":
             scale = torch.ones(shape[0], groups_of(math.prod(shape[1:])), dtype=torch.float16)
+        elif self.scaling == "block":
+            scale = torch.ones(shape[0], blocks_of(math.prod(shape[1:])))
         else:
             scale = torch.ones(shape[0] if self.scaling == "channel" else 1)
         return self.side_tensors_for(layer, scale, shape)
@@ -64,6 +72,8 @@ class Form:
 
     def encode(self, codes: torch.Tensor) -> torch.Tensor:
         """``L.weight`` of a file, for codes in the shape of the weight."""
+        if self.scaling == "block":
+            return pack_floats(codes)
         return codes if self.bits == 8 else pack(codes.flatten(1), self.bits)
 
 
@@ -84,6 +94,7 @@ class Format:
         holds_text_encoders: whether text encoders can be quantized to it.
         drops_scale: whether its readers lose the scale of a text encoder's layer of this name.
         menu: the forms among which every layer has its own, smallest first; empty where all layers have one form.
+        made_of: names of other formats whose layers its files have, too.
         is_target: whether quantized files can be converted to it.
         header: what the header says of the quantized layers beside the metadata of every format, given the names of
             those that are Linear.
@@ -102,6 +113,7 @@ class Format:
     holds_text_encoders: bool = False
     drops_scale: Callable[[str], bool] = lambda _layer: False
     menu: tuple[Form, ...] = ()
+    made_of: frozenset[str] = frozenset()
     is_target: bool = True
     header: Callable[[Sequence[str]], dict[str, str]] = lambda _layers: {}
     extra_tensors: Callable[[], dict[str, torch.Tensor]] = lambda: {}
@@ -110,6 +122,10 @@ class Format:
     def forms(self) -> tuple[Form, ...]:
         """All forms that a layer may have, unless the options ask for scales by channel or rotation."""
         return self.menu or (self.form,)
+
+    def forms_of(self, layer: str, shape: Shape) -> tuple[Form, ...]:
+        """Those among them that a layer of the diffusion model can have."""
+        return tuple(form for form in self.forms if form.holds(layer, shape))
 
     def form_for(self, scales: Scaling, *, rotate: bool) -> Form:
         """The form that the options ask for, which are checked to be choices of this format; of a menu, the first."""

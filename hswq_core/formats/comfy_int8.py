@@ -33,11 +33,12 @@ def _description(layer: str, text: str) -> dict[str, torch.Tensor]:
 
 
 _FORM = Form("int8", scaling="channel", side_tensors=_described, grid=INT8)
+ROTATED_FORM = replace(_FORM, rotation=_rotation)
 
 COMFY_INT8 = Format(
     "comfy-int8",
     form=_FORM,
-    rotated_form=replace(_FORM, rotation=_rotation),
+    rotated_form=ROTATED_FORM,
     dimensions=frozenset({2}),
     takes_channel_scales=True,
     recognizes=lambda layer: layer.dtype == INT8.file_dtype and layer.is_described,

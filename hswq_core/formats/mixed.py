@@ -1,6 +1,6 @@
-"""mixed, for HSWQ Loader: every layer in 4, 6 or 8 bits, or as it was.
+"""mixed, for HSWQ Loader: every layer in 2, 3, 4, 6 or 8 bits, or as it was.
 
-Layers in 8 bits are those of int8. In 4 and 6 bits ``L.weight`` is U8 (``packing.py``) and ``L.weight_scale`` F16
+Layers in 8 bits are those of int8. In fewer ``L.weight`` is U8 (``packing.py``) and ``L.weight_scale`` F16
 [C_out, groups], a scale for every 64 columns of the flattened weight; the last group may be shorter. ``L.comfy_quant``
 says which and of what shape: {"format": "hswq_int4", "group_size": 64, "shape": [C_out, C_in, kH, kW]}.
 """
@@ -11,7 +11,7 @@ import json
 
 import torch
 
-from ..grids import INT4, INT6, Grid
+from ..grids import INT2, INT3, INT4, INT6, Grid
 from ..grids.group_scales import GROUP
 from .base import Form, Format, Shape
 from .int8 import INT8_FORM
@@ -32,12 +32,14 @@ def _packed(bits: int, grid: Grid) -> Form:
     return Form(f"int{bits}", scaling="group", side_tensors=side_tensors, grid=grid, bits=bits)
 
 
-INT4_FORM, INT6_FORM = _packed(4, INT4), _packed(6, INT6)
+# 2 and 3 bits pay in the smallest files alone: where there are bytes for 4, few layers have less.
+_PACKED_FORMS = (_packed(2, INT2), _packed(3, INT3), _packed(4, INT4), _packed(6, INT6))
 
 MIXED = Format(
     "mixed",
     form=INT8_FORM,
-    menu=(INT4_FORM, INT6_FORM, INT8_FORM),
+    menu=(*_PACKED_FORMS, INT8_FORM),
+    made_of=frozenset({"int8"}),
     dimensions=LAYER_DIMENSIONS,
     takes_channel_scales=True,
     recognizes=lambda layer: layer.dtype == INT4.file_dtype and layer.is_described,

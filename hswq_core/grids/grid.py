@@ -10,8 +10,8 @@ import torch
 
 SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 
-Scaling = Literal["none", "tensor", "channel", "group"]
-"""What a scale is for: nothing, the weight, each output channel, or each group of columns of each output channel."""
+Scaling = Literal["none", "tensor", "channel", "group", "block"]
+"""What a scale is for: nothing, the weight, each output channel, or each group or (shorter) block of columns of it."""
 
 _MIN_TABLE_ELEMENTS = 1 << 16
 
@@ -25,7 +25,7 @@ class Grid:
 
     Attributes:
         name: what people call it.
-        dtype: torch's type of the codes.
+        dtype: torch's type of the codes. Where torch has no type of these values alone, one that has others, too.
         file_dtype: the name of the type that files hold them in.
         largest: the largest magnitude.
         least_normal: the magnitude below which the spacing no longer shrinks.
@@ -46,7 +46,7 @@ class Grid:
 
     def magnitudes(self) -> torch.Tensor:
         """The non-negative values, ascending: float32 [N], as torch decodes the codes."""
-        return _magnitudes(self.dtype, self.largest)
+        return _magnitudes(self)
 
     def nearest(self, values: torch.Tensor) -> torch.Tensor:
         """The codes of the nearest values, ties to even, saturating at the largest. NaN stays NaN.
@@ -56,7 +56,16 @@ class Grid:
         """
         # Torch's cast turns what lies beyond the range into NaN, so saturate first.
         clamped = values.clamp_(-self.largest, self.largest)
-        return (clamped if self.dtype.is_floating_point else clamped.round_()).to(self.dtype)
+        if not self.dtype.is_floating_point:
+            return clamped.round_().to(self.dtype)
+        is_own = torch.finfo(self.dtype).max == self.largest
+        return (clamped if is_own else self._rounded(clamped)).to(self.dtype)
+
+    def _rounded(self, values: torch.Tensor) -> torch.Tensor:
+        """What a cast would do, had torch a type for it. Float32 within the range."""
+        power = (values.view(torch.int32) & 0x7F800000).view(torch.float32)
+        step = power.clamp_(min=self.least_normal).mul_(2.0**-self.mantissa_bits)
+        return (values / step).round_().mul_(step)
 
     def quantize(self, weight: torch.Tensor, scale: torch.Tensor | float = 1.0) -> torch.Tensor:
         """The codes of W / scale, nearest with ties to even.
@@ -82,9 +91,9 @@ class Grid:
 
 
 @cache
-def _magnitudes(dtype: torch.dtype, largest: float) -> torch.Tensor:
-    values = torch.arange(256, dtype=torch.uint8).view(dtype).float()
-    return values[values.isfinite() & (values >= 0) & (values <= largest)].unique()
+def _magnitudes(grid: Grid) -> torch.Tensor:
+    values = torch.arange(256, dtype=torch.uint8).view(grid.dtype).float()
+    return values[(values >= 0) & (grid.quantize(values).float() == values)].unique()
 
 
 def bit_patterns(weight: torch.Tensor) -> torch.Tensor:

@@ -11,15 +11,16 @@ from dataclasses import replace
 
 from ..errors import PlanError
 from ..formats import FORMATS
-from ..options import QuantizeOptions
+from ..options import MODEL_CARD_OPTIONS, QuantizeOptions
 from ..progress import Progress, no_progress
-from ..sensitivity.rules import layer_sensitivities
+from ..sensitivity.rules import layer_sensitivities, predicted_error
+from .bits_curve import bits_curve, points_of
 from .candidates import Candidates, find_candidates
 from .layer import cost_of_keeping
 from .least_plan import bytes_above, everything_quantized
 from .matched_source import MatchedSource
 from .mixed_plan import plan_bits
-from .plan import QuantizationPlan
+from .plan import QuantizationPlan, SizePoint
 from .selection import cut_by_bytes, cut_by_ratio
 
 
@@ -34,6 +35,16 @@ def make_plan(
     Errors: PlanError for options that make no plan, StatisticsError for missing rows or impacts, CheckpointError for
     a source without the part that is to be quantized.
     """
+    plan = _planned(matched, options, progress)
+    if plan.predicted_error is None:
+        return plan
+    card = _planned(matched, MODEL_CARD_OPTIONS, no_progress)
+    if card.predicted_error is None:
+        return plan
+    return replace(plan, card=SizePoint(card.nbytes, card.predicted_error, card.layers_by_form))
+
+
+def _planned(matched: MatchedSource, options: QuantizeOptions, progress: Progress) -> QuantizationPlan:
     statistics = matched.statistics
     if statistics is None and options.part != "text_encoders" and (options.budget or options.keep_ratio > 0):
         raise PlanError("choosing layers to keep needs statistics", remedy="Give statistics, or a keep ratio of 0")
@@ -50,10 +61,21 @@ def make_plan(
         if statistics is None
         else layer_sensitivities(found.open, found.key, matched.source, statistics, found.form, options, progress)
     )
-    least = everything_quantized(found, sensitivity, options)
+    least = _with_prediction(everything_quantized(found, sensitivity, options), found)
     kept, why = _cut(least, found, sensitivity)
     layers = [replace(each, form=None, reason=why) if each.layer in kept else each for each in least.layers]
-    return least.with_layers(matched.source, layers)
+    plan = least.with_layers(matched.source, layers)
+    if least.predicted_error is None:
+        return plan
+    return replace(_with_prediction(plan, found), sizes=points_of(bits_curve(found, options)))
+
+
+def _with_prediction(plan: QuantizationPlan, found: Candidates) -> QuantizationPlan:
+    statistics = found.matched.statistics
+    if statistics is None:
+        return plan
+    layers = [each.layer for each in plan.quantized if each.layer not in found.texts]
+    return replace(plan, predicted_error=predicted_error(layers, statistics, plan.options))
 
 
 def _cut(least: QuantizationPlan, found: Candidates, sensitivity: Mapping[str, float]) -> tuple[set[str], str]:

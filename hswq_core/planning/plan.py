@@ -38,8 +38,9 @@ class QuantizationPlan:
     type and shape by its key. ``base_metadata`` is what the source's header says, made true of that file. ``source`` is
     the file that the plan was made for, and that alone can be quantized by it. ``other_bytes`` are those of matrices in
     the diffusion model that belong to no layer, such as the weights of experts in one tensor: they stay as they are.
-    ``predicted_error`` is the relative squared error of the model's output, the sum of the layers' impacts, where every
-    layer has its own form; ``sizes`` are then some of the files that could be written instead.
+    ``predicted_error`` is the relative squared error of the model's output, the sum of the layers' impacts, where they
+    were measured for what is written; ``sizes`` are then some of the files that could be written instead, and ``card``
+    is the model card's file.
     """
 
     options: QuantizeOptions
@@ -57,6 +58,7 @@ class QuantizationPlan:
     statistics_digest: str
     predicted_error: float | None = None
     sizes: tuple[SizePoint, ...] = ()
+    card: SizePoint | None = None
 
     @property
     def kept(self) -> list[LayerPlan]:
@@ -112,10 +114,8 @@ class QuantizationPlan:
     @property
     def layers_in_words(self) -> str:
         """The same for a line of its own, with the predicted error where there is one."""
-        if not self.format.menu:
-            return self.count_in_words(" layers")
         error = f", predicted error {self.predicted_error:.2g}" if self.predicted_error is not None else ""
-        return f"layers: {self.count_in_words()}{error}"
+        return (f"layers: {self.count_in_words()}" if self.format.menu else self.count_in_words(" layers")) + error
 
     @property
     def nbytes(self) -> int:
@@ -147,6 +147,7 @@ class QuantizationPlan:
             **self.format.header([layer.stem for layer in self.quantized if len(layer.info.shape) == 2]),
             **({"hswq.source_patches": self.source_patches} if self.source_patches else {}),
             **self._bits_metadata(),
+            **({} if self.predicted_error is None else {"hswq.predicted_error": f"{self.predicted_error:.3e}"}),
             **({"hswq.rotate": "true"} if self.options.rotate else {}),
             **({THUMBNAIL: self.options.thumbnail} if self.options.thumbnail else {}),
         }
@@ -155,10 +156,7 @@ class QuantizationPlan:
         """What the header says where every layer has its own bits."""
         if not self.format.menu:
             return {}
-        found = {
-            "hswq.layers_by_form": json.dumps(self.layers_by_form),
-            "hswq.predicted_error": f"{self.predicted_error or 0.0:.3e}",
-        }
+        found = {"hswq.layers_by_form": json.dumps(self.layers_by_form)}
         return found | ({"hswq.target": self.options.target} if self.options.target else {})
 
     def as_dict(self) -> dict[str, object]:
@@ -180,6 +178,7 @@ class QuantizationPlan:
             "layers_by_form": self.layers_by_form,
             "predicted_error": self.predicted_error,
             "sizes": [asdict(point) for point in self.sizes],
+            "model_card": asdict(self.card) if self.card else None,
             "layers": {
                 layer.layer: {
                     "quantize": layer.quantize,
@@ -203,9 +202,10 @@ class QuantizationPlan:
 
     def _table_of_sizes(self) -> list[str]:
         """Size, predicted error and layers of the files that could be written instead, a line each."""
-        rows = [
-            f"{point.nbytes:>16,}{point.nbytes / self.source.nbytes:>8.1%}{point.predicted_error:>18.2e}  "
-            + ", ".join(f"{count} {name}" for name, count in point.layers_by_form.items())
-            for point in self.sizes
-        ]
-        return [f"{'bytes':>16}{'':>8}{'predicted error':>18}  layers", *rows] if rows else []
+        rows = [self._row(point) for point in self.sizes]
+        card = [f"{self._row(self.card)}: the model card's"] if self.card else []
+        return [f"{'bytes':>16}{'':>8}{'predicted error':>18}  layers", *rows, *card] if rows else []
+
+    def _row(self, point: SizePoint) -> str:
+        layers = ", ".join(f"{count} {name}" for name, count in point.layers_by_form.items())
+        return f"{point.nbytes:>16,}{point.nbytes / self.source.nbytes:>8.1%}{point.predicted_error:>18.2e}  {layers}"

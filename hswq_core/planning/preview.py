@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..calibration.coverage import coverage_warnings
 from ..calibration.statistics import Statistics
-from ..options import check_keep_ratio
+from ..options import MODEL_CARD, check_keep_ratio
 from .selection import cut_by_ratio, ranked
 
 
@@ -66,7 +66,8 @@ def preview(statistics: Statistics, keep_ratio: float) -> Preview:
     """Errors: StatisticsError for statistics without a run, PlanError for a keep ratio outside [0, 1]."""
     statistics.check_not_empty()
     check_keep_ratio(keep_ratio)
-    complete = (impacts for p in statistics.purposes if len(impacts := statistics.impacts(p)) == len(statistics.layers))
+    purposes = (str(MODEL_CARD), *statistics.purposes)
+    complete = (impacts for p in purposes if len(impacts := statistics.impacts(p)) == len(statistics.layers))
     impacts = next(complete, None)
     measured = impacts is not None
     sensitivity = impacts or {name: layer.sensitivity for name, layer in statistics.layers.items()}

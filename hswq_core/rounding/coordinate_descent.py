@@ -36,7 +36,7 @@ def refine(
     if scale.dim() == 2:
         values, left = codes.float().mul_(scale), residual.clone()
         _refine(grid, columns, values, x, left, damp, passes, scale)
-        return values.div_(scale).round_().to(grid.dtype), left
+        return grid.nearest(values.div_(scale)), left
     # In units of the grid, where a code is its own value.
     values, left = codes.float(), residual / scale
     _refine(grid, columns / scale, values, x, left, damp, passes)

@@ -174,6 +174,6 @@ def _round_block(grid: Grid, target: torch.Tensor, cost: torch.Tensor, scale: to
         end = min(start + COLUMNS, len(target))
         here = None if unit is None else unit[start:end]
         rounded, errors = round_rows(grid, target[start:end], -feedback[start:end, start:end], unit=here)
-        codes[start:end] = rounded if here is None else (rounded / here).round_()
+        codes[start:end] = rounded if here is None else grid.nearest(rounded / here)
         target[end:].addmm_(feedback[start:end, end:].t(), errors, alpha=-1)
     return codes

@@ -8,7 +8,7 @@ from types import ModuleType
 import torch
 
 from ..backend import Operation, register
-from ..grids import E4M3, INT4, INT8, Grid
+from ..grids import E2M1, E4M3, INT4, INT8, Grid
 
 COLUMNS = 32
 """How many at a time, at most: beyond them a matrix product brings up to date what is left."""
@@ -59,7 +59,7 @@ def _agrees(kernel: ModuleType, device: torch.device) -> bool:
     generator = torch.Generator().manual_seed(0)
     agreements = []
     # A whole block of columns and the rest of a layer; rows of a larger matrix begin anywhere.
-    for grid, (rows, begin) in product((E4M3, INT8, INT4), ((COLUMNS, 0), (COLUMNS - 3, 1))):
+    for grid, (rows, begin) in product((E4M3, INT8, INT4, E2M1), ((COLUMNS, 0), (COLUMNS - 3, 1))):
         both = torch.randn(2, rows + begin, 41, generator=generator).to(device) * 40
         target, values = both[:, begin:]
         coupling = (torch.randn(rows, rows, generator=generator) * 0.1).to(device)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ..grids import E4M3, Grid, Scaling
+from ..grids.block_scales import search_block_scales
 from ..grids.channel_scales import importance_of_columns, search_channel_scales
 from ..grids.group_scales import scales_of_columns, search_group_scales
 from ..grids.histogram import Histogram, histogram
@@ -16,7 +17,7 @@ from .gptq import round_calibrated
 
 @dataclass(frozen=True)
 class QuantizedWeight:
-    """Codes, scale (float32 [1], or [C_out]; float16 [C_out, groups]), and what was lost.
+    """Codes, scale (float32 [1], or [C_out]; float16 [C_out, groups]; float32 [C_out, blocks]), and what was lost.
 
     ``error`` is the importance-weighted squared error of these codes, ``plain_error`` that of a plain cast to FP8.
     ``gain`` is the squared error of the layer's output over nearest rounding's, where rounding was calibrated.
@@ -59,6 +60,8 @@ def quantize_weight(
         scale, error = search_channel_scales(weight, importance, grid)
     elif scaling == "group":
         scale, error = search_group_scales(weight, importance, grid)
+    elif scaling == "block":
+        scale, error = search_block_scales(weight, importance, grid)
     elif scaling == "tensor":
         error = squared_error(distribution, scale, grid)
     if rows is None or second_moment is None:
@@ -85,7 +88,7 @@ def squared_error(distribution: Histogram, scale: torch.Tensor, grid: Grid) -> f
 
 
 def scale_like(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """A scale, [1], [C_out] or [C_out, groups], in a shape that broadcasts to the weight's."""
+    """A scale, [1], [C_out] or [C_out, groups or blocks], in a shape that broadcasts to the weight's."""
     if scale.dim() == 2:
         return scales_of_columns(scale, weight[0].numel()).view(weight.shape)
     return scale.view(-1, *[1] * (weight.dim() - 1))

@@ -1,4 +1,4 @@
-"""Measured sensitivity: the change of the model's output when one layer alone is quantized.
+"""Measured sensitivity: the change of the model's output when one layer alone is quantized, or all that are.
 
 A rounded weight W_q = W + C adds C x to the layer's output and changes nothing else, so a hook adds just that:
 no weight is changed, and it works however the weights are stored.
@@ -6,7 +6,8 @@ no weight is changed, and it works however the weights are stored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ import torch
 from ..calibration.arguments import layer_input
 from ..calibration.model_inputs import ModelInput
 from ..calibration.monitor import quantizable_layers
-from .model_calls import apply_change, batched, call, not_called, on_device
+from ..progress import Progress, no_progress
+from .layer_tap import Change, WeightOf
+from .model_calls import Effect, apply_change, batched, call, not_called, on_device
 
 
 class ImpactMeter:
@@ -46,23 +49,45 @@ class ImpactMeter:
             if layer not in self._called:
                 raise not_called(name)
 
-    def impact(self, layer: torch.nn.Module, change: torch.Tensor) -> float:
-        """|y_q - y|^2 / |y|^2, the mean over the inputs, when ``change`` is added to the weight of ``layer``.
+    def impact(self, layer: torch.nn.Module, change: Effect) -> float:
+        """|y_q - y|^2 / |y|^2, the mean over the inputs, when ``layer`` alone is changed.
 
         Errors: StatisticsError when no input leads to the layer's module: that would be an impact of nothing.
         """
         self.check_called({type(layer).__name__: layer})
-        hook = layer.register_forward_hook(_adding(change), with_kwargs=True)
-        total, count = torch.zeros((), dtype=torch.float64), 0
+        return fmean(self._errors({layer: lambda _module, _x: change}, no_progress))
+
+    def impact_together(
+        self, changes: Mapping[torch.nn.Module, Change], weight_of: WeightOf, progress: Progress = no_progress
+    ) -> list[float]:
+        """|y_q - y|^2 / |y|^2 of each sample when all these layers are changed at once.
+
+        Args:
+            changes: found again whenever a layer runs, since all together may take as much memory as the model.
+            weight_of: returns a layer's weight.
+        """
+
+        def found_again(change: Change) -> Callable[[torch.nn.Module, torch.Tensor], Effect]:
+            return lambda module, x: change(weight_of(module, x))
+
+        return self._errors({layer: found_again(change) for layer, change in changes.items()}, progress)
+
+    def _errors(
+        self, changes: Mapping[torch.nn.Module, Callable[[torch.nn.Module, torch.Tensor], Effect]], progress: Progress
+    ) -> list[float]:
+        """Of each sample, while layers are changed by what a function of the layer and its input gives."""
+        hooks = [layer.register_forward_hook(_adding(effect), with_kwargs=True) for layer, effect in changes.items()]
+        found = []
         try:
-            for batch, expected in zip(self._batches, self._reference, strict=True):
+            for number, (batch, expected) in enumerate(zip(self._batches, self._reference, strict=True)):
+                progress(number, len(self._batches))
                 over = tuple(range(1, expected.dim()))
-                difference = (self._run(batch) - expected).square().sum(over) / expected.square().sum(over)
-                total += difference.double().sum().cpu()
-                count += len(difference)
+                found.append((self._run(batch) - expected).square().sum(over) / expected.square().sum(over))
         finally:
-            hook.remove()
-        return float(total) / count
+            for hook in hooks:
+                hook.remove()
+        progress(len(self._batches), len(self._batches))
+        return torch.cat(found).double().tolist()
 
     def _count(self, layer: torch.nn.Module, *_: Any) -> None:
         self._called.add(layer)
@@ -72,10 +97,11 @@ class ImpactMeter:
             return call(self._root, batch, self._options).float()
 
 
-def _adding(change: torch.Tensor) -> Any:
+def _adding(effect: Callable[[torch.nn.Module, torch.Tensor], Effect]) -> Any:
     def hook(
         module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor
     ) -> torch.Tensor:
-        return output + apply_change(module, layer_input(args, kwargs), change)
+        x = layer_input(args, kwargs)
+        return output + apply_change(module, x, effect(module, x))
 
     return hook

@@ -9,10 +9,10 @@ import torch
 from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 
 from ..calibration.arguments import layer_input
-from .model_calls import apply_change
+from .model_calls import Effect, apply_change
 
-Change = Callable[[torch.Tensor], torch.Tensor]
-"""Returns what rounding adds to a weight: dW, in float32, of the weight's shape."""
+Change = Callable[[torch.Tensor], Effect]
+"""Returns what rounding changes, given the layer's weight: dW, in float32, or what it adds to the layer's output."""
 WeightOf = Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]
 """Returns a layer's weight as the layer uses it, in the type and on the device of a tensor."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,9 @@ from ..calibration.arguments import joined, map_tensors, tensors_of
 from ..calibration.model_inputs import LATENT, OPTIONS, ModelInput, frames_of, images_of, not_recorded, parts_of
 from ..errors import StatisticsError
 
+Effect = torch.Tensor | Callable[[torch.Tensor], torch.Tensor]
+"""What is changed of a layer: dW, in the weight's shape; or where its input is rounded, too, what that adds to its
+output, as a function of the input."""
 MAX_BATCH_ELEMENTS = 1 << 17
 """Largest number of latent elements in a batch: one input of SDXL at 1024 x 1024, many of a small model."""
 _CONVOLUTIONS = {
@@ -48,8 +51,10 @@ def latent_size(entry: ModelInput) -> int:
     return sum(tensor.numel() for tensor in tensors_of(entry[LATENT]))
 
 
-def apply_change(module: Any, x: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
-    """What a change of a layer's weight adds to the layer's output."""
+def apply_change(module: Any, x: torch.Tensor, change: Effect) -> torch.Tensor:
+    """What a change of a layer adds to the layer's output."""
+    if not isinstance(change, torch.Tensor):
+        return change(x)
     if change.dim() == 2:
         return torch.nn.functional.linear(x, change.to(x))
     convolve: Any = _CONVOLUTIONS[change.dim()]

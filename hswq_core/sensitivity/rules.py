@@ -8,7 +8,7 @@ from ..calibration.statistics import Statistics
 from ..errors import StatisticsError
 from ..files.source import TensorSource
 from ..formats import FORMATS, Form
-from ..options import QuantizeOptions
+from ..options import Purpose, QuantizeOptions
 from ..parallel import ordered_map
 from ..progress import Progress
 from ..quantize_layer import as_rotated, weight_problem
@@ -58,30 +58,58 @@ def layer_sensitivities(
 def has_impacts(statistics: Statistics, options: QuantizeOptions) -> bool:
     """Whether all layers have the measured impacts that these options need."""
     if FORMATS[options.mode].menu:
-        return all(len(statistics.impacts(purpose)) == len(statistics.layers) for purpose in options.impact_purposes)
-    return statistics.complete_impacts(options.impact_purposes[0]) is not None
+        return not any(layers_without_impact(statistics, purpose) for purpose in options.purposes)
+    return statistics.complete_impacts(str(options.purposes[0])) is not None
+
+
+def layers_without_impact(statistics: Statistics, purpose: Purpose) -> set[str]:
+    """The layers that can have a form, and were not measured for it."""
+    return {
+        name
+        for name, layer in statistics.layers.items()
+        if str(purpose) not in layer.impacts and purpose.form.holds(name, layer.shape)
+    }
+
+
+def predicted_error(layers: Sequence[str], statistics: Statistics, options: QuantizeOptions) -> float | None:
+    """The relative squared error of the model's output when these layers are quantized, as impacts add up.
+
+    ``None`` where not all of them were measured for just this, or nothing was.
+    """
+    impacts = statistics.impacts(str(options.purposes[0]))
+    if not impacts or not all(name in impacts for name in layers):
+        return None
+    return sum(impacts[name] for name in layers)
 
 
 def impacts_by_form(
-    layers: Sequence[str], statistics: Statistics, options: QuantizeOptions
+    layers: Mapping[str, tuple[int, ...]], statistics: Statistics, options: QuantizeOptions
 ) -> dict[Form, dict[str, float]]:
-    """The measured impacts of layers for every form of a format. Errors: StatisticsError for what was not measured."""
+    """The measured impacts of layers for every form of a format that can hold them.
+
+    Args:
+        layers: the shapes of their weights.
+
+    Errors: StatisticsError for what was not measured.
+    """
     found: dict[Form, dict[str, float]] = {}
-    for purpose, form in zip(options.impact_purposes, FORMATS[options.mode].forms, strict=True):
-        found[form] = statistics.impacts(purpose)
-        _check_measured(layers, found[form], purpose)
+    for purpose in options.purposes:
+        held = [name for name, shape in layers.items() if purpose.form.holds(name, shape)]
+        measured = statistics.impacts(str(purpose))
+        _check_measured(held, measured, purpose)
+        found[purpose.form] = {name: measured[name] for name in held}
     return found
 
 
 def _impacts(layers: Sequence[str], statistics: Statistics, options: QuantizeOptions) -> dict[str, float]:
-    purpose = options.impact_purposes[0]
-    found = statistics.complete_impacts(purpose, layers)
-    _check_measured(layers, statistics.impacts(purpose) if found is None else found, purpose)
+    purpose = options.purposes[0]
+    found = statistics.complete_impacts(str(purpose), layers)
+    _check_measured(layers, statistics.impacts(str(purpose)) if found is None else found, purpose)
     assert found is not None
     return found
 
 
-def _check_measured(layers: Sequence[str], impacts: Mapping[str, float], purpose: str) -> None:
+def _check_measured(layers: Sequence[str], impacts: Mapping[str, float], purpose: Purpose) -> None:
     missing = sorted(set(layers) - impacts.keys())
     if missing:
         raise StatisticsError(

@@ -15,6 +15,7 @@ from hswq_core.grids import E4M3
 from hswq_core.inference.dequantize import DEQUANTIZE, fits_kernel
 from hswq_core.inference.fp8_matmul import QUANTIZE_INPUT
 from hswq_core.inference.int8_linear import ROWS
+from hswq_core.inference.packed import DEQUANTIZE_PACKED
 from hswq_core.kernels.launch import Kernel
 from hswq_core.rounding.sequential import ROUND_ROWS, round_rows
 from tests.core.capabilities import needs_triton
@@ -121,7 +122,9 @@ def test_rows_move_those_after_them(against_values: bool) -> None:
     assert ROUND_ROWS.agrees(kernel, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("operation", [DEQUANTIZE, QUANTIZE_INPUT, ROWS, ROUND_ROWS, LAYER_SUMS], ids=lambda o: o.name)
+@pytest.mark.parametrize(
+    "operation", [DEQUANTIZE, DEQUANTIZE_PACKED, QUANTIZE_INPUT, ROWS, ROUND_ROWS, LAYER_SUMS], ids=lambda o: o.name
+)
 def test_a_self_test_makes_the_launches_that_sampling_makes(
     monkeypatch: pytest.MonkeyPatch, operation: Operation
 ) -> None:
@@ -158,7 +161,7 @@ import re, sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from hswq_core.kernels import e4m3, int8, layer_sums, sequential
+from hswq_core.kernels import e4m3, int8, layer_sums, packed, sequential
 
 def compiled(function, architecture, **types):
     pointers = [i for i, kind in enumerate(types.values()) if kind.startswith("*")]
@@ -189,6 +192,10 @@ for architecture in map(int, sys.argv[1:]):
             columns="i32", has_bias="i32",
         )
         compiled(e4m3._dequantize_block, architecture, codes="*u8", scale="*fp32", out=x, count="i32")
+        compiled(
+            packed._dequantize_block, architecture, packed="*u8", scale="*fp16", out=x, columns="i32", blocks="i32",
+            row_bytes="i32", groups="i32", bits="i32",
+        )
         if architecture >= 89:
             compiled(e4m3._largest_of_block, architecture, x=x, largest="*fp32", count="i32")
             compiled(

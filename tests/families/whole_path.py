@@ -93,14 +93,14 @@ def _sample(model: Any, family: Family) -> torch.Tensor:
 
 
 def _impacts(model: Any, statistics: Any, method: str) -> dict[str, float]:
-    from hswq.hswq_core.formats import V2  # type: ignore[import-not-found]
+    from hswq.hswq_core.options import MODEL_CARD  # type: ignore[import-not-found]
     from hswq.loader.impact import measure_impacts  # type: ignore[import-not-found]
 
     layers = sorted(statistics.layers)
-    probes = 4 if method == "gradient" else 8  # gradients take twice as many
-    options = {"forms": V2.forms, "rounding": "nearest", "probes": probes, "progress": lambda *_: None}
+    probes = 2 if method == "gradient" else 8  # gradients take four times as many
+    options = {"purposes": [MODEL_CARD], "probes": probes, "progress": lambda *_: None}
     found = measure_impacts(model, statistics, layers, method=method, **options)
-    return {name: impacts[V2.form.name] for name, impacts in found}
+    return {name: impacts[str(MODEL_CARD)] for name, impacts in found}
 
 
 def _rank_correlation(a: dict[str, float], b: dict[str, float]) -> float:

@@ -46,7 +46,7 @@ def asked() -> dict[str, Any]:
     """What the memory manager is asked for in a plain run, a calibrated one, and by both ways of measuring."""
     import comfy.model_management
     from hswq.hswq_core.calibration.session import CalibrationSession  # type: ignore[import-not-found]
-    from hswq.hswq_core.formats import FORMATS  # type: ignore[import-not-found]
+    from hswq.hswq_core.options import MODEL_CARD  # type: ignore[import-not-found]
     from hswq.loader.calibrate import calibrated_clone, model_fingerprint  # type: ignore[import-not-found]
     from hswq.loader.impact import measure_impacts  # type: ignore[import-not-found]
 
@@ -72,7 +72,7 @@ def asked() -> dict[str, Any]:
         layer = next(iter(statistics.layers))
         for method in ("exact", "gradient"):
             events.clear()
-            how = {"forms": FORMATS["v2"].forms, "rounding": "nearest", "probes": 1, "method": method}
+            how = {"purposes": [MODEL_CARD], "probes": 1, "method": method}
             list(measure_impacts(loaded.model, statistics, [layer], progress=lambda *_: None, **how))
             found[method] = list(events)
     comfy.model_management.load_models_gpu = load

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from tests.support.probing import PROBE, UNET, Tensors, loaded, probe
 from tests.support.server import ComfyServer, ExecutionError
 
 SMALL, BEST = "mixed_30.safetensors", "mixed_knee.safetensors"
+reports: dict[str, dict[str, Any]] = {}
+"""Of the files that were written, by name."""
 
 
 def exact(path: Path) -> Tensors:
@@ -44,8 +47,9 @@ def mixing(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
                 model=["loader", 0], **options,
             )  # fmt: skip
             flow[f"q_{name}"] = written["quantize"]
-        server.run(flow)
+        ran = server.run(flow)
         for name in (SMALL, BEST):
+            reports[name] = json.loads(ran[f"q_{name}"]["report"][0])
             path = server.output / "checkpoints" / name
             save_file(
                 {k: v.float() if k.startswith(UNET) else v for k, v in exact(path).items()},
@@ -87,6 +91,14 @@ def test_sizes_and_predictions_are_told(mixing: ComfyServer) -> None:
         said = file.metadata()
     assert said["hswq.mode"] == "mixed" and 0 < float(said["hswq.predicted_error"]) < 0.1
     assert {"int4", "int6"} <= set(json.loads(said["hswq.layers_by_form"]))
+
+
+@pytest.mark.parametrize("name", [SMALL, BEST])
+def test_the_prediction_is_what_the_written_file_does(mixing: ComfyServer, name: str) -> None:
+    report = reports[name]
+    least, most = report["measured_error_range"]
+    assert 0 < least <= report["measured_error"] <= most
+    assert 0.7 <= report["predicted_error"] / report["measured_error"] <= 1.4, "on the same inputs"
 
 
 def test_stock_loaders_refuse_it_by_name(mixing: ComfyServer) -> None:

@@ -5,7 +5,7 @@ import { test } from "node:test";
 
 import { describe, moveOldSwitch } from "../../web/hswq/badge.js";
 import { filesBehind, heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt } from "../../web/hswq/curve.js";
-import { budgetAt, errorAt, layersInWords, placeOf, shown } from "../../web/hswq/error_curve.js";
+import { budgetAt, errorAt, layersInWords, logRange, placeOf, shown } from "../../web/hswq/error_curve.js";
 import { duration, megabytes, percent } from "../../web/hswq/format.js";
 import { around, spread, TITLE, view } from "../../web/hswq/layout.js";
 import { describeProgress } from "../../web/hswq/progress.js";
@@ -85,6 +85,7 @@ test("numbers read well", () => {
     const loaded = { format: "v2", quantized_layers: 157, grid: "FP8", other_layers: 18, dtype: "F16", nbytes: 7e6 };
     assert.deepEqual(describe(loaded), ["V2  ·  7 MB of weights", "157 layers in FP8, 18 in F16"]);
     assert.deepEqual(describe({ ...loaded, origin: "HSWQ 0.1.0, from A" })[2], "HSWQ 0.1.0, from A");
+    assert.deepEqual(describe({ ...loaded, predicted_error: 3.14e-5 })[2], "predicted error 3.1e-5");
     const computing = { fast: 139, exact: { convolutions: 16, "not quantized": 2 } };
     const line = "139 layers multiply in 8 bits; exact: 16 convolutions, 2 not quantized";
     assert.equal(describe({ ...loaded, computing })[2], line);
@@ -153,6 +154,8 @@ test("the curve of errors is shown up to the original's size, and where images m
     assert.deepEqual(shown(errors), [[300, 1e-3], [400, 1e-4], [700, 1e-6]]);
     assert.deepEqual([200, 300, 650, 1000, 1010].map((size) => placeOf(errors, size)), [0, 0, 0.5, 1, 1]);
     assert.deepEqual([299, 400, 699, 2000].map((size) => errorAt(errors, size)), [1e-3, 1e-4, 1e-4, 0]);
+    assert.deepEqual(logRange(errors), [-6, -3]);
+    assert.deepEqual(logRange({ ...errors, card_bytes: 650, card_error: 1e-2 }), [-6, -2], "the model card's point is in it");
 });
 
 test("a size that is dragged to is a budget that can be had", () => {

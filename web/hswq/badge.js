@@ -14,8 +14,9 @@ export function describe(loaded) {
         ? say("{0} layers in {1}, {2}", loaded.quantized_layers, loaded.grid, kept)
         : say("{0}, none quantized", kept);
     const first = `${loaded.format.toUpperCase()}  ·  ${say("{0} of weights", megabytes(loaded.nbytes))}`;
-    const lines = loaded.computing ? [first, layers, computing(loaded.computing)] : [first, layers];
-    return loaded.origin ? [...lines, loaded.origin] : lines;
+    const predicted = loaded.predicted_error ? [say("predicted error {0}", loaded.predicted_error.toExponential(1))] : [];
+    const how = loaded.computing ? [computing(loaded.computing)] : [];
+    return [first, layers, ...how, ...predicted, ...(loaded.origin ? [loaded.origin] : [])];
 }
 
 /** How the layers compute: how many fast, and why the others do not. */

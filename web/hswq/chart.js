@@ -9,7 +9,7 @@ import {
 import { describeProgress } from "./progress.js";
 import { say } from "./words.js";
 
-const ASKED = ["source", "mode", "selection", "budget", "force_keep", "force_quantize", "scales", "rotate", "rounding", "target"];
+const ASKED = ["source", "mode", "selection", "budget", "force_keep", "force_quantize", "scales", "rotate", "rounding", "target", "keep_ratio"];
 const HEIGHT = 96;
 const WAITING = "Once the model is calibrated, layers and sizes are shown here.";
 const UNMEASURED = "Layers and sizes are shown here once their sensitivity is measured: ";
@@ -123,8 +123,8 @@ export function attachChart(node, api) {
     });
     new ResizeObserver(draw).observe(canvas);
 
-    onChange(ratio, draw);
-    for (const name of ASKED) onChange(widgetNamed(node, name), soon);
+    for (const name of ASKED.filter((name) => name !== "keep_ratio")) onChange(widgetNamed(node, name), soon);
+    onChange(ratio, () => (curve?.errors ? soon() : draw()));
     onConnections(node, soon);
     onServerEvent(node, api, "execution_success", soon);
     onServerEvent(node, api, "hswq.progress", (event) => {

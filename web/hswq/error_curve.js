@@ -1,6 +1,8 @@
-// HSWQ Quantize in mode mixed: the predicted error over the size of the file, and the size as a line to drag.
+// HSWQ Quantize where impacts were measured: the predicted error over the size of the file, the size as a line to drag,
+// and the model card's file as a point to compare with.
 
 import { KEPT, FP8 } from "./widget.js";
+import { say } from "./words.js";
 
 const LEAST = 1e-9; // below, nothing is to be seen in an image, and files only grow
 
@@ -37,25 +39,42 @@ export function layersInWords(counts) {
     return Object.entries(counts).map(([form, count]) => `${count} ${form}`).join(", ");
 }
 
+/** The logarithms of the errors at both ends of the picture, which has the curve and the model card's point in it. */
+export function logRange(curve) {
+    const errors = shown(curve).map(([, error]) => error);
+    const logs = [...errors, ...(curve.card_error ? [curve.card_error] : [])].map(Math.log10);
+    return [Math.min(...logs), Math.max(...logs)];
+}
+
 export function paintErrors(canvas, curve, height) {
     const context = canvas.getContext("2d");
     const width = (canvas.width = Math.max(1, canvas.clientWidth) * devicePixelRatio);
     canvas.height = height * devicePixelRatio;
     const points = shown(curve);
     if (!points.length) return;
-    const logs = points.map(([, error]) => Math.log10(error));
-    const [high, low] = [Math.max(...logs), Math.min(...logs)];
-    const y = (log) => canvas.height * (0.06 + 0.88 * (1 - (log - low) / Math.max(high - low, 1e-9)));
+    const [low, high] = logRange(curve);
+    const y = (error) => canvas.height * (0.06 + 0.88 * (1 - (Math.max(Math.log10(error), low) - low) / Math.max(high - low, 1e-9)));
     context.strokeStyle = FP8;
     context.lineWidth = 2 * devicePixelRatio;
     context.beginPath();
-    points.forEach(([size], index) => context.lineTo(placeOf(curve, size) * width, y(logs[index])));
+    points.forEach(([size, error]) => context.lineTo(placeOf(curve, size) * width, y(error)));
     context.stroke();
+    if (curve.card_error) paintCard(context, placeOf(curve, curve.card_bytes) * width, y(curve.card_error));
     const x = placeOf(curve, curve.planned_bytes) * width;
     context.fillStyle = "#fff";
     context.fillRect(x - devicePixelRatio, 0, 2 * devicePixelRatio, canvas.height);
     context.fillStyle = KEPT;
     context.beginPath();
-    context.arc(x, y(Math.log10(Math.max(curve.planned_error, 10 ** low))), 5 * devicePixelRatio, 0, 2 * Math.PI);
+    context.arc(x, y(curve.planned_error), 5 * devicePixelRatio, 0, 2 * Math.PI);
     context.fill();
+}
+
+function paintCard(context, x, y) {
+    context.strokeStyle = context.fillStyle = "#999";
+    context.beginPath();
+    context.arc(x, y, 4 * devicePixelRatio, 0, 2 * Math.PI);
+    context.stroke();
+    context.font = `${11 * devicePixelRatio}px sans-serif`;
+    context.textAlign = x > context.canvas.width / 2 ? "right" : "left";
+    context.fillText(say("the model card's"), x + (context.textAlign === "left" ? 8 : -8) * devicePixelRatio, y + 4 * devicePixelRatio);
 }

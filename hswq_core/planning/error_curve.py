@@ -1,0 +1,58 @@
+"""Predicted error over size, for a chart: where impacts were measured for what is to be written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from ..options import QuantizeOptions
+from .bits_curve import bits_curve, steps_of
+from .candidates import find_candidates
+from .make_plan import make_plan
+from .matched_source import MatchedSource
+
+_POINTS = 200
+
+
+@dataclass(frozen=True)
+class ErrorCurve:
+    """Bytes and predicted errors of the files that can be had, the smallest first; what is planned.
+
+    ``card_bytes`` and ``card_error`` are those of the model card's file, where its impacts were measured.
+    """
+
+    mode: str
+    sizes: tuple[int, ...]
+    errors: tuple[float, ...]
+    source_bytes: int
+    planned_bytes: int
+    planned_error: float
+    layers_by_form: Mapping[str, int]
+    card_bytes: int | None
+    card_error: float | None
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def error_curve(matched: MatchedSource, options: QuantizeOptions) -> ErrorCurve | None:
+    """What the options choose, and what else they could; ``None`` where no error can be predicted.
+
+    Errors: as for ``make_plan``.
+    """
+    plan = make_plan(matched, options)
+    if plan.predicted_error is None:
+        return None
+    curve = bits_curve(find_candidates(matched, options), options)
+    steps = steps_of(curve, _POINTS)
+    return ErrorCurve(
+        mode=options.mode,
+        sizes=tuple(curve.sizes[step] for step in steps),
+        errors=tuple(curve.errors[step] for step in steps),
+        source_bytes=matched.source.nbytes,
+        planned_bytes=plan.nbytes,
+        planned_error=plan.predicted_error,
+        layers_by_form=plan.layers_by_form,
+        card_bytes=plan.card.nbytes if plan.card else None,
+        card_error=plan.card.predicted_error if plan.card else None,
+    )
