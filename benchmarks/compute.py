@@ -3,7 +3,8 @@
     python -m benchmarks.compute --comfyui DIR --folder DIR [--model ssd-1b] [--sizes 256 512] [--rounds 3]
 
 One image without guidance. All in one process and in turns, so that what else the machine does falls on all alike; the
-fastest of the rounds. The original is opened by ComfyUI's own loader, which holds it in float32 on a CPU; comfy-int8
+fastest of the rounds, by the clock and in seconds of the processor (with one thread the same on a machine that does
+nothing else). The original is opened by ComfyUI's own loader, which holds it in float32 on a CPU; comfy-int8
 by both loaders, where ComfyUI knows the format. Files are kept in the folder (SSD-1B: 7 GB, SDXL: 13 GB).
 """
 
@@ -62,8 +63,8 @@ def opened(path: Path, fast: bool | None) -> Any:
     return comfy.sd.load_diffusion_model(str(path)) if fast is None else load_diffusion_model(path, fast=fast)[0]
 
 
-def stepper(model: Any, size: int) -> Callable[[], float]:
-    """A function that makes one step of sampling, and returns its seconds."""
+def stepper(model: Any, size: int) -> Callable[[], tuple[float, float]]:
+    """A function that makes one step of sampling, and returns its seconds by the clock and of the processor."""
     from hswq.loader.latents import empty_latent  # type: ignore[import-not-found]
     from hswq.loader.sample import sample  # type: ignore[import-not-found]
 
@@ -72,12 +73,12 @@ def stepper(model: Any, size: int) -> Callable[[], float]:
     positive = [[text, {"pooled_output": torch.randn(1, 1280, generator=random)}]]
     latent = empty_latent(model, 1, size, size)
 
-    def step() -> float:
-        started = time.perf_counter()
+    def step() -> tuple[float, float]:
+        started, worked = time.perf_counter(), time.process_time()
         sample(
             model, positive, positive, latent, steps=1, cfg=1.0, sampler="euler", scheduler="normal", seed=0
         )  # fmt: skip
-        return time.perf_counter() - started
+        return time.perf_counter() - started, time.process_time() - worked
 
     return step
 
@@ -98,15 +99,18 @@ def main() -> None:
     print(f"{args.model}, {torch.get_num_threads()} threads, torch {torch.__version__}", flush=True)
     for size in args.sizes:
         steps = {name: stepper(model, size) for name, model in models.items()}
-        seconds: dict[str, list[float]] = {name: [] for name in steps}
+        seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
         for number in range(args.rounds + 1):
             for name, step in steps.items():
                 taken = step()
                 if number:  # the first touches every weight for the first time
                     seconds[name].append(taken)
-        first = min(seconds["FP16, stock"])
-        for name, each in seconds.items():
-            print(f"{size} x {size}  {name:<20}{min(each):>8.2f} s{min(each) / first:>8.2f}", flush=True)
+        least = {name: [min(kind) for kind in zip(*each, strict=True)] for name, each in seconds.items()}
+        for name, each in least.items():
+            shares = [
+                f"{own:>9.2f} s{own / first:>6.2f}" for own, first in zip(each, least["FP16, stock"], strict=True)
+            ]
+            print(f"{size} x {size}  {name:<20}{''.join(shares)}", flush=True)
     print(f"{resident('VmHWM') / 1e9:.1f} GB at most")
 
 
