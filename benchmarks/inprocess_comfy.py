@@ -28,13 +28,18 @@ def parser(description: str | None, *, folder: bool = False) -> argparse.Argumen
     return found
 
 
-def start(comfyui: Path) -> None:
-    """Make ComfyUI importable, and this pack under the name of one package, ``hswq``, as ComfyUI would."""
+def start(comfyui: Path, **settings: Any) -> None:
+    """Make ComfyUI importable, and this pack under the name of one package, ``hswq``, as ComfyUI would.
+
+    Args:
+        settings: arguments of ComfyUI's command line.
+    """
     sys.argv = sys.argv[:1]
     sys.path[:0] = [str(comfyui), str(TINY_MODEL)]
     from comfy.cli_args import args
 
     args.cpu = not torch.cuda.is_available()
+    vars(args).update(settings)
     import architecture
 
     architecture.register()

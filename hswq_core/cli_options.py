@@ -95,7 +95,7 @@ def command_line(runs: Mapping[str, Run], add_more: Callable[[CommandLine], None
     size = quantize.add_mutually_exclusive_group()
     size.add_argument("--keep-ratio", type=float, default=0.25, help="share of the layers to keep")
     size.add_argument("--budget", default="", help="size the file may have: 3.2GB, or 57%% of the source")
-    size.add_argument("--target", default="", help="error of the output that the file may have: 1e-4 (mixed)")
+    size.add_argument("--target", default="", help="error that the output may have: 1e-4 (mixed, comfy-mixed)")
     quantize.add_argument("--selection", choices=SELECTIONS, default="variance", help="how they are chosen")
     quantize.add_argument("--rounding", choices=ROUNDINGS, default="nearest", help="how weights are rounded")
     quantize.add_argument("--scales", choices=SCALES, default="tensor", help="what has a scale of its own (v2)")

@@ -121,11 +121,16 @@ class _MeasuredSampling:
             self._add(Statistics({}, fingerprint=self.fingerprint), f"{_HOOK_ERROR}. {_HOOK_REMEDY}", progress)
             return result
 
+        levels: list[int] = []
+
         def after_step(number: int, *arguments: Any) -> None:
             if callback is not None:
                 callback(number, *arguments)
-            # Patches of the sampling act only now.
-            progress.step(number, _noise_bins(model.model_sampling, sigmas), monitor.calls)
+            if (
+                not levels
+            ):  # Patches of the sampling act only now. Once: for every number the host waits for the device.
+                levels.extend(_noise_bins(model.model_sampling, sigmas))
+            progress.step(number, levels, monitor.calls)
 
         with (
             uncompiled(),

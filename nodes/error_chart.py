@@ -1,4 +1,4 @@
-"""Predicted error over size, drawn with Pillow: a line for every measured format, a point for the model card."""
+"""Predicted error over size, drawn with Pillow: a line for every format measured, the model card as a point."""
 
 from __future__ import annotations
 

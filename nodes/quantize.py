@@ -55,9 +55,9 @@ class HSWQQuantize(io.ComfyNode):
                     default="v2",
                     tooltip=(
                         "v1: plain FP8 for any loader. v2: scaled FP8, more exact, for HSWQ Loader. int8: integers, "
-                        "more exact, for HSWQ Loader. mixed: 4, 6, 8 or 16 bits by layer, for any size, for HSWQ "
-                        "Loader. comfy and comfy-int8: for the loaders of recent ComfyUI itself; convolutions stay "
-                        "FP16."
+                        "more exact, for HSWQ Loader. mixed: 2 to 16 bits by layer, for any size, for HSWQ "
+                        "Loader. comfy, comfy-int8 and comfy-mixed (4, 8 or 16 bits by layer): for the loaders of "
+                        "recent ComfyUI itself; convolutions stay FP16."
                     ),
                 ),
                 io.Float.Input(
@@ -171,8 +171,8 @@ class HSWQQuantize(io.ComfyNode):
                     default="",
                     optional=True,
                     tooltip=(
-                        "mixed only. The error of the model's output that you accept, as in 1e-4: the smallest such "
-                        "file is written. Empty, and no budget: where more bytes stop paying."
+                        "mixed and comfy-mixed only. The error of the model's output that you accept, as in 1e-4: the "
+                        "smallest such file is written. Empty, and no budget: where more bytes stop paying."
                     ),
                 ),
                 io.Image.Input(

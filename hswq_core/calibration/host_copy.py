@@ -68,5 +68,7 @@ class HostCopy:
 def _copy(computed: list[Any], sent: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
     for event in computed:
         event.synchronize()
-    for pinned, target in sent:
-        target.copy_(pinned)
+    # Threads are not in inference mode, in which ComfyUI samples, and without it tensors made in it are not written to.
+    with torch.inference_mode():
+        for pinned, target in sent:
+            target.copy_(pinned)

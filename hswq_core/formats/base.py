@@ -15,8 +15,8 @@ import torch
 from ..grids import E4M3, Grid, Scaling
 from ..grids.block_scales import blocks_of
 from ..grids.group_scales import groups_of
-from .nvfp4 import pack_floats
-from .packing import pack, packed_columns
+from .nvfp4 import pack_floats, unpack_floats
+from .packing import pack, packed_columns, unpack
 from .stored_layer import StoredLayer
 
 Shape = tuple[int, ...]
@@ -75,6 +75,12 @@ class Form:
         if self.scaling == "block":
             return pack_floats(codes)
         return codes if self.bits == 8 else pack(codes.flatten(1), self.bits)
+
+    def decode(self, stored: torch.Tensor, shape: Shape) -> torch.Tensor:
+        """The codes of ``L.weight``, in the shape of the weight."""
+        if self.scaling == "block":
+            return unpack_floats(stored).view(shape)
+        return stored if self.bits == 8 else unpack(stored, self.bits, math.prod(shape[1:])).view(shape)
 
 
 @dataclass(frozen=True)

@@ -29,16 +29,17 @@ def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
 
 def unpack(packed: torch.Tensor, bits: int, columns: int) -> torch.Tensor:
     """The inverse of ``pack``: int8 [N, columns]."""
-    values = torch.zeros(1, dtype=torch.uint8, device=packed.device)
-    begin = 0
+    # On a card these are a launch each, for every layer of every step.
+    values, begin = None, 0
     for width, shift in _planes(bits):
         size = _bytes(columns, width)
         plane = packed[:, begin : begin + size, None]
         places = torch.arange(0, 8, width, dtype=torch.uint8, device=packed.device)
         part = ((plane >> places) & ((1 << width) - 1)).flatten(1)[:, :columns]
-        values = values | (part << shift)
+        values = part if values is None else values | (part << shift)
         begin += size
-    return (values.to(torch.int8)) - (1 << bits - 1)
+    assert values is not None
+    return values.view(torch.int8) - (1 << bits - 1)
 
 
 def packed_columns(columns: int, bits: int) -> int:

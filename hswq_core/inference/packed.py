@@ -46,10 +46,14 @@ def _by_torch(
     columns = math.prod(shape[1:])
     codes = unpack(packed, bits, columns)
     if columns % GROUP:
-        weight = scales_of_columns(scale, columns).mul_(codes)
-    else:
-        weight = codes.unflatten(1, (-1, GROUP)) * scale.float()[:, :, None]
-    return weight.reshape(shape).to(dtype).contiguous()
+        return scales_of_columns(scale, columns).mul_(codes).reshape(shape).to(dtype)
+    groups, scales = codes.unflatten(1, (-1, GROUP)), scale.float()[:, :, None]
+    if torch.compiler.is_compiling():
+        return (groups * scales).reshape(shape).to(dtype)
+    # One launch, in float32, rounded once.
+    weight = torch.empty(shape, dtype=dtype, device=packed.device)
+    torch.mul(groups, scales, out=weight.view(groups.shape))
+    return weight
 
 
 # Linear layers and convolutions; rows of whole bytes and groups, and not.

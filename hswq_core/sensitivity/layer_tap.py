@@ -42,8 +42,8 @@ class LayerTap:
         )
         self.was_called = False
         self._samples = 1
-        self._total = torch.zeros(len(changes), dtype=torch.float64)
-        self._sums, self._passes = [self._total] * inputs, [0] * inputs
+        self._total: torch.Tensor | None = None  # of the passes from one input, on the device
+        self._sums, self._passes = [torch.zeros(len(changes), dtype=torch.float64)] * inputs, [0] * inputs
 
     def effects(self, change: int = -1) -> list[float]:
         """|J dW x|^2 / |y|^2 by batch of inputs, summed over its images: the mean over the passes so far."""
@@ -79,13 +79,15 @@ class LayerTap:
         if self.inner is None:
             return  # no gradient leads here
         norms = energy if self.inner.shape[1] == len(energy) else energy.mean().reshape(1)
-        self._total = self._total + (self.inner.square() / norms).sum(1).double()
+        squares = (self.inner.square() / norms).sum(1).double()
+        self._total = squares if self._total is None else self._total + squares
 
     def end_input(self, number: int, passes: int) -> None:
         """The device is read once for an input, and not in every pass."""
-        self._sums[number] = self._sums[number] + self._total.cpu()
+        if self._total is not None:
+            self._sums[number] = self._sums[number] + self._total.cpu()
         self._passes[number] += passes
-        self._total = torch.zeros(len(self._changes), dtype=torch.float64)
+        self._total = None
 
     def add_effect(
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: torch.Tensor

@@ -18,14 +18,19 @@ def rounding_change(rounded: QuantizedWeight, form: Form, *, is_nearest: bool) -
 
     Args:
         is_nearest: whether the codes are the nearest ones. They are then found again from the weight, since a large
-            model's codes take as many bytes as it has weights; others are kept in main memory.
+            model's codes take as many bytes as its file; others are kept in main memory, as a file has them.
     """
-    scale, grid = rounded.scale.cpu(), form.grid
-    kept = None if is_nearest else rounded.codes.cpu()
+    scale, grid = rounded.scale, form.grid
+    kept = None if is_nearest else form.encode(rounded.codes).cpu()
 
     def stored(turned: torch.Tensor) -> torch.Tensor:
-        against = scale_like(turned, scale.to(turned.device))
-        return grid.dequantize(grid.quantize(turned, against) if kept is None else kept.to(turned.device), against)
+        nonlocal scale
+        if kept is not None:
+            codes = form.decode(kept.to(turned.device), tuple(turned.shape))
+            return grid.dequantize(codes, scale_like(turned, scale.to(turned.device)))
+        scale = scale.to(turned.device)  # and there it stays: sent each time, the host would wait for the device
+        against = scale_like(turned, scale)
+        return grid.dequantize(grid.quantize(turned, against), against)
 
     return RoundingChange(stored, rounded.group, form.integer_product)
 
