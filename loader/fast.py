@@ -40,11 +40,12 @@ class _FastLinear(HSWQOperations.Linear):
 def fast_operations() -> type[HSWQOperations]:
     """Pass as ``custom_operations``: those for ComfyUI's device."""
     has_int8 = int8_problem(comfy.model_management.get_torch_device()) is None
-    return _operations(has_int8, multiplies_fp8())
+    return operations_for(has_int8, multiplies_fp8())
 
 
 @cache
-def _operations(has_int8: bool, has_fp8: bool) -> type[HSWQOperations]:
+def operations_for(has_int8: bool, has_fp8: bool) -> type[HSWQOperations]:
+    """Those for a device that multiplies integers, FP8, or both."""
     linear = type("Linear", (_FastLinear,), {"has_int8": has_int8, "has_fp8": has_fp8})
     return type("FastOperations", (HSWQOperations,), {"Linear": linear})
 
