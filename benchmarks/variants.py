@@ -12,7 +12,7 @@ INTEGERS = (0.1, 0.25, 0.0)
 MIXED = (0.3, 0.33, 0.36, 0.4, 0.45, 0.509)
 """Shares of the UNet's bytes."""
 COMFY_MIXED = (0.68,)
-"""Judged in ComfyUI's own loaders and arithmetic, where it is one that has them. Its convolutions stay in 16 bits."""
+"""Judged in the loaders and the arithmetic of a ComfyUI that has NVFP4. Convolutions stay in 16 bits."""
 ABLATED = (("v1", 0.1), ("v1", 0.25))
 
 

@@ -15,7 +15,7 @@ from ..files.inspection import inspect_checkpoint
 from ..files.layers import WEIGHT
 from ..files.modelspec import original_title
 from ..formats import FORMATS
-from ..formats.stored_layer import DESCRIPTION, PACKED_DTYPE
+from ..formats.stored_layer import DESCRIPTION, MARKERS, PACKED_DTYPE, SCALE_SUFFIXES, is_quantized
 from ..planning.plan import KEPT
 
 
@@ -58,6 +58,7 @@ def facts_of(path: Path) -> Facts:
         original = sum(
             2 * _elements(reader, key) if BITS[info.dtype] <= 8 and key.startswith(prefix) else info.nbytes
             for key, info in reader.tensors.items()
+            if not _is_beside(reader, key)
         )
     mode = said["hswq.mode"]
     kept = said.get("hswq.kept_layers", "[]")
@@ -94,6 +95,14 @@ def _bits_in_words(layers_by_form: str) -> str:
     """ "79 layers in int6, 61 in int8"."""
     counts = json.loads(layers_by_form or "{}")
     return ", ".join(f"{count} layers in {form}" if form != KEPT else f"{count} kept" for form, count in counts.items())
+
+
+def _is_beside(reader: CheckpointReader, key: str) -> bool:
+    """Whether a tensor belongs to how a layer is quantized."""
+    suffix = next((suffix for suffix in (*SCALE_SUFFIXES, *MARKERS) if key.endswith(suffix)), None)
+    layer = key.removesuffix(suffix or "")
+    weight = reader.tensors.get(layer + WEIGHT)
+    return suffix is not None and weight is not None and is_quantized(reader.tensors, layer, weight.dtype)
 
 
 def _elements(reader: CheckpointReader, key: str) -> int:
