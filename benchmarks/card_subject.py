@@ -30,13 +30,13 @@ class Mode:
 
     Attributes:
         forms: what quantized layers are stored as, by turns: names of forms; none is plain FP16 and stock operations.
-        operations: the class in ``loader.ops`` that computes quantized layers.
+        fast: whether quantized Linear layers are multiplied in 8 bits.
         rows: input rows to sample of each layer; ``None`` is not calibrated.
         is_gradient: a backward pass of measuring sensitivity, and not a step of sampling.
     """
 
     forms: tuple[str, ...] = ()
-    operations: str = "HSWQOperations"
+    fast: bool = False
     rows: int | None = None
     is_gradient: bool = False
 
@@ -46,8 +46,9 @@ MODES: Mapping[str, Mode] = {
     "calibrating": Mode(rows=0),
     "calibrating, 1,024 rows": Mode(rows=1024),
     "V2": Mode(forms=("v2",)),
-    "V2, fp8_matmul": Mode(forms=("v2",), operations="FP8MatmulOperations"),
+    "V2, fast": Mode(forms=("v2",), fast=True),
     "int8": Mode(forms=("int8",)),
+    "int8, fast": Mode(forms=("int8",), fast=True),
     "mixed": Mode(forms=("int4", "int6", "int8")),
     "sensitivity, a backward pass": Mode(is_gradient=True),
 }
@@ -70,13 +71,15 @@ def _model(mode: Mode) -> Any:
     import comfy.model_detection
     import comfy.model_patcher
     import comfy.ops
-    from hswq.loader import ops  # type: ignore[import-not-found]
+    from hswq.loader.fast import operations_for  # type: ignore[import-not-found]
+    from hswq.loader.ops import HSWQOperations  # type: ignore[import-not-found]
 
     device = DIFFERENTIABLE if mode.is_gradient else CARD
     shapes = {name: torch.empty(shape, dtype=torch.float16, device="meta") for name, shape in sdxl_unet().items()}
     config = comfy.model_detection.model_config_from_unet(shapes, "")
     config.set_inference_dtype(torch.float16, None)
-    config.custom_operations = getattr(ops, mode.operations) if mode.forms else comfy.ops.disable_weight_init
+    held = operations_for(True, True) if mode.fast else HSWQOperations
+    config.custom_operations = held if mode.forms else comfy.ops.disable_weight_init
     model = config.get_model({}, "", device=device)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):

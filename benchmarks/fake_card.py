@@ -36,6 +36,7 @@ def fake_card(*, kernels: bool) -> Iterator[CardCounter]:
     modules: dict[str, Any] = {}
     if kernels:
         modules = {"e4m3": E4m3(counter), "layer_sums": LayerSums(counter), "packed": Packed(counter)}
+        modules["int8"] = Int8(counter)
     on_host = torch.Generator
     stream = mock.Mock(name="stream")
     with ExitStack() as stack:
@@ -92,6 +93,31 @@ class E4m3:
         _largest, scale = torch.zeros(1, device=x.device), torch.empty(1, device=x.device)
         self._launch("quantize an input", 2 * x.nbytes + codes.nbytes, launches=2)
         return codes, scale
+
+
+class Int8:
+    """Stands for ``hswq_core.kernels.int8``."""
+
+    def __init__(self, counter: CardCounter) -> None:
+        self._launch = counter.launch
+
+    def quantize_rows(self, rows: torch.Tensor, scale_floor: float) -> tuple[torch.Tensor, torch.Tensor]:
+        codes = torch.empty(rows.shape, dtype=torch.int8, device=rows.device)
+        scale = torch.empty(len(rows), 1, device=rows.device)
+        self._launch("quantize rows", 2 * rows.nbytes + codes.nbytes + scale.nbytes)
+        return codes, scale
+
+    def scale_sums(
+        self,
+        sums: torch.Tensor,
+        row_scale: torch.Tensor,
+        scale: torch.Tensor,
+        bias: torch.Tensor | None,
+        dtype: torch.dtype,
+    ) -> torch.Tensor:
+        out = torch.empty(sums.shape, dtype=dtype, device=sums.device)
+        self._launch("scale sums", sums.nbytes + out.nbytes)
+        return out
 
 
 class Packed:

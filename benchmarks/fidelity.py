@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from functools import cache, partial
 from pathlib import Path
@@ -70,12 +71,21 @@ class Judge:
 
     def unet_error(self, model: inprocess_comfy.LoadedModel) -> float:
         """|y_q - y|^2 / |y|^2 over all recorded calls, each call weighing the same."""
-        device, total = model.model.load_device, 0.0
+        each = [(out - y).square().sum() / y.square().sum() for out, y in self._outputs(model)]
+        return float(sum(each)) / len(each)
+
+    def unet_errors(self, model: inprocess_comfy.LoadedModel) -> list[float]:
+        """The same for each prompt of the first batch, with and without its text."""
+        prompts = len(self._batches[0])
+        each = [((out - y).square().sum((1, 2, 3)) / y.square().sum((1, 2, 3))) for out, y in self._outputs(model)]
+        return torch.stack(each).reshape(-1, prompts).mean(0).tolist()
+
+    def _outputs(self, model: inprocess_comfy.LoadedModel) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """What a model makes of each recorded call, and what the original made of it."""
+        device = model.model.load_device
         for args, kwargs, expected in self._calls:
             moved = {k: v.to(device) for k, v in kwargs.items()}
-            output = model.unet(*(a.to(device) for a in args), transformer_options={}, **moved).float().cpu()
-            total += float((output - expected).square().sum() / expected.square().sum())
-        return total / len(self._calls)
+            yield model.unet(*(a.to(device) for a in args), transformer_options={}, **moved).float().cpu(), expected
 
 
 def calibrate(original: Path, path: Path) -> Any:

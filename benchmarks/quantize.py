@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from hswq_core.rounding.weight import squared_error
 from .memory import resident
 from .reference import reference_amax
 from .sdxl_rest import sdxl_rest
-from .sdxl_shapes import sdxl_unet
+from .sdxl_shapes import Shape, sdxl_unet
 
 PREFIX = "model.diffusion_model."
 JOBS = ("cast", "v1", "v2", "comfy", "v2-error")
@@ -48,7 +48,6 @@ JOBS = ("cast", "v1", "v2", "comfy", "v2-error")
 
 def make_checkpoint(path: Path, share: float, *, pass_through: bool = True) -> None:
     """A random checkpoint; ``share`` of the transformer blocks, and of the rest's tensors if there is to be a rest."""
-    pool = torch.randn(1 << 24, generator=torch.Generator().manual_seed(0)).half()
     unet = {
         k: s for k, s in sdxl_unet().items() if share == 1 or ".transformer_blocks." not in k or _block(k) < 10 * share
     }
@@ -56,6 +55,12 @@ def make_checkpoint(path: Path, share: float, *, pass_through: bool = True) -> N
     if pass_through:
         rest = sdxl_rest()
         layout |= {k: ("F16", s) for k, s in list(rest.items())[: int(share * len(rest))]}
+    write_random(path, layout)
+
+
+def write_random(path: Path, layout: Mapping[str, tuple[str, Shape]]) -> None:
+    """A checkpoint of random FP16 numbers, as large as weights of their shapes are."""
+    pool = torch.randn(1 << 24, generator=torch.Generator().manual_seed(0)).half()
     start = 0
 
     def values(count: int, scale: float) -> Iterator[bytes]:
@@ -65,7 +70,7 @@ def make_checkpoint(path: Path, share: float, *, pass_through: bool = True) -> N
             yield tensor_bytes(pool[start : start + size] * scale)
             count, start = count - size, (start + size + 12345) % (len(pool) - 1)
 
-    with CheckpointWriter(path, FileLayout(layout, {"title": "random"}), overwrite=True) as writer:
+    with CheckpointWriter(path, FileLayout(dict(layout), {"title": "random"}), overwrite=True) as writer:
         for key, (_, shape) in layout.items():
             fan_in = math.prod(shape[1:]) if len(shape) > 1 else 1
             writer.write(key, values(math.prod(shape), 0.5 / math.sqrt(fan_in)))

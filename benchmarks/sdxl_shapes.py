@@ -1,4 +1,4 @@
-"""SDXL's true geometry, from its published configuration: every tensor of the UNet by name, shape for shape."""
+"""The true geometry of SDXL and SSD-1B, from their published configurations: every tensor of the UNet."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ Shape = tuple[int, ...]
 
 CHANNELS, TIME, CONTEXT, ADM = 320, 1280, 2048, 2816
 MULTIPLIERS, RES_BLOCKS = (1, 2, 4), 2
-DEPTH = (0, 2, 10)
+Depths = tuple[tuple[int, ...], ...]
+"""Transformer blocks of each block of a level, level by level from the finest."""
 
 
 class _Unet:
@@ -57,16 +58,24 @@ class _Unet:
 
 def sdxl_unet() -> dict[str, Shape]:
     """All 1,680 tensors: 743 Linear and 51 Conv2d weights, 256 norms, biases."""
+    return _unet(((0, 0), (2, 2), (10, 10)), 10, ((0, 0, 0), (2, 2, 2), (10, 10, 10)))
+
+
+def ssd_1b_unet() -> dict[str, Shape]:
+    """Half of SDXL's: fewer transformer blocks, and none in the middle."""
+    return _unet(((0, 0), (2, 2), (4, 4)), None, ((0, 0, 0), (2, 1, 1), (4, 4, 10)))
+
+
+def _unet(down: Depths, middle: int | None, up: Depths) -> dict[str, Shape]:
     unet = _Unet()
     unet.linear("time_embed.0", TIME, CHANNELS)
     unet.linear("time_embed.2", TIME, TIME)
     unet.linear("label_emb.0.0", TIME, ADM)
     unet.linear("label_emb.0.2", TIME, TIME)
     unet.conv("input_blocks.0.0", CHANNELS, 4)
-    levels = list(enumerate(zip(MULTIPLIERS, DEPTH, strict=True)))
     skips, width, index = [CHANNELS], CHANNELS, 1
-    for level, (multiplier, depth) in levels:
-        for _ in range(RES_BLOCKS):
+    for level, multiplier in enumerate(MULTIPLIERS):
+        for depth in down[level]:
             unet.resblock(f"input_blocks.{index}.0", width, CHANNELS * multiplier)
             width = CHANNELS * multiplier
             unet.transformer(f"input_blocks.{index}.1", width, depth)
@@ -77,11 +86,12 @@ def sdxl_unet() -> dict[str, Shape]:
             skips.append(width)
             index += 1
     unet.resblock("middle_block.0", width, width)
-    unet.transformer("middle_block.1", width, DEPTH[-1])
-    unet.resblock("middle_block.2", width, width)
+    if middle is not None:
+        unet.transformer("middle_block.1", width, middle)
+        unet.resblock("middle_block.2", width, width)
     index = 0
-    for level, (multiplier, depth) in reversed(levels):
-        for block in range(RES_BLOCKS + 1):
+    for level, multiplier in reversed(list(enumerate(MULTIPLIERS))):
+        for block, depth in enumerate(up[level]):
             unet.resblock(f"output_blocks.{index}.0", width + skips.pop(), CHANNELS * multiplier)
             width = CHANNELS * multiplier
             unet.transformer(f"output_blocks.{index}.1", width, depth)

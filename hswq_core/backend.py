@@ -1,9 +1,9 @@
 """Which kernels compute: chosen here and nowhere else.
 
-There are three sets. ``torch``, torch's own operations, does everything and everywhere. ``triton`` has a kernel for
-some ``Operation``s, each of which names its module and a self-test against torch; a kernel is used on a device only
-after the self-test has passed there, since compilers, drivers and cards are many and wrong results would show in images
-alone. ``kitchen``, comfy-kitchen, is known by name and has no operation yet.
+There are three sets. ``torch``, torch's own operations, does everything and everywhere. ``triton`` and ``kitchen``,
+comfy-kitchen's kernels for CUDA and HIP, have a kernel for some ``Operation``s, each of which names its module and a
+self-test against torch; a kernel is used on a device only after the self-test has passed there, since compilers,
+drivers and cards are many and wrong results would show in images alone.
 
 ``HSWQ_KERNELS`` forces one of them and switches the others off. A set that is forced and cannot be used is an error.
 """
@@ -35,11 +35,13 @@ class KernelSet:
     """Kernels that come and go together.
 
     Attributes:
-        name: as ``HSWQ_KERNELS`` and the log have it.
+        name: as ``HSWQ_KERNELS`` has it.
+        product: what people call it.
         lacks: what is missing for a device (a package, or that it is of another type); ``None`` if nothing is.
     """
 
     name: str
+    product: str
     lacks: Callable[[torch.device], str | None]
 
     def why_not(self, device: torch.device) -> str | None:
@@ -51,6 +53,39 @@ class KernelSet:
     def available(self, device: torch.device) -> bool:
         """Whether the set can be used on a device."""
         return self.why_not(device) is None
+
+
+def _triton_lacks(device: torch.device) -> str | None:
+    if device.type != "cuda":
+        return f"its kernels are for CUDA devices, this is {device.type}"
+    return None if _installed("triton") else "Triton is not installed"
+
+
+def _kitchen_lacks(device: torch.device) -> str | None:
+    if device.type != "cuda":
+        return f"its kernels are for CUDA and HIP devices, this is {device.type}"
+    return _kitchen_problem()
+
+
+@cache
+def _kitchen_problem() -> str | None:
+    if not _installed("comfy_kitchen"):
+        return "comfy-kitchen is not installed"
+    found = importlib.import_module("comfy_kitchen").list_backends()
+    compiled = any(found.get(name, {}).get("available") for name in ("cuda", "hip", "triton"))
+    return None if compiled else "comfy-kitchen has no kernels for this card"
+
+
+@cache
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+KITCHEN = KernelSet("kitchen", "comfy-kitchen", _kitchen_lacks)
+TRITON = KernelSet("triton", "Triton", _triton_lacks)
+TORCH = KernelSet("torch", "torch", lambda _device: None)
+SETS = (KITCHEN, TRITON, TORCH)
+"""In the order in which they are listed."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +116,13 @@ class Operation:
         agrees: the self-test: whether the module computes on a device what torch does. It makes the launches that
             sampling makes: in every type, from addresses that are multiples of 16 and others, and each kind more than
             once, since only the first goes through Triton's own launcher.
+        kernels: the set that the kernel is of.
     """
 
     name: str
     module: str
     agrees: Callable[[ModuleType, torch.device], bool]
+    kernels: KernelSet = TRITON
 
     def kernel(self, device: torch.device) -> ModuleType | None:
         """The kernel's module if it can be launched for tensors on this device now, ``None`` for torch.
@@ -100,9 +137,9 @@ class Operation:
             return _chosen(self, device)
         if device.index is None:
             return _chosen(self, torch.device("cuda", current))
-        # Triton launches on the current device: not even a self-test can be made on another.
-        if forced_set() == TRITON.name:
-            raise _cannot_be_forced(TRITON, device, f"cuda:{current} is the current device")
+        # Kernels are launched on the current device: not even a self-test can be made on another.
+        if forced_set() == self.kernels.name:
+            raise _cannot_be_forced(self.kernels, device, f"cuda:{current} is the current device")
         return None
 
 
@@ -123,9 +160,9 @@ def list_kernels(device: torch.device | str = "cpu") -> list[KernelStatus]:
     device = torch.device(device)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", 0)
-    if TRITON.why_not(device) is None:
-        with torch.cuda.device(device) if torch.cuda.is_available() else nullcontext():
-            for operation in _operations:
+    with torch.cuda.device(device) if device.type == "cuda" and torch.cuda.is_available() else nullcontext():
+        for operation in _operations:
+            if operation.kernels.why_not(device) is None:
                 _why_not_trusted(operation, device)
     return _statuses(device)
 
@@ -136,56 +173,31 @@ def forced_set() -> str | None:
 
     Errors: KernelError for a name that no set has.
     """
-    name = os.environ.get(VARIABLE, "").strip().lower()
-    if not name:
-        return None
-    names = [kernels.name for kernels in SETS]
-    if name not in names:
+    name, names = os.environ.get(VARIABLE, "").strip().lower(), [kernels.name for kernels in SETS]
+    if name and name not in names:
         choices = f"{', '.join(names[:-1])} or {names[-1]}"
         raise KernelError(f"{VARIABLE}={name} names no kernels", remedy=f"Set it to {choices}, or unset it")
-    return name
+    return name or None
 
 
-def _triton_lacks(device: torch.device) -> str | None:
-    if device.type != "cuda":
-        return f"its kernels are for CUDA devices, this is {device.type}"
-    return None if _installed("triton") else "Triton is not installed"
-
-
-def _kitchen_lacks(_device: torch.device) -> str | None:
-    if not _installed("comfy_kitchen"):
-        return "comfy-kitchen is not installed, and HSWQ computes nothing with it yet"
-    return "HSWQ computes nothing with comfy-kitchen yet"
-
-
-@cache
-def _installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
-
-
-KITCHEN = KernelSet("kitchen", _kitchen_lacks)
-TRITON = KernelSet("triton", _triton_lacks)
-TORCH = KernelSet("torch", lambda _device: None)
-SETS = (KITCHEN, TRITON, TORCH)
-"""The first that can be used is."""
 _operations: list[Operation] = []
 _tested: dict[torch.device, dict[str, str | None]] = {}
-"""By device and operation, why Triton is not trusted with it; ``None`` where it is."""
+"""By device and operation, why its kernel is not trusted; ``None`` where it is."""
 
 
 @cache
 def _chosen(operation: Operation, device: torch.device) -> ModuleType | None:
     """Chooses once for each operation and device, and says once for each device what is in use."""
-    forced = forced_set()
-    if forced == KITCHEN.name:
-        raise _cannot_be_forced(KITCHEN, device, KITCHEN.lacks(device))
-    lacks = "switched off" if forced == TORCH.name else TRITON.lacks(device)
+    forced, kernels = next((each for each in SETS if each.name == forced_set()), None), operation.kernels
+    if forced is not None and (missing := forced.lacks(device)):
+        raise _cannot_be_forced(forced, device, missing)
+    lacks = kernels.lacks(device) if forced in (None, kernels) else "switched off"
     failed = None if lacks else _why_not_trusted(operation, device)
-    if forced == TRITON.name and (lacks or failed):
-        raise _cannot_be_forced(TRITON, device, lacks or f"{operation.name}: {failed}")
+    if forced is kernels and failed:
+        raise _cannot_be_forced(kernels, device, f"{operation.name}: {failed}")
     _say_once(device)
     if failed:
-        logger.warning("HSWQ: %s without Triton on %s: %s", operation.name, device, failed)
+        logger.warning("HSWQ: %s without %s on %s: %s", operation.name, kernels.product, device, failed)
     return None if lacks or failed else _module_of(operation)
 
 
@@ -207,8 +219,14 @@ def _module_of(operation: Operation) -> ModuleType:
 
 def _failed_everywhere(kernels: KernelSet, device: torch.device) -> str | None:
     """The first reason, if all self-tests that were made on a device have failed."""
-    reasons = list(_tested.get(device, {}).values()) if kernels is TRITON else []
+    reasons = list(_results(kernels, device).values())
     return reasons[0] if reasons and all(reasons) else None
+
+
+def _results(kernels: KernelSet, device: torch.device) -> dict[str, str | None]:
+    """What came of the self-tests that were made on a device, by operation."""
+    found = _tested.get(device, {})
+    return {each.name: found[each.name] for each in _operations if each.kernels is kernels and each.name in found}
 
 
 @cache
@@ -218,18 +236,18 @@ def _say_once(device: torch.device) -> None:
 
 
 def _statuses(device: torch.device) -> list[KernelStatus]:
-    first = next((kernels for kernels in SETS if kernels.available(device)), None)
-    return [_status(kernels, first, device) for kernels in SETS]
+    others = [kernels.name for kernels in SETS if kernels is not TORCH and kernels.available(device)]
+    return [_status(kernels, others, device) for kernels in SETS]
 
 
-def _status(kernels: KernelSet, first: KernelSet | None, device: torch.device) -> KernelStatus:
-    """Of one set, where ``first`` is the one that is asked first."""
-    if kernels is first:
-        failed = [name for name, why in _tested.get(device, {}).items() if why] if kernels is TRITON else []
-        return KernelStatus(kernels.name, True, f"not for {', '.join(failed)}" if failed else None)
-    if kernels is TORCH and first is not None:
-        return KernelStatus(kernels.name, True, f"for what {first.name} has no kernel for")
-    return KernelStatus(kernels.name, False, kernels.why_not(device) or "another set comes first")
+def _status(kernels: KernelSet, others: list[str], device: torch.device) -> KernelStatus:
+    """Of one set, where ``others`` are those beside torch that are in use."""
+    if kernels is TORCH and others:
+        return KernelStatus(kernels.name, True, f"for what {' and '.join(others)} cannot")
+    if why := kernels.why_not(device):
+        return KernelStatus(kernels.name, False, why)
+    failed = [name for name, problem in _results(kernels, device).items() if problem]
+    return KernelStatus(kernels.name, True, f"not for {', '.join(failed)}" if failed else None)
 
 
 def _cannot_be_forced(kernels: KernelSet, device: torch.device, why_not: str | None) -> KernelError:

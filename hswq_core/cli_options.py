@@ -99,7 +99,7 @@ def command_line(runs: Mapping[str, Run], add_more: Callable[[CommandLine], None
     quantize.add_argument("--selection", choices=SELECTIONS, default="variance", help="how they are chosen")
     quantize.add_argument("--rounding", choices=ROUNDINGS, default="nearest", help="how weights are rounded")
     quantize.add_argument("--scales", choices=SCALES, default="tensor", help="what has a scale of its own (v2)")
-    quantize.add_argument("--rotate", action="store_true", help="rotate inputs where that is more exact (comfy-int8)")
+    quantize.add_argument("--rotate", action="store_true", help="rotate inputs where more exact (int8, comfy-int8)")
     pattern: dict[str, Any] = {"action": "append", "default": argparse.SUPPRESS, "metavar": "PATTERN"}
     quantize.add_argument("--part", choices=PARTS, default="unet", help="what is quantized; others stay as they are")
     quantize.add_argument("--keep", dest="force_keep", help="layers to keep in any case", **pattern)

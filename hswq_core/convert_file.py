@@ -62,7 +62,7 @@ def convert_checkpoint(
     """Write the source's quantized layers in another format.
 
     Layers that the target cannot hold (convolutions in comfy, everything in fp16, a scale for each
-    channel in comfy, rotated ones in all but comfy-int8) become FP16. All else passes through untouched.
+    channel in comfy, rotated ones in all but int8 and comfy-int8) become FP16. All else passes through untouched.
 
     Errors: PlanError for an unknown target, CheckpointError for a source without layers that the target can hold
     or with a bad scale, TargetError as for quantizing.

@@ -55,7 +55,7 @@ class QuantizeOptions:
         selection: which layers are kept: those with the largest output variance, output error, or measured impact.
         rounding: to the nearest value, or calibrated so that errors cancel in the layer's output.
         scales: whether a ``tensor`` has one scale, or every output ``channel`` its own (v2 only).
-        rotate: whether inputs are rotated where that makes ComfyUI's integer product more exact (comfy-int8 only).
+        rotate: whether inputs are rotated where that makes the product of integers more exact (int8 and comfy-int8).
         part: what is quantized: the diffusion model, the text encoders (by their weights alone), or both.
         thumbnail: a small picture for the file's header, as a data URI; empty for none.
         force_keep, force_quantize: patterns of layer names (``*`` and ``?``) that are decided beforehand.

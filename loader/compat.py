@@ -13,15 +13,29 @@ import comfy.quant_ops
 import torch
 from comfy.ldm.modules.attention import attention_pytorch
 
+from ..hswq_core.inference.scratch import memory_for
 from ..hswq_core.sensitivity.gradient import own_weight
 from .quantized_tensor import dequantized, is_quantized
 
 
 def ready_weight(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
-    """A weight in the type that ``x`` is computed with, or ``None`` if it is on another device."""
+    """A weight in the type that ``x`` is computed with, or ``None`` if it is on another device.
+
+    In a run it is good until the next call, where its memory is used again.
+    """
+    if weight.device != x.device:
+        return None
+    if not is_quantized(weight) and weight.dtype == x.dtype:
+        return weight
+    out = memory_for(tuple(weight.shape), x.dtype, x.device)
     if is_quantized(weight):
-        return dequantized(weight, x.dtype) if weight.device == x.device else None
-    return weight.to(x.dtype) if weight.device == x.device else None
+        return dequantized(weight, x.dtype, out)
+    return weight.to(x.dtype) if out is None else out.copy_(weight)
+
+
+def ready_bias(bias: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
+    """The same for a bias, in memory of its own."""
+    return bias.to(x.dtype) if bias.device == x.device else None
 
 
 def uncompiled() -> contextlib.AbstractContextManager[Any]:

@@ -21,9 +21,11 @@ from ..hswq_core.files.inspection import Inspection, inspect_checkpoint
 from ..hswq_core.files.names import check_name
 from ..hswq_core.files.scale_check import check_scales
 from ..hswq_core.formats.refusal import is_refusal
+from ..hswq_core.inference.scratch import reused_memory
 from ..hswq_core.log import get_logger
-from .compat import exact_patching, multiplies_fp8
-from .ops import FP8MatmulOperations, HSWQOperations, keep_quantized_tensors
+from .compat import exact_patching
+from .fast import FastLayers, fast_layers, fast_operations
+from .ops import HSWQOperations, keep_quantized_tensors
 from .patching import with_quantized_patching
 from .provenance import remember_file
 from .quantized_tensor import is_quantized
@@ -33,13 +35,19 @@ logger = get_logger(__name__)
 _COPYING = re.compile(r'While copying the parameter named "([^"]+)"')
 
 
-def load_checkpoint(
-    path: Path, embedding_directory: Any = None, *, fp8_matmul: bool = False
-) -> tuple[Any, Any, Any, Inspection]:
-    """A full checkpoint as ComfyUI's MODEL, CLIP and VAE, and what the file holds.
+@dataclass(frozen=True)
+class Loaded:
+    """What the file holds, and how its layers compute, if that is not exactly."""
+
+    found: Inspection
+    fast: FastLayers | None
+
+
+def load_checkpoint(path: Path, embedding_directory: Any = None, *, fast: bool = False) -> tuple[Any, Any, Any, Loaded]:
+    """A full checkpoint as ComfyUI's MODEL, CLIP and VAE, and what was loaded.
 
     Args:
-        fp8_matmul: multiply Linear layers in FP8 where the device can: faster, less exact.
+        fast: multiply Linear layers in 8 bits where the device can: faster, less exact.
 
     Errors: CheckpointError for files that are not safetensors, are damaged, hold no model that ComfyUI knows, or
     a diffusion model alone.
@@ -58,25 +66,26 @@ def load_checkpoint(
             output_vae=True,
             output_clip=True,
             embedding_directory=embedding_directory,
-            model_options=_options(path, file, fp8_matmul),
+            model_options=_options(file, fast),
         )
     if found is None or found[0] is None:
         raise _unknown_model_error(path)
-    return _finish_model(found[0], path, file), found[1], found[2], file.found
+    model, loaded = _finish_model(found[0], path, file, fast)
+    return model, found[1], found[2], loaded
 
 
-def load_diffusion_model(path: Path, *, fp8_matmul: bool = False) -> tuple[Any, Inspection]:
-    """A diffusion model (a file of its own, or that of a checkpoint) as ComfyUI's MODEL, and what the file holds.
+def load_diffusion_model(path: Path, *, fast: bool = False) -> tuple[Any, Loaded]:
+    """A diffusion model (a file of its own, or that of a checkpoint) as ComfyUI's MODEL, and what was loaded.
 
     Args, errors: as for ``load_checkpoint``.
     """
     file = _read(path)
     with _add_file_to_errors(path):
-        options = _options(path, file, fp8_matmul)
+        options = _options(file, fast)
         model = _loaded(file, comfy.sd.load_diffusion_model_state_dict, model_options=options)
     if model is None:
         raise _unknown_model_error(path)
-    return _finish_model(model, path, file), file.found
+    return _finish_model(model, path, file, fast)
 
 
 @dataclass(frozen=True)
@@ -127,15 +136,11 @@ def _loaded(file: _File, load: Callable[..., Any], **options: Any) -> Any:
         return load(dict(file.state_dict), **options)
 
 
-def _options(path: Path, file: _File, fp8_matmul: bool) -> dict[str, Any]:
-    if fp8_matmul and not multiplies_fp8():
-        logger.warning("HSWQ: this device has no FP8 arithmetic; %s is computed in full precision", path.name)
-        fp8_matmul = False
-    operations = FP8MatmulOperations if fp8_matmul else HSWQOperations
-    return {"custom_operations": operations, "dtype": file.dtype}
+def _options(file: _File, fast: bool) -> dict[str, Any]:
+    return {"custom_operations": fast_operations() if fast else HSWQOperations, "dtype": file.dtype}
 
 
-def _finish_model(model: Any, path: Path, file: _File) -> Any:
+def _finish_model(model: Any, path: Path, file: _File, fast: bool) -> tuple[Any, Loaded]:
     """A MODEL whose weights are whole tensors to everything that runs inside a sampling run.
 
     A control LoRA, for one, builds its network there from the diffusion model's state dict.
@@ -154,13 +159,16 @@ def _finish_model(model: Any, path: Path, file: _File) -> Any:
     logger.info("HSWQ: %s: %s", path.name, file.found.summary)
 
     def sample(executor: Any, *args: Any, **kwargs: Any) -> Any:
-        with keep_quantized_tensors():
+        with keep_quantized_tensors(), reused_memory():
             return executor(*args, **kwargs)
 
     model.__class__ = with_quantized_patching(type(model))  # clones are of their parent's class
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "hswq_loader", sample)
     remember_file(model, path)
-    return model
+    how = fast_layers(model) if fast else None
+    if how is not None:
+        logger.info("HSWQ: %s: %s", path.name, how)
+    return model, Loaded(file.found, how)
 
 
 @contextmanager

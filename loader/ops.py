@@ -18,9 +18,8 @@ import comfy.ops
 import torch
 
 from ..hswq_core.errors import CheckpointError
-from ..hswq_core.inference.fp8_matmul import fits_fp8_matmul, fp8_linear
-from .compat import ready_weight
-from .quantized_tensor import codes_and_scale, dequantized, is_quantized
+from .compat import ready_bias, ready_weight
+from .quantized_tensor import dequantized, is_quantized
 from .saving import stored_tensors
 
 PATCHED_DTYPE = torch.float16
@@ -66,9 +65,9 @@ class _FastForward(_PreserveDtype):
     def forward_comfy_cast_weights(self, input: torch.Tensor) -> torch.Tensor:
         layer: Any = self
         if not (layer.weight_function or layer.bias_function) and layer.weight is not None:
-            bias = None if layer.bias is None else ready_weight(layer.bias, input)
+            bias = None if layer.bias is None else ready_bias(layer.bias, input)
             if layer.bias is None or bias is not None:
-                done = self._in_fp8(input, bias)
+                done = self._fast(input, bias)
                 if done is not None:
                     return done
                 weight = ready_weight(layer.weight, input)
@@ -76,8 +75,8 @@ class _FastForward(_PreserveDtype):
                     return layer._compute(input, weight, bias)
         return super().forward_comfy_cast_weights(input)  # type: ignore[misc]
 
-    def _in_fp8(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
-        """The layer's output by a multiplication in FP8, if it is to do so and can."""
+    def _fast(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
+        """The layer's output by a product in 8 bits, if it is to compute so and can."""
         return None
 
 
@@ -199,16 +198,3 @@ class HSWQOperations(comfy.ops.manual_cast):
 
     class Embedding(_PreserveDtype, comfy.ops.manual_cast.Embedding):
         pass
-
-
-class FP8MatmulOperations(HSWQOperations):
-    """The same with Linear layers multiplied in FP8 where their weight allows it."""
-
-    class Linear(HSWQOperations.Linear):
-        def _in_fp8(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
-            if not is_quantized(self.weight):
-                return None
-            codes, scale = codes_and_scale(self.weight)
-            if codes.device != x.device or not fits_fp8_matmul(codes, scale):
-                return None
-            return fp8_linear(x, codes, scale, bias)

@@ -19,9 +19,10 @@ from comfy.quant_ops import QuantizedTensor
 from ..hswq_core.files.decode import LayerDecoder
 from ..hswq_core.inference.dequantize import dequantize
 from ..hswq_core.inference.packed import dequantize_packed
+from ..hswq_core.rounding.rotation import NONE, rotated
 
 _STOCK = "TensorCoreFP8Layout"
-_SCALED, _PACKED = "HSWQScaledFP8Layout", "HSWQPackedLayout"
+_SCALED, _PACKED, _ROTATED = "HSWQScaledFP8Layout", "HSWQPackedLayout", "HSWQRotatedLayout"
 
 
 def _is_typed() -> bool:
@@ -30,6 +31,7 @@ def _is_typed() -> bool:
     if register is None:
         layouts: dict[str, Any] = comfy.quant_ops.LAYOUTS
         layouts[_PACKED] = _UntypedPackedLayout
+        layouts[_ROTATED] = _UntypedRotatedLayout
         return False
     stock: Any = comfy.quant_ops.get_layout_class(_STOCK)
 
@@ -66,7 +68,17 @@ def _is_typed() -> bool:
             shape, dtype = params.orig_shape, params.orig_dtype
             return dequantize_packed(qdata, params.scale, params.bits, shape, dtype, params.factor)
 
+    class Rotated(Scaled):
+        @dataclass(frozen=True)
+        class Params(stock.Params):
+            group: int = NONE
+
+        @classmethod
+        def dequantize(cls, qdata: torch.Tensor, params: Any) -> torch.Tensor:
+            return _turned_back(qdata, params.scale, params.group, params.orig_dtype)
+
     register(_SCALED, Scaled)
+    register(_ROTATED, Rotated)
     register(_PACKED, Packed)
     return True
 
@@ -93,6 +105,16 @@ class _UntypedPackedLayout(comfy.quant_ops.QuantizedLayout):
     @classmethod
     def get_plain_tensors(cls, qtensor: Any) -> tuple[torch.Tensor, torch.Tensor]:
         return codes_and_scale(qtensor)
+
+
+class _UntypedRotatedLayout(_UntypedPackedLayout):
+    """Of older versions."""
+
+    @staticmethod
+    def dequantize(  # type: ignore[override]
+        qdata: torch.Tensor, scale: torch.Tensor, orig_dtype: torch.dtype, group: int, **_: Any
+    ) -> torch.Tensor:
+        return _turned_back(qdata, scale, group, orig_dtype)
 
 
 class _UntypedPacked(QuantizedTensor):
@@ -124,18 +146,20 @@ def quantized_tensor(codes: torch.Tensor, decoder: LayerDecoder, dtype: torch.dt
 
     Args:
         codes: as they are in the file, packed or not.
-        decoder: of a layer that is not rotated.
+        decoder: of the layer.
     """
     scale, shape, is_packed = decoder.scale, decoder.shape, decoder.bits < 8
     more: dict[str, Any] = {"bits": decoder.bits, "factor": decoder.factor} if is_packed else {}
+    if decoder.group != NONE:
+        more = {"group": decoder.group}
     if _TYPED:
-        name = _PACKED if is_packed else _SCALED
+        name = _PACKED if is_packed else _ROTATED if more else _SCALED
         make = comfy.quant_ops.get_layout_class(name).Params
         return QuantizedTensor(codes, name, make(scale=scale, orig_dtype=dtype, orig_shape=shape, **more))
     params = {"scale": scale, "orig_dtype": dtype}
     if is_packed:
         return _UntypedPacked(codes, _PACKED, params | more | {"orig_shape": shape})
-    return QuantizedTensor(codes, _STOCK, params)
+    return QuantizedTensor(codes, _ROTATED if more else _STOCK, params | more)
 
 
 def is_quantized(weight: object) -> bool:
@@ -152,19 +176,34 @@ def bits_of(weight: Any) -> int:
     return _param(weight, "bits", 8)
 
 
+def group_of(weight: Any) -> int:
+    """How many columns of such a tensor are rotated together; 1 is none."""
+    return _param(weight, "group", NONE)
+
+
 def factor_of(weight: Any) -> float | None:
     """Of NVFP4, what the scales of such a tensor are multiplied with."""
     return _param(weight, "factor")
 
 
-def dequantized(weight: Any, dtype: torch.dtype) -> torch.Tensor:
-    """The weight that such a tensor stands for, computed in float32 and rounded once."""
+def dequantized(weight: Any, dtype: torch.dtype, out: torch.Tensor | None = None) -> torch.Tensor:
+    """The weight that such a tensor stands for, computed in float32 and rounded once.
+
+    Args: out: memory that may be used for it, of its shape and type.
+    """
     codes, scale = codes_and_scale(weight)
     bits = bits_of(weight)
     if bits < 8:
         shape = tuple(_param(weight, "orig_shape"))
         return dequantize_packed(codes, scale, bits, shape, dtype, factor_of(weight))
-    return dequantize(codes, scale, dtype)
+    if (group := group_of(weight)) != NONE:
+        return _turned_back(codes, scale, group, dtype)
+    return dequantize(codes, scale, dtype, out)
+
+
+def _turned_back(codes: torch.Tensor, scale: torch.Tensor, group: int, dtype: torch.dtype) -> torch.Tensor:
+    """The weight of a layer whose columns are rotated, as they were before."""
+    return rotated(dequantize(codes, scale, torch.float32), group).to(dtype)
 
 
 def _param(weight: Any, name: str, default: Any = None) -> Any:

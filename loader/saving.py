@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 
 from ..hswq_core.formats.comfy_mixed import nvfp4_tensors
-from ..hswq_core.formats.int8 import INT8_FORM
+from ..hswq_core.formats.int8 import INT8_FORM, ROTATED_INT8_FORM
 from ..hswq_core.formats.mixed import MIXED
 from ..hswq_core.formats.refusal import refusing_tensors
 from ..hswq_core.formats.v2 import V2
-from .quantized_tensor import bits_of, codes_and_scale, factor_of
+from ..hswq_core.rounding.rotation import NONE
+from .quantized_tensor import bits_of, codes_and_scale, factor_of, group_of
 
 
 def stored_tensors(weight: torch.Tensor, prefix: str) -> dict[str, torch.Tensor]:
@@ -24,7 +25,9 @@ def stored_tensors(weight: torch.Tensor, prefix: str) -> dict[str, torch.Tensor]
     if codes.dtype.is_floating_point:
         return found | V2.form.side_tensors_for(layer, scale.reshape(-1), tuple(weight.shape))
     if bits == 8:
-        beside = INT8_FORM.side_tensors_for(layer, scale.reshape(-1, 1), tuple(weight.shape))
+        group = group_of(weight)
+        form = INT8_FORM if group == NONE else ROTATED_INT8_FORM
+        beside = form.side_tensors_for(layer, scale.reshape(-1, 1), tuple(weight.shape), group)
         return found | beside | refusing_tensors("hswq_int8")
     factor = factor_of(weight)
     if factor is not None:

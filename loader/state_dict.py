@@ -38,7 +38,7 @@ def join_scales(state_dict: dict[str, Any], prefix: str, dtype: torch.dtype, pat
 
     Errors: CheckpointError naming the layer whose scale is unusable, or that is quantized in a way of its own.
     """
-    rotated, unscaled = 0, list[torch.Tensor]()
+    unscaled: list[torch.Tensor] = []
     for key in list(state_dict):
         tensor = state_dict.get(key)
         if tensor is None or key.endswith(MARKERS):
@@ -49,10 +49,9 @@ def join_scales(state_dict: dict[str, Any], prefix: str, dtype: torch.dtype, pat
                 _dequantize_text_encoder(state_dict, layer, path)
         elif layer and is_quantized(state_dict, layer, dtype_name(tensor.dtype)):
             decoder = _take_decoder(state_dict, layer, path)
-            rotated += decoder.group > 1
             if tensor.dtype in _FP8 and decoder.scale_key is None:
                 unscaled.append(tensor)
-            is_layer = decoder.group == 1 and len(decoder.shape) in LAYER_DIMENSIONS
+            is_layer = len(decoder.shape) in LAYER_DIMENSIONS
             state_dict[key] = (
                 quantized_tensor(tensor, decoder, dtype) if is_layer else decoder.dequantize(tensor).to(dtype)
             )
@@ -64,13 +63,6 @@ def join_scales(state_dict: dict[str, Any], prefix: str, dtype: torch.dtype, pat
     for key in [key for key in state_dict if key.startswith(prefix) and key.endswith((*MARKERS, "scaled_fp8"))]:
         del state_dict[key]
     _warn_of_lost_scales(unscaled, path)
-    if rotated:
-        logger.warning(
-            "HSWQ: %s: %d layers were rotated for the arithmetic of ComfyUI's own loaders; here they take as much "
-            "memory as in the original. Open the file with those, or quantize without rotation.",
-            path.name,
-            rotated,
-        )
 
 
 def majority_float(tensors: Mapping[str, TensorInfo], prefix: str) -> torch.dtype:

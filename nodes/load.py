@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import folder_paths
 from comfy_api.latest import io
 
-from ..hswq_core.files.inspection import Inspection
-from ..loader.load import load_checkpoint, load_diffusion_model
+from ..loader.load import Loaded, load_checkpoint, load_diffusion_model
 from .common import CATEGORY
 from .inputs import checked
 from .sources import known_path, model_modification_time, model_path
@@ -26,21 +26,30 @@ def _more_inputs() -> list[Any]:
                 "file above."
             ),
         ),
-        io.Boolean.Input(
-            "fp8_matmul",
-            default=False,
+        # Older workflows have it; the page moves it into compute and hides it.
+        io.Boolean.Input("fp8_matmul", default=False, optional=True, tooltip="Of older workflows: compute fast."),
+        io.Combo.Input(
+            "compute",
+            options=["exact", "fast"],
+            default="exact",
             optional=True,
             tooltip=(
-                "Multiply Linear layers in FP8 on cards that support it (RTX 40 and newer). This also rounds "
-                "the layers' "
-                "inputs, so images are less exact. On other cards it changes nothing."
+                "fast: multiply Linear layers in 8 bits: those in INT8 on most devices, those in FP8 on cards that "
+                "support it (RTX 40 and newer). This also rounds the layers' inputs, so images are less exact. Other "
+                "layers, and those with a LoRA, stay exact."
             ),
         ),
     ]
 
 
-def _ui(found: Inspection) -> dict[str, Any]:
-    return {"text": [found.summary], "hswq_loaded": [file_summary(found)]}
+def _is_fast(compute: str, fp8_matmul: bool) -> bool:
+    return fp8_matmul or compute == "fast"
+
+
+def _ui(loaded: Loaded) -> dict[str, Any]:
+    told = [loaded.found.summary, *([] if loaded.fast is None else [str(loaded.fast)])]
+    computing = {} if loaded.fast is None else {"computing": asdict(loaded.fast)}
+    return {"text": told, "hswq_loaded": [file_summary(loaded.found) | computing]}
 
 
 class HSWQLoader(io.ComfyNode):
@@ -70,16 +79,20 @@ class HSWQLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, ckpt_name: str, path: str | None = None, fp8_matmul: bool = False) -> int:
+    def fingerprint_inputs(
+        cls, ckpt_name: str, path: str | None = None, fp8_matmul: bool = False, compute: str = "exact"
+    ) -> int:
         return model_modification_time("checkpoints", ckpt_name)
 
     @classmethod
     @checked
-    def execute(cls, ckpt_name: str, path: str | None = None, fp8_matmul: bool = False) -> io.NodeOutput:
+    def execute(
+        cls, ckpt_name: str, path: str | None = None, fp8_matmul: bool = False, compute: str = "exact"
+    ) -> io.NodeOutput:
         file = known_path(path) if path else model_path("checkpoints", ckpt_name)
         embeddings = folder_paths.get_folder_paths("embeddings")
-        model, clip, vae, found = load_checkpoint(file, embeddings, fp8_matmul=fp8_matmul)
-        return io.NodeOutput(model, clip, vae, ui=_ui(found))
+        model, clip, vae, loaded = load_checkpoint(file, embeddings, fast=_is_fast(compute, fp8_matmul))
+        return io.NodeOutput(model, clip, vae, ui=_ui(loaded))
 
 
 class HSWQDiffusionModelLoader(io.ComfyNode):
@@ -102,12 +115,16 @@ class HSWQDiffusionModelLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, unet_name: str, path: str | None = None, fp8_matmul: bool = False) -> int:
+    def fingerprint_inputs(
+        cls, unet_name: str, path: str | None = None, fp8_matmul: bool = False, compute: str = "exact"
+    ) -> int:
         return model_modification_time("diffusion_models", unet_name)
 
     @classmethod
     @checked
-    def execute(cls, unet_name: str, path: str | None = None, fp8_matmul: bool = False) -> io.NodeOutput:
+    def execute(
+        cls, unet_name: str, path: str | None = None, fp8_matmul: bool = False, compute: str = "exact"
+    ) -> io.NodeOutput:
         file = known_path(path) if path else model_path("diffusion_models", unet_name)
-        model, found = load_diffusion_model(file, fp8_matmul=fp8_matmul)
-        return io.NodeOutput(model, ui=_ui(found))
+        model, loaded = load_diffusion_model(file, fast=_is_fast(compute, fp8_matmul))
+        return io.NodeOutput(model, ui=_ui(loaded))

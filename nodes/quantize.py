@@ -162,8 +162,8 @@ class HSWQQuantize(io.ComfyNode):
                     default=False,
                     optional=True,
                     tooltip=(
-                        "comfy-int8 only. Rotates a layer's inputs where that makes ComfyUI's own integer arithmetic "
-                        "closer to the original. Needs sampled rows."
+                        "int8 and comfy-int8 only. Rotates a layer's inputs where that makes the product of integers "
+                        "(compute fast, and ComfyUI's own) closer to the original. Needs sampled rows."
                     ),
                 ),
                 io.String.Input(

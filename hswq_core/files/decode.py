@@ -23,6 +23,7 @@ from ..formats.stored_layer import (
     NVFP4,
     PACKED_BITS,
     PACKED_DTYPE,
+    ROTATION,
     SCALE_SUFFIXES,
 )
 from ..grids import E2M1, E4M3, INT8
@@ -95,6 +96,8 @@ def decode_layer(
     """
     side_keys = tuple(layer + suffix for suffix in (*SCALE_SUFFIXES, *MARKERS) if layer + suffix in keys)
     said = _description(read(layer + DESCRIPTION), layer, where) if layer + DESCRIPTION in side_keys else {}
+    if layer + ROTATION in side_keys:
+        said = {**said, **_rotation(read(layer + ROTATION))}
     scale_key = next((layer + suffix for suffix in SCALE_SUFFIXES if layer + suffix in keys), None)
     if said.get("format") == NVFP4:
         scale, factor = _checked_blocks(keys, read, layer, shape, where)
@@ -154,6 +157,12 @@ def _parsed(description: torch.Tensor) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
+def _rotation(stored: torch.Tensor) -> dict[str, Any]:
+    """What int8's own tensor says, as a description would."""
+    group = stored.flatten().tolist()
+    return {"convrot": group != [1], "convrot_groupsize": group[0] if len(group) == 1 else None}
+
+
 def _checked_packing(
     said: Mapping[str, Any], layer: str, stored: tuple[int, ...], bits: int, scale: torch.Tensor, where: Path | str
 ) -> tuple[int, ...]:
@@ -206,7 +215,7 @@ def _group(said: Mapping[str, Any], layer: str, shape: tuple[int, ...], where: P
     group = said.get("convrot_groupsize", 256)
     if len(shape) != 2 or group not in _GROUPS or shape[1] % group:
         raise CheckpointError(
-            f"what {layer}{DESCRIPTION} says cannot be (a weight of {list(shape)} is not rotated in groups of {group})",
+            f"what stands beside {layer} cannot be (a weight of {list(shape)} is not rotated in groups of {group})",
             where=where,
             remedy="The file is damaged; quantize the model again",
         )

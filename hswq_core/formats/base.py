@@ -34,8 +34,8 @@ class Form:
             groups]; float32 [C_out, blocks]) and the weight's shape.
         grid: what ``L.weight`` is rounded to.
         bits: of a code. Fewer than 8 are packed: ``L.weight`` is then U8 [C_out, bytes of a row].
-        rotation: what stands beside ``L.weight`` where columns may be rotated, given ``L`` and the group, or 1; of one
-            size, whatever the group. ``None`` in forms without rotation.
+        rotation: what stands beside ``L.weight`` of a Linear layer where columns may be rotated, given ``L`` and the
+            group, or 1; of one size, whatever the group. ``None`` in forms without rotation.
         integer_product: whether readers round the layer's inputs, too: each row to integers, by its largest value.
         holds: whether a layer of the diffusion model can be stored so, given its path there and its weight's shape.
     """
@@ -54,7 +54,7 @@ class Form:
     ) -> dict[str, torch.Tensor]:
         """What stands beside a weight of this shape and scale, its columns rotated in groups of so many."""
         found = self.side_tensors(layer, scale, shape)
-        return found if self.rotation is None else found | self.rotation(layer, group)
+        return found | self.rotation(layer, group) if self.rotation and len(shape) == 2 else found
 
     def planned_side_tensors(self, layer: str, shape: Shape) -> dict[str, torch.Tensor]:
         """What will stand beside a weight of this shape, with scales of one: for its names, types and sizes."""

@@ -22,8 +22,10 @@ DESCRIPTION = ".comfy_quant"
 """Beside a layer, JSON as U8: the format that it is quantized in, and what else a reader must know of it."""
 FACTOR = ".weight_scale_2"
 """Beside layers whose scales are of blocks: what all of them are multiplied with."""
-MARKERS = (DESCRIPTION, FACTOR, ".input_scale", ".scale_input")
-"""What other formats store beside a layer: it steers their own FP8 code and means nothing without it."""
+ROTATION = ".weight_rotation"
+"""Beside a layer in int8, how many of its columns are rotated together; 1 is none."""
+MARKERS = (DESCRIPTION, FACTOR, ROTATION, ".input_scale", ".scale_input")
+"""What stands beside a layer and means nothing without it. Some steers the FP8 code of other formats alone."""
 
 
 @dataclass(frozen=True)

@@ -8,25 +8,53 @@ from types import ModuleType
 
 import torch
 
-from ..backend import COMPUTED_IN, Operation, register
+from ..backend import COMPUTED_IN, KITCHEN, Operation, register
 from ..grids import E4M3
+from .dequantize_cpu import dequantize_in_blocks
 
 
-def dequantize(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def dequantize(
+    codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype, out: torch.Tensor | None = None
+) -> torch.Tensor:
     """W = codes * scale in ``dtype``.
 
     Args:
         codes: any shape, an 8-bit type.
         scale: float32, broadcastable to ``codes``.
+        out: memory that may be used for W, of its shape and type.
     """
-    kernel = DEQUANTIZE.kernel(codes.device) if fits_kernel(codes, scale) else None
-    return _by_torch(codes, scale, dtype) if kernel is None else kernel.dequantize(codes, scale, dtype)
+    kernel = _kernel_for(codes, scale)
+    if kernel is not None:
+        return kernel.dequantize(codes, scale, dtype)
+    if codes.device.type == "cpu" and _fits_blocks(codes, scale):
+        return dequantize_in_blocks(codes, scale, torch.empty(codes.shape, dtype=dtype) if out is None else out)
+    return _by_torch(codes, scale, dtype)
+
+
+def _kernel_for(codes: torch.Tensor, scale: torch.Tensor) -> ModuleType | None:
+    """Triton's before comfy-kitchen's, which takes longer to launch."""
+    if fits_kernel(codes, scale):
+        return DEQUANTIZE.kernel(codes.device) or DEQUANTIZE_BY_KITCHEN.kernel(codes.device)
+    if codes.dtype == torch.int8 and codes.device.type != "cpu" and _is_plain(codes, scale):
+        return DEQUANTIZE_INTEGERS.kernel(codes.device)
+    return None
 
 
 def fits_kernel(codes: torch.Tensor, scale: torch.Tensor) -> bool:
     """Whether the kernel is for this weight: e4m3 (files of other tools have e5m2, too) with one scale."""
     one_scale = scale.numel() == 1 and scale.dtype == torch.float32 and scale.device == codes.device
     return codes.dtype == E4M3.dtype and one_scale and codes.is_contiguous()
+
+
+def _fits_blocks(codes: torch.Tensor, scale: torch.Tensor) -> bool:
+    return _is_plain(codes, scale) and not torch.compiler.is_compiling()
+
+
+def _is_plain(codes: torch.Tensor, scale: torch.Tensor) -> bool:
+    """Whether these are codes of a layer, with one scale or one for each output channel."""
+    by_channel = scale.dim() == codes.dim() and scale.numel() == scale.shape[0] == codes.shape[0]
+    is_plain = codes.is_contiguous() and scale.dtype == torch.float32 and scale.device == codes.device
+    return is_plain and codes.numel() > 0 and codes.dim() > 1 and (scale.numel() == 1 or by_channel)
 
 
 def _by_torch(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -57,4 +85,18 @@ def _agrees(kernel: ModuleType, device: torch.device) -> bool:
     return True
 
 
+def _integers_agree(kernel: ModuleType, device: torch.device) -> bool:
+    for dtype, shape in product(COMPUTED_IN, _SHAPES):
+        close = torch.finfo(dtype).eps if dtype == torch.bfloat16 else 0.0
+        codes = torch.arange(math.prod(shape), device=device).mul_(37).to(torch.int8).view(shape)
+        by_channel = torch.linspace(0.01, 0.5, shape[0], device=device).view(-1, *[1] * (len(shape) - 1))
+        for scale in (by_channel, torch.tensor(0.37, device=device)):
+            found, expected = kernel.dequantize(codes, scale, dtype), _by_torch(codes, scale, dtype)
+            if found.dtype != dtype or not torch.allclose(found, expected, rtol=close, atol=0):
+                return False
+    return True
+
+
 DEQUANTIZE = register(Operation("dequantizing", "e4m3", _agrees))
+DEQUANTIZE_BY_KITCHEN = register(Operation("dequantizing FP8", "kitchen", _agrees, KITCHEN))
+DEQUANTIZE_INTEGERS = register(Operation("dequantizing INT8", "kitchen", _integers_agree, KITCHEN))

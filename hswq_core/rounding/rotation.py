@@ -23,8 +23,13 @@ _ROWS = 256
 
 
 @cache
-def _hadamard(size: int) -> torch.Tensor:
+def _hadamard(size: int, device: torch.device) -> torch.Tensor:
     """Orthonormal and symmetric, float32 [size, size]; size is a power of 4."""
+    with torch.inference_mode(False):  # gradients may come to need it
+        return _built(size).to(device)
+
+
+def _built(size: int) -> torch.Tensor:
     four = torch.ones(4, 4) - 2 * torch.eye(4).flip(1)
     matrix = four
     while len(matrix) < size:
@@ -39,7 +44,7 @@ def rotated(matrix: torch.Tensor, group: int) -> torch.Tensor:
     """
     if group == NONE:
         return matrix.float()
-    turn = _hadamard(group).to(matrix.device)
+    turn = _hadamard(group, matrix.device)
     return (matrix.float().reshape(len(matrix), -1, group) @ turn).reshape(matrix.shape)
 
 

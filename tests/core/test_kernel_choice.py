@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hswq_core import backend
-from hswq_core.backend import COMPUTED_IN, KernelStatus, Operation, list_kernels
+from hswq_core.backend import COMPUTED_IN, KernelSet, KernelStatus, Operation, list_kernels
 from hswq_core.calibration.accumulators.bank import SumBank
 from hswq_core.errors import KernelError
 from hswq_core.grids import E4M3
@@ -33,7 +33,7 @@ def choose(monkeypatch: pytest.MonkeyPatch) -> Choose:
 
     monkeypatch.setattr(backend, "_tested", {})
     monkeypatch.setattr(backend, "_operations", [])
-    for cached in (backend.forced_set, backend._chosen, backend._say_once):
+    for cached in (backend.forced_set, backend._chosen, backend._say_once, backend._kitchen_problem):
         monkeypatch.setattr(backend, cached.__name__, backend.cache(cached.__wrapped__))
     monkeypatch.delenv(backend.VARIABLE, raising=False)
     return chosen
@@ -46,7 +46,7 @@ def card(choose: Choose, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
 
 
-def operation(name: str, agrees: bool | Exception = True) -> Operation:
+def operation(name: str, agrees: bool | Exception = True, kernels: KernelSet = backend.TRITON) -> Operation:
     """One with a self-test that comes out as told. Its module is one that needs no Triton."""
 
     def tested(_module: ModuleType, _device: torch.device) -> bool:
@@ -54,7 +54,7 @@ def operation(name: str, agrees: bool | Exception = True) -> Operation:
             raise agrees
         return agrees
 
-    return backend.register(Operation(name, "launch", tested))
+    return backend.register(Operation(name, "launch", tested, kernels))
 
 
 def listed(device: torch.device) -> dict[str, KernelStatus]:
@@ -67,7 +67,7 @@ def test_without_a_card_torch_computes_and_the_others_say_why_not() -> None:
     assert list(found) == ["kitchen", "triton", "torch"]
     assert found["torch"] == KernelStatus("torch", True, None)
     assert not found["triton"].in_use and "CUDA devices, this is cpu" in str(found["triton"])
-    assert not found["kitchen"].in_use and "nothing with" in str(found["kitchen"])
+    assert not found["kitchen"].in_use and "CUDA and HIP devices, this is cpu" in str(found["kitchen"])
     assert operation("adding").kernel(CPU) is None
 
 
@@ -77,7 +77,7 @@ def test_on_a_card_triton_computes_what_it_is_trusted_with(monkeypatch: pytest.M
     assert good.kernel(CARD).__name__.endswith("kernels.launch")  # type: ignore[union-attr]
     found = listed(CARD)
     assert found["triton"] == KernelStatus("triton", True, None)
-    assert found["torch"] == KernelStatus("torch", True, "for what triton has no kernel for")
+    assert found["torch"] == KernelStatus("torch", True, "for what triton cannot")
     operation("wrong", agrees=False)
     assert listed(CARD)["triton"] == KernelStatus("triton", True, "not for wrong")
     assert not backend.TRITON.why_not(CARD) and backend.TRITON.available(CARD)
@@ -117,10 +117,8 @@ def test_the_log_has_one_line_for_each_device(caplog: pytest.LogCaptureFixture) 
         for device in (CPU, CARD, CPU, CARD):
             first.kernel(device), second.kernel(device)
     cpu, cuda = (record.getMessage() for record in caplog.records)
-    assert (
-        cpu.startswith("HSWQ: kernels on cpu: torch; not kitchen (comfy-kitchen is not installed") and "triton" in cpu
-    )
-    assert cuda.startswith("HSWQ: kernels on cuda:0: triton; torch (for what triton has no kernel for); not kitchen")
+    assert cpu.startswith("HSWQ: kernels on cpu: torch; not kitchen (its kernels are for CUDA") and "triton" in cpu
+    assert cuda.startswith("HSWQ: kernels on cuda:0: triton; torch (for what triton cannot); not kitchen")
 
 
 @pytest.mark.usefixtures("card")
@@ -150,14 +148,31 @@ def test_triton_is_forced_or_an_error(choose: Choose, monkeypatch: pytest.Monkey
     assert "Triton is not installed" in str(listed(CARD)["triton"])
 
 
-@pytest.mark.usefixtures("choose")
-def test_kitchen_says_that_it_can_do_nothing_yet(choose: Choose, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("card")
+def test_kitchen_is_forced_or_an_error(choose: Choose, monkeypatch: pytest.MonkeyPatch) -> None:
     choose("kitchen")
-    for installed in (False, True):
-        monkeypatch.setattr(backend, "_installed", lambda _package, there=installed: there)
-        with pytest.raises(KernelError, match="HSWQ computes nothing with"):
-            operation("adding").kernel(CPU)
+    with pytest.raises(KernelError, match="cannot be used on cpu: its kernels are for CUDA and HIP devices"):
+        operation("adding").kernel(CPU)
+    with pytest.raises(KernelError, match="comfy-kitchen is not installed"):
+        operation("adding").kernel(CARD)
     assert not any(status.in_use for status in list_kernels(CPU))
+    monkeypatch.setattr(backend, "_kitchen_problem", lambda: None)  # as if it were there
+    own, of_triton = operation("multiplying", kernels=backend.KITCHEN), operation("subtracting")
+    assert own.kernel(CARD) is not None and of_triton.kernel(CARD) is None
+    with pytest.raises(KernelError, match="wrong: its results are wrong"):
+        operation("wrong", agrees=False, kernels=backend.KITCHEN).kernel(CARD)
+
+
+@pytest.mark.usefixtures("card")
+def test_two_sets_are_in_use_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "_kitchen_problem", lambda: None)
+    adding, own = operation("adding"), operation("multiplying", kernels=backend.KITCHEN)
+    assert adding.kernel(CARD) is not None and own.kernel(CARD) is not None
+    operation("wrong", agrees=False, kernels=backend.KITCHEN)
+    found = listed(CARD)
+    assert found["triton"] == KernelStatus("triton", True, None)
+    assert found["kitchen"] == KernelStatus("kitchen", True, "not for wrong")
+    assert found["torch"] == KernelStatus("torch", True, "for what kitchen and triton cannot")
 
 
 def test_another_name_is_one_error_that_names_the_choices(choose: Choose) -> None:

@@ -14,6 +14,7 @@ from hswq_core.calibration.accumulators.triton import LAYER_SUMS
 from hswq_core.grids import E4M3
 from hswq_core.inference.dequantize import DEQUANTIZE, fits_kernel
 from hswq_core.inference.fp8_matmul import QUANTIZE_INPUT
+from hswq_core.inference.int8_linear import ROWS
 from hswq_core.inference.packed import DEQUANTIZE_PACKED
 from hswq_core.kernels.launch import Kernel
 from hswq_core.rounding.sequential import ROUND_ROWS, round_rows
@@ -58,6 +59,17 @@ def test_inputs_fill_the_grid(unit: float) -> None:
     found, scale = quantize(codes.float() * unit, 1e-12)
     assert float(scale) == unit
     assert torch.equal(found.float(), codes.float())
+
+
+@pytest.mark.parametrize("shape", [(3, 64), (2, 2500), (1, 1)], ids=str)
+def test_rows_are_rounded_to_the_nearest_even_integer(shape: tuple[int, int]) -> None:
+    from hswq_core.kernels.int8 import quantize_rows
+
+    # In units of one half, so that ties are exact; the largest of a row is 127.
+    halves = torch.randint(-253, 254, shape, generator=torch.Generator().manual_seed(0)).float()
+    halves[:, 0] = 254
+    codes, scale = quantize_rows(halves / 2, 1e-30)
+    assert torch.equal(scale, torch.ones(shape[0], 1)) and torch.equal(codes.float(), (halves / 2).round())
 
 
 def test_zeros_stay_zeros() -> None:
@@ -111,7 +123,7 @@ def test_rows_move_those_after_them(against_values: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "operation", [DEQUANTIZE, DEQUANTIZE_PACKED, QUANTIZE_INPUT, ROUND_ROWS, LAYER_SUMS], ids=lambda o: o.name
+    "operation", [DEQUANTIZE, DEQUANTIZE_PACKED, QUANTIZE_INPUT, ROWS, ROUND_ROWS, LAYER_SUMS], ids=lambda o: o.name
 )
 def test_a_self_test_makes_the_launches_that_sampling_makes(
     monkeypatch: pytest.MonkeyPatch, operation: Operation
@@ -149,7 +161,7 @@ import re, sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from hswq_core.kernels import e4m3, layer_sums, packed, sequential
+from hswq_core.kernels import e4m3, int8, layer_sums, packed, sequential
 
 def compiled(function, architecture, **types):
     pointers = [i for i, kind in enumerate(types.values()) if kind.startswith("*")]
@@ -170,6 +182,14 @@ for architecture in map(int, sys.argv[1:]):
             sequential._round_strip, architecture, target="*fp32", values="*fp32", coupling="*fp32", unit="*fp32",
             rounded="*fp32", change="*fp32", rows="i32", columns="i32", own="i32", is_scaled="i32", largest="fp32",
             least_normal="fp32", spacing="fp32",
+        )
+        ptx = compiled(
+            int8._quantize_row, architecture, x=x, codes="*i8", scale="*fp32", scale_floor="fp32", columns="i32",
+        )
+        assert "0f4B400000" in ptx, "the rounding is not optimized away"
+        compiled(
+            int8._scale_block, architecture, sums="*i32", row_scale="*fp32", scale="*fp32", bias=x, out=x, count="i32",
+            columns="i32", has_bias="i32",
         )
         compiled(e4m3._dequantize_block, architecture, codes="*u8", scale="*fp32", out=x, count="i32")
         compiled(

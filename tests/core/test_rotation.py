@@ -1,4 +1,4 @@
-"""Rotated inputs in comfy-int8: where they pay, and that they are what ComfyUI multiplies with."""
+"""Rotated inputs in int8 and comfy-int8: where they pay, and that they are what is multiplied with."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from hswq_core import convert, inspect, quantize
 from hswq_core.calibration import DualMonitor, Statistics
 from hswq_core.errors import CheckpointError, PlanError, StatisticsError
 from hswq_core.files.names import default_name
+from hswq_core.inference.int8_linear import int8_linear
 from hswq_core.options import QuantizeOptions
 from hswq_core.rounding.rotation import best_group, rotated
 from tests.core.small_nets import fingerprint
@@ -41,10 +42,10 @@ class Case:
     statistics: Statistics
     folder: Path
 
-    def written(self, name: str, **options: object) -> dict[str, torch.Tensor]:
+    def written(self, name: str, mode: str = "comfy-int8", **options: object) -> dict[str, torch.Tensor]:
         """The diffusion model of a file without kept layers."""
         target = self.folder / f"{name}.safetensors"
-        report = quantize(self.source, target, self.statistics, keep_ratio=0.0, mode="comfy-int8", **options)  # type: ignore[arg-type]
+        report = quantize(self.source, target, self.statistics, keep_ratio=0.0, mode=mode, **options)  # type: ignore[arg-type]
         assert report.bytes == target.stat().st_size  # as planned, before it was known what is rotated
         return unet_of(target)
 
@@ -122,12 +123,17 @@ def test_converting_turns_weights_back_or_keeps_them_turned(case: Case) -> None:
     turned, file = case.written("turned", rotate=True), case.folder / "turned.safetensors"
     group = int(str(said_of(turned, "with_outlier")["convrot_groupsize"]))
     exact = rotated(turned["with_outlier.weight"].float() * turned["with_outlier.weight_scale"], group).half()
-    for to in ("fp16", "int8"):
-        convert(file, case.folder / f"{to}.safetensors", to)
-        other = unet_of(case.folder / f"{to}.safetensors")
-        assert torch.equal(other["with_outlier.weight"], exact) and "with_outlier.weight_scale" not in other
-        assert other["without.weight"].dtype == (torch.float16 if to == "fp16" else torch.int8)
-    convert(file, case.folder / "same.safetensors", "comfy-int8")
+    convert(file, case.folder / "fp16.safetensors", "fp16")
+    plain = unet_of(case.folder / "fp16.safetensors")
+    assert torch.equal(plain["with_outlier.weight"], exact) and "with_outlier.weight_scale" not in plain
+    assert plain["without.weight"].dtype == torch.float16
+    convert(file, case.folder / "int8.safetensors", "int8")
+    ours = unet_of(case.folder / "int8.safetensors")
+    assert all(torch.equal(turned[key], ours[key]) for key in turned if not key.endswith("comfy_quant"))
+    assert int(ours["with_outlier.weight_rotation"]) == group and "with_outlier.comfy_quant" not in ours
+    assert inspect(case.folder / "int8.safetensors").format == "int8"
+    # There and back again.
+    convert(case.folder / "int8.safetensors", case.folder / "same.safetensors", "comfy-int8")
     same = unet_of(case.folder / "same.safetensors")
     assert all(torch.equal(turned[key], same[key]) for key in turned if not key.endswith("comfy_quant"))
     assert all(said_of(turned, layer) == said_of(same, layer) for layer in ("with_outlier", "without"))
@@ -138,9 +144,9 @@ def test_converting_turns_weights_back_or_keeps_them_turned(case: Case) -> None:
     [
         (
             '{"format": "int8_tensorwise", "convrot": true, "convrot_groupsize": 48}',
-            r"with_outlier\.comfy_quant says cannot be",
+            "with_outlier cannot be",
         ),
-        ('{"format": "int8_tensorwise", "convrot": true}', r"with_outlier\.comfy_quant says cannot be"),
+        ('{"format": "int8_tensorwise", "convrot": true}', "with_outlier cannot be"),
         ('{"format": "another"}', "with_outlier is quantized in a way that HSWQ does not know"),
         ("{", "with_outlier is quantized in a way that HSWQ does not know"),
     ],
@@ -155,6 +161,37 @@ def test_a_description_that_cannot_be_is_told(case: Case, said: str, told: str) 
     assert not (case.folder / "out.safetensors").exists()
 
 
+def test_int8_says_it_in_a_tensor_of_its_own(case: Case) -> None:
+    plain, turned = case.written("plain", "int8"), case.written("turned", "int8", rotate=True)
+    assert {name: int(turned[f"{name}.weight_rotation"]) for name in ("with_outlier", "without")} == {
+        "with_outlier": 64, "without": 1,
+    }  # fmt: skip
+    assert turned["with_outlier.weight_rotation"].dtype == torch.int32
+    assert not any(key.endswith(("comfy_quant", "weight_rotation")) for key in plain)
+    assert torch.equal(turned["without.weight"], plain["without.weight"])
+    found = inspect(case.folder / "turned.safetensors")
+    assert found.format == "int8" and found.metadata["hswq.rotate"] == "true"
+    assert "hswq_int8" in found.metadata["_quantization_metadata"]  # by which stock loaders refuse it
+    original, x = unet_of(case.source)["with_outlier.weight"].float(), torch.randn(200, 64)
+    x[:, 5] *= 40
+    errors = []
+    for unet, group in ((turned, 64), (plain, 1)):
+        out = int8_linear(x, unet["with_outlier.weight"], unet["with_outlier.weight_scale"], None, group)
+        assert out is not None
+        errors.append(float((out - x @ original.t()).square().sum()))
+    assert errors[0] < 0.2 * errors[1]
+
+
+@pytest.mark.parametrize("rotation", [[48], [-4], [0], [64, 64], []], ids=str)
+def test_a_rotation_that_cannot_be_is_told(case: Case, rotation: list[int]) -> None:
+    case.written("turned", "int8", rotate=True)
+    tensors = load_file(case.folder / "turned.safetensors")
+    tensors[f"{PREFIX}with_outlier.weight_rotation"] = torch.tensor(rotation, dtype=torch.int32)
+    save_file(tensors, case.folder / "bad.safetensors")
+    with pytest.raises(CheckpointError, match="with_outlier cannot be"):
+        convert(case.folder / "bad.safetensors", case.folder / "out.safetensors", "fp16")
+
+
 def test_the_choice_is_recorded(case: Case) -> None:
     options = QuantizeOptions(mode="comfy-int8", keep_ratio=0.0, rotate=True)
     assert default_name("m.safetensors", 2, options) == "m_hswq_r2_r0_comfy-int8_rotated.safetensors"
@@ -164,8 +201,8 @@ def test_the_choice_is_recorded(case: Case) -> None:
 
 
 def test_what_cannot_be_rotated_is_told(case: Case) -> None:
-    with pytest.raises(PlanError, match="comfy-int8 alone"):
-        QuantizeOptions(mode="int8", rotate=True)
+    with pytest.raises(PlanError, match="rotated in int8, comfy-int8 alone"):
+        QuantizeOptions(mode="v2", rotate=True)
     with pytest.raises(PlanError, match="Give true or false"):
         QuantizeOptions(mode="comfy-int8", rotate="yes")  # type: ignore[arg-type]
     bare = {name: replace(layer, rows=None) for name, layer in case.statistics.layers.items()}

@@ -14,9 +14,11 @@ import torch
 from benchmarks import card_model, inprocess_comfy
 from benchmarks.card_counts import StepCount
 from benchmarks.card_subject import MODES, count
-from benchmarks.fake_card import CARD, E4m3, LayerSums, Packed, fake_card
+from benchmarks.fake_card import CARD, E4m3, Int8, LayerSums, Packed, fake_card
 
-COUNTED = ("plain", "calibrating, 1,024 rows", "V2", "int8", "mixed", "sensitivity, a backward pass")
+COUNTED = (
+    "plain", "calibrating, 1,024 rows", "V2", "V2, fast", "int8", "int8, fast", "mixed", "sensitivity, a backward pass",
+)  # fmt: skip
 FAULTS: dict[str, Callable[[torch.Tensor], object]] = {
     "none": lambda y: y * torch.tensor(2.0),
     "a number read": lambda y: y.sum().item(),
@@ -40,11 +42,13 @@ def signatures() -> list[list[list[str]]]:
     """The arguments of each stand-in and of its kernel, where Triton is installed."""
     if importlib.util.find_spec("triton") is None:
         return []
-    from hswq.hswq_core.kernels import e4m3, layer_sums, packed  # type: ignore[import-not-found]
+    from hswq.hswq_core.kernels import e4m3, int8, layer_sums, packed  # type: ignore[import-not-found]
 
     pairs = (
         (E4m3.dequantize, e4m3.dequantize),
         (E4m3.quantize, e4m3.quantize),
+        (Int8.quantize_rows, int8.quantize_rows),
+        (Int8.scale_sums, int8.scale_sums),
         (LayerSums.measure, layer_sums.measure),
         (Packed.dequantize, packed.dequantize),
     )

@@ -135,10 +135,11 @@ def test_rotated_layers_are_turned_back_here_and_closer_in_stock(probing: ComfyS
     turned = {layer: group for layer, group in groups.items() if group > 1}
     assert 0 < len(turned) < len(groups)
     ours = probe(probing, "ours_turned", loaded("turned.safetensors"))
+    on_disk = sum(tensor.nbytes for tensor in file.values())
+    assert int(ours["unet.bytes"]) <= on_disk
     for layer, group in turned.items():
         whole = rotated(file[f"{layer}.weight"].float() * file[f"{layer}.weight_scale"], group)
-        assert torch.equal(ours[f"{layer}.computed"], whole.half().float()), layer
-    assert "rotated for the arithmetic of ComfyUI's own loaders" in probing.log
+        assert torch.equal(ours[f"{layer}.computed"], whole), layer
     if "convrot" not in (probing.comfyui / "comfy/ops.py").read_text(encoding="utf-8"):
         return  # older versions do not know integers at all
     original = probe(probing, "rotating_original", loaded(w.TINY))["unet.output"]
@@ -169,15 +170,6 @@ def test_several_models_at_once_unloaded_and_loaded_again(probing: ComfyServer) 
         assert images[0] == images[1]
     for name in MODES:
         assert_as_in_file(probe(probing, f"{name}_again", loaded(f"{name}.safetensors")), path_of(probing, name))
-
-
-def test_fp8_multiplication_is_left_off_where_there_is_none(probing: ComfyServer) -> None:
-    flow = loaded("v2.safetensors")
-    flow["loader"]["inputs"]["fp8_matmul"] = True
-    assert torch.equal(
-        probe(probing, "asked", flow)["unet.output"], probe(probing, "v2", loaded("v2.safetensors"))["unet.output"]
-    )
-    assert "no FP8 arithmetic" in probing.log
 
 
 def test_no_hook_is_left_after_a_run_a_failure_or_a_cancel(probing: ComfyServer) -> None:

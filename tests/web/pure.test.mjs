@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { describe } from "../../web/hswq/badge.js";
+import { describe, moveOldSwitch } from "../../web/hswq/badge.js";
 import { filesBehind, heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt } from "../../web/hswq/curve.js";
 import { budgetAt, errorAt, layersInWords, logRange, placeOf, shown } from "../../web/hswq/error_curve.js";
 import { duration, megabytes, percent } from "../../web/hswq/format.js";
@@ -86,6 +86,21 @@ test("numbers read well", () => {
     assert.deepEqual(describe(loaded), ["V2  ·  7 MB of weights", "157 layers in FP8, 18 in F16"]);
     assert.deepEqual(describe({ ...loaded, origin: "HSWQ 0.1.0, from A" })[2], "HSWQ 0.1.0, from A");
     assert.deepEqual(describe({ ...loaded, predicted_error: 3.14e-5 })[2], "predicted error 3.1e-5");
+    const computing = { fast: 139, exact: { convolutions: 16, "not quantized": 2 } };
+    const line = "139 layers multiply in 8 bits; exact: 16 convolutions, 2 not quantized";
+    assert.equal(describe({ ...loaded, computing })[2], line);
+    assert.equal(describe({ ...loaded, computing: { fast: 3, exact: {} } })[2], "3 layers multiply in 8 bits");
+});
+
+test("the switch of older workflows moves into compute, once", () => {
+    const loader = (fp8, compute) => ({ widgets: [{ name: "fp8_matmul", value: fp8 }, { name: "compute", value: compute }] });
+    for (const [fp8, compute, expected] of [[true, "exact", "fast"], [false, "exact", "exact"], [false, "fast", "fast"]]) {
+        const node = loader(fp8, compute);
+        moveOldSwitch(node);
+        assert.deepEqual(node.widgets.map((w) => w.value), [false, expected]);
+        assert.equal(node.widgets[0].hidden, true);
+    }
+    moveOldSwitch({ widgets: [] });
 });
 
 test("nodes of a column are moved down until none overlaps, others stay", () => {

@@ -15,7 +15,27 @@ export function describe(loaded) {
         : say("{0}, none quantized", kept);
     const first = `${loaded.format.toUpperCase()}  ·  ${say("{0} of weights", megabytes(loaded.nbytes))}`;
     const predicted = loaded.predicted_error ? [say("predicted error {0}", loaded.predicted_error.toExponential(1))] : [];
-    return [first, layers, ...predicted, ...(loaded.origin ? [loaded.origin] : [])];
+    const how = loaded.computing ? [computing(loaded.computing)] : [];
+    return [first, layers, ...how, ...predicted, ...(loaded.origin ? [loaded.origin] : [])];
+}
+
+/** How the layers compute: how many fast, and why the others do not. */
+function computing({ fast, exact }) {
+    const others = Object.entries(exact).map(([reason, count]) => `${count} ${say(reason)}`);
+    const multiplied = say("{0} layers multiply in 8 bits", fast);
+    return others.length ? say("{0}; exact: {1}", multiplied, others.join(", ")) : multiplied;
+}
+
+/** Older workflows have a switch where compute is now: its value moves there, and it is not shown. */
+export function moveOldSwitch(node) {
+    const before = widgetNamed(node, "fp8_matmul");
+    const compute = widgetNamed(node, "compute");
+    if (!before || !compute) return;
+    if (before.value === true) compute.value = "fast";
+    before.value = false;
+    before.hidden = true;
+    before.computeSize = () => [0, -4]; // and takes no room, not even that between two
+    before.options = { ...before.options, hidden: true }; // where nodes are elements of the page
 }
 
 export function attachBadge(node, api) {
@@ -62,6 +82,12 @@ export function attachBadge(node, api) {
         if (chosen.value) await show(chosen.value);
     }
 
+    moveOldSwitch(node);
+    const configured = node.onConfigure;
+    node.onConfigure = function (...given) {
+        configured?.apply(this, given);
+        moveOldSwitch(node);
+    };
     const soon = () => setTimeout(() => ask().catch(() => {}), 100); // a workflow's values are set after its nodes
     onChange(chosen, () => {
         if (node.properties) delete node.properties.hswq_kind; // the user has chosen
