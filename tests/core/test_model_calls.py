@@ -74,8 +74,8 @@ def test_what_is_kept_stands_for_the_steps_of_whole_images(calls: int) -> None:
     total = share = 0.0
     for run in range(16):
         recorder = InputRecorder(run)
-        for call in range(calls):
-            recorder.record((torch.full((2, 4), float(call)), torch.ones(2)), {})
+        for number in range(calls):
+            recorder.record((torch.full((2, 4), float(number)), torch.ones(2)), {})
         inputs = recorder.inputs()
         weights = [float(weights_of(entry)[0]) for entry in inputs]
         assert sum(weights) == pytest.approx(1.0) and len(inputs) <= INPUTS_PER_RUN
