@@ -32,6 +32,8 @@ TOO_LARGE = {"control": "the control net's output"}
 _MAX_OPTION_ELEMENTS = 1 << 18
 WEIGHT = "hswq.weight"
 """The name under which a kept input says, for each element of its batch, of which share of an image's steps it is."""
+_MAX_ELEMENTS = 1 << 15
+"""Of the latents of one kept input, if it has more than two samples."""
 _PARTS = (0.0, 0.2, 0.4, 0.55, 0.7, 0.82, 0.9, 0.96, 1.0)
 """Where the parts of an image begin and end, of each of which one call is kept."""
 _CANDIDATES = 4
@@ -54,7 +56,7 @@ class InputRecorder:
     def record(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """One call of the model."""
         if self._calls % self._every == 0:
-            self._kept.append(_copy_of_two_samples(recorded_call(args, kwargs), self._calls))
+            self._kept.append(_copy_of_some_samples(recorded_call(args, kwargs), self._calls))
             if len(self._kept) == _CANDIDATES * INPUTS_PER_RUN:
                 self._kept, self._every = self._kept[::2], self._every * 2
         self._calls += 1
@@ -170,12 +172,20 @@ def _plain_options(options: Mapping[Any, Any]) -> dict[str, Argument]:
     }
 
 
-def _copy_of_two_samples(entry: ModelInput, call: int) -> ModelInput:
-    """Copies with two images or videos: with guidance, one of the batch's parts has the prompt and the other none."""
+def _copy_of_some_samples(entry: ModelInput, call: int) -> ModelInput:
+    """Copies with two images or videos: with guidance, one of the batch's parts has the prompt and the other none.
+
+    Of small images more are copied, since what rounding does differs from image to image.
+    """
     batch, frames, samples = images_of(entry), frames_of(entry), samples_of(entry)
     parts = max(2, parts_of(entry))
     each = max(samples // parts, 1)
-    chosen = [(call % each + part * each) * frames + frame for part in range(parts) for frame in range(frames)]
+    size = sum(tensor.numel() for tensor in tensors_of(entry.get(LATENT)))
+    count = max(1, min(each, _MAX_ELEMENTS * max(samples, 1) // max(size * parts, 1)))
+    images = [(call + image * each // count) % each for image in range(count)]
+    chosen = [
+        (image + part * each) * frames + frame for part in range(parts) for image in images for frame in range(frames)
+    ]
 
     def chosen_of(tensor: torch.Tensor) -> torch.Tensor:
         return tensor[chosen] if batch > len(chosen) and tensor.dim() and len(tensor) == batch else tensor.clone()

@@ -66,7 +66,7 @@ def test_inputs_are_spread_over_the_run_and_survive_the_file(tmp_path: Path) -> 
     times = [float(entry["1"][0]) for entry in statistics.inputs]
     assert len(times) == INPUTS_PER_RUN and times == sorted(times, reverse=True)
     assert times[0] > 980 and times[-1] < 930 and max(a - b for a, b in pairwise(times)) <= 20
-    assert all(len(tensor) == 2 for entry in statistics.inputs for tensor in tensors_of(dict(entry)))
+    assert all(len(tensor) == 4 for entry in statistics.inputs for tensor in tensors_of(dict(entry)))
     save_statistics(statistics, tmp_path / "s.safetensors")
     loaded = load_statistics(tmp_path / "s.safetensors")
     assert len(loaded.inputs) == len(statistics.inputs)

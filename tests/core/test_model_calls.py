@@ -48,17 +48,28 @@ def test_everything_that_a_model_is_called_with_is_given_to_it_again(tmp_path: P
     save_statistics(monitor.statistics(), tmp_path / "s.safetensors")
     statistics = load_statistics(tmp_path / "s.safetensors")
     first = statistics.inputs[0]
-    assert [len(each) for each in first["ref_latents"]] == [2, 2], "one image with the prompt and one without"
+    assert [len(each) for each in first["ref_latents"]] == [6, 6], "small images are all kept"
     assert first["transformer_options"].keys() == {"cond_or_uncond", "sigmas"}, "no functions and no caches"
     assert not_recorded(first) == {"control": "the control net's output"}
     assert first["num_tokens"] == 3 and first["transformer_options"]["cond_or_uncond"] == [1, 0]
     patch = {"transformer_options": {"patch": lambda x: x}}
     together = batched(statistics.inputs)
-    assert len(together) == 1 and images_of(together[0]) == 10
-    apart = torch.cat([call(net, entry, patch).view(2, 1, 4) for entry in statistics.inputs], 1).flatten(0, 1)
+    assert len(together) == 1 and images_of(together[0]) == 30
+    apart = torch.cat([call(net, entry, patch).view(2, 3, 4) for entry in statistics.inputs], 1).flatten(0, 1)
     assert torch.allclose(call(net, together[0], patch), apart, rtol=1e-4, atol=1e-5)
     meter = ImpactMeter(net, statistics.inputs, torch.device("cpu"), patch)
     assert meter.impact(net.layer, torch.ones(4, 4)) > 0
+
+
+@pytest.mark.parametrize(("elements", "kept"), [(1 << 16, 2), (1 << 13, 4), (1 << 12, 6)])
+def test_of_large_images_one_is_kept_with_the_prompt_and_one_without(elements: int, kept: int) -> None:
+    recorder = InputRecorder()
+    number = torch.arange(6.0)
+    recorder.record((number[:, None].expand(6, elements), number), {"transformer_options": {"cond_or_uncond": [1, 0]}})
+    (entry,) = recorder.inputs()
+    times = entry["1"]
+    assert isinstance(times, torch.Tensor) and len(times) == kept == images_of(entry)
+    assert torch.equal(times[: kept // 2] + 3, times[kept // 2 :]), "the same images with the prompt and without"
 
 
 def test_what_cannot_be_recorded_is_named() -> None:
@@ -113,8 +124,8 @@ def test_what_is_kept_of_a_video_is_all_of_its_frames(tmp_path: Path, parts: int
             )  # fmt: skip
     save_statistics(monitor.statistics(), tmp_path / "s.safetensors")
     inputs = load_statistics(tmp_path / "s.safetensors").inputs
-    assert [images_of(entry) for entry in inputs] == [min(parts, 2) * frames] * 6
-    assert samples_of(batched(inputs)[0]) == 6 * min(parts, 2)
+    assert [images_of(entry) for entry in inputs] == [parts * frames] * 6
+    assert samples_of(batched(inputs)[0]) == 6 * parts
     layers, cpu = dict(quantizable_layers(net)), torch.device("cpu")
     changes = {name: torch.randn(layer.weight.shape, generator=generator) * 1e-3 for name, layer in layers.items()}  # type: ignore[operator,union-attr,arg-type]
     exact = ImpactMeter(net, inputs, cpu, {})
