@@ -4,9 +4,10 @@
 
 On the bundled tiny model: 31 prompts to calibrate with, 64 others to judge by. Two measures, both against the
 FP16 model: *UNet error*, |y_q - y|^2 / |y|^2 of the UNet's output on the FP16 model's own trajectories, all
-steps (teacher-forced, the first 32 prompts); and *latent MSE* of the final latents, each model on its own
-trajectory. ``--peers`` is a folder of checkpoints made by ``benchmarks.peers``. Writes fidelity.json; models that
-are in it already, judged by as many images on the same machine, are not judged again.
+steps (teacher-forced, the first 32 prompts), with its median over prompts and what the file says of it beforehand;
+and *latent MSE* of the final latents, each model on its own trajectory. ``--peers`` is a folder of checkpoints made
+by ``benchmarks.peers`` or ``benchmarks.peers_small``; a mixed file of the bytes of each is judged beside it. Writes
+fidelity.json; models that are in it already, judged by as many images on the same machine, are not judged again.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Judge:
         self._images, self._calls = model.images(self._latents), calls
 
     def figures(self, checkpoint: Path, **loading: Any) -> dict[str, Any]:
+        from hswq.hswq_core import inspect  # type: ignore[import-not-found]
         from hswq.hswq_core.metrics import compare_images  # type: ignore[import-not-found]
 
         model = inprocess_comfy.LoadedModel(checkpoint, **loading)
@@ -60,6 +62,8 @@ class Judge:
         return {
             "bytes": checkpoint.stat().st_size,
             "unet_error": self.unet_error(model),
+            "unet_error_each": self.unet_errors(model),
+            "predicted_error": inspect(checkpoint).predicted_error,
             "latent_mse": float(each.mean()),
             "latent_mse_each": each.tolist(),
             "ssim": compared.ssim,
@@ -157,11 +161,14 @@ def confidence(ours: list[float], theirs: list[float]) -> tuple[float, float]:
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    heads = f"{'model':<39}{'MB':>7}{'UNet error':>12}{'latent MSE':>12}{'median':>10}{'SSIM':>8}{'PSNR':>7}"
+    heads = f"{'model':<39}{'MB':>7}{'UNet error':>12}{'median':>10}{'predicted':>10}{'latent MSE':>12}{'median':>10}"
+    heads += f"{'SSIM':>8}{'PSNR':>7}"
     lines = [f"{heads}   against the reference of its size"]
     for name, r in results.items():
-        line = f"{name:<39}{r['bytes'] / 1e6:>7.3f}{r['unet_error']:>12.2e}{r['latent_mse']:>12.2e}"
-        line += f"{median(r['latent_mse_each']):>10.2e}{r['ssim']:>8.4f}{r['psnr']:>7.2f}"
+        predicted = "" if r["predicted_error"] is None else f"{r['predicted_error']:.2e}"
+        line = f"{name:<39}{r['bytes'] / 1e6:>7.3f}{r['unet_error']:>12.2e}{median(r['unet_error_each']):>10.2e}"
+        line += f"{predicted:>10}{r['latent_mse']:>12.2e}{median(r['latent_mse_each']):>10.2e}"
+        line += f"{r['ssim']:>8.4f}{r['psnr']:>7.2f}"
         how, mode, ratio = (*name.split(), "", "")[:3]
         rival = results.get(f"reference {'v2' if mode == 'int8' else mode} {ratio}")
         if rival is not None and how != "reference":
