@@ -26,8 +26,8 @@ from .model_calls import batched, call, latent_size, not_called, on_device
 VECTORS = 64
 """Random vectors in all, for inputs of two images: 128 estimates of each layer, and a standard error of an eighth."""
 FEW_PROBES, FEW_VECTORS = 2, 8
-"""An eighth of the vectors, one for each of eight inputs. Files had 1.1 to 1.25 times the least error for their size with
-as many on four inputs, not 1.03."""
+"""An eighth of the vectors, one for each of eight inputs. With as many on four inputs, files had 1.1 to 1.25 times the
+least error for their size, not 1.03."""
 PREDICTING_PROBES, PREDICTING_VECTORS = 8, 32
 """Half of the vectors, on all inputs that were recorded, where the sum of the impacts is to predict an error: the last
 step of an image may have most of it, and is one of few inputs."""
