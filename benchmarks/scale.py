@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,9 @@ def path_through() -> Mapping[str, w.Workflow]:
 
 
 def main() -> None:
-    args = inprocess_comfy.parser(__doc__, folder=True).parse_args()
+    parser = inprocess_comfy.parser(__doc__, folder=True)
+    parser.add_argument("--only", nargs="+", default=["*"], help="these steps alone: names with * and ?")
+    args = parser.parse_args()
     base: Path = args.folder / "base"
     server = ComfyServer(args.comfyui, base)
     source = server.checkpoints / SOURCE
@@ -116,6 +119,8 @@ def main() -> None:
         )
         print(f"{'':<36}{'seconds':>9}{'own GB':>9}{'mapped GB':>11}{'deaf s':>8}")
         for name, workflow in path_through().items():
+            if not any(fnmatch(name, pattern) for pattern in args.only):
+                continue
             watch, began = Watch(server), time.perf_counter()
             try:
                 server.run(workflow, timeout=3600)

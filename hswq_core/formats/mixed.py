@@ -1,4 +1,4 @@
-"""mixed, for HSWQ Loader: every layer in 2, 3, 4, 6 or 8 bits, or as it was.
+"""mixed, for HSWQ Loader: every layer in 2 to 6 or 8 bits, or as it was.
 
 Layers in 8 bits are those of int8. In fewer ``L.weight`` is U8 (``packing.py``) and ``L.weight_scale`` F16
 [C_out, groups], a scale for every 64 columns of the flattened weight; the last group may be shorter. ``L.comfy_quant``
@@ -11,7 +11,7 @@ import json
 
 import torch
 
-from ..grids import INT2, INT3, INT4, INT6, Grid
+from ..grids import INT2, INT3, INT4, INT5, INT6, Grid
 from ..grids.group_scales import GROUP
 from .base import Form, Format, Shape
 from .int8 import INT8_FORM
@@ -33,7 +33,7 @@ def _packed(bits: int, grid: Grid) -> Form:
 
 
 # 2 and 3 bits pay in the smallest files alone: where there are bytes for 4, few layers have less.
-_PACKED_FORMS = (_packed(2, INT2), _packed(3, INT3), _packed(4, INT4), _packed(6, INT6))
+_PACKED_FORMS = (_packed(2, INT2), _packed(3, INT3), _packed(4, INT4), _packed(5, INT5), _packed(6, INT6))
 
 MIXED = Format(
     "mixed",

@@ -10,7 +10,7 @@ QUANTIZED_DTYPES = (*FP8_DTYPES, "I8")
 """What the weights of quantized layers are; integers mean nothing without a scale."""
 PACKED_DTYPE = "U8"
 """What the weights of layers in fewer bits are, where a description stands beside them."""
-PACKED_BITS = {"hswq_int2": 2, "hswq_int3": 3, "hswq_int4": 4, "hswq_int6": 6}
+PACKED_BITS = {"hswq_int2": 2, "hswq_int3": 3, "hswq_int4": 4, "hswq_int5": 5, "hswq_int6": 6}
 """Bits of a code by the name of the format in the description."""
 NVFP4 = "nvfp4"
 """In the description of layers in 4-bit floats with a scale for every block of 16 columns."""

@@ -16,4 +16,4 @@ def _integers(bits: int) -> Grid:
     )  # fmt: skip
 
 
-INT8, INT6, INT4, INT3, INT2 = (_integers(bits) for bits in (8, 6, 4, 3, 2))
+INT8, INT6, INT5, INT4, INT3, INT2 = (_integers(bits) for bits in (8, 6, 5, 4, 3, 2))

@@ -62,7 +62,7 @@ _SHAPES = ((24, 128), (7, 90), (16, 8, 3, 3), (5, 4, 3, 3), (3, 1))
 
 def _agrees(kernel: ModuleType, device: torch.device) -> bool:
     generator = torch.Generator().manual_seed(0)
-    for dtype, shape, bits, begin in product(COMPUTED_IN, _SHAPES, (2, 3, 4, 6), (0, 1)):
+    for dtype, shape, bits, begin in product(COMPUTED_IN, _SHAPES, (2, 3, 4, 5, 6), (0, 1)):
         rows, columns = shape[0], math.prod(shape[1:])
         most = 2 ** (bits - 1) - 1
         codes = torch.randint(-most, most + 1, (rows, columns), dtype=torch.int8, generator=generator)

@@ -8,7 +8,7 @@ import torch
 
 from hswq_core.formats import FORMATS, Form
 from hswq_core.formats.packing import pack, packed_columns, unpack
-from hswq_core.grids import INT2, INT3, INT4, INT6, Grid
+from hswq_core.grids import INT2, INT3, INT4, INT5, INT6, Grid
 from hswq_core.grids.group_scales import GROUP, search_group_scales
 from hswq_core.planning.bits import Choice, errors_along, knee, upgrades, within_bytes
 from hswq_core.rounding.weight import quantize_weight, scale_like
@@ -43,7 +43,7 @@ def test_packed_codes_are_read_as_the_documentation_says(bits: int, columns: int
     assert torch.equal(unpack(packed, bits, columns).cpu(), codes)
 
 
-@pytest.mark.parametrize("grid", [INT2, INT3, INT4, INT6], ids=lambda grid: grid.name)
+@pytest.mark.parametrize("grid", [INT2, INT3, INT4, INT5, INT6], ids=lambda grid: grid.name)
 @pytest.mark.parametrize("shape", [(6, 100), (5, 3, 3, 3), (4, 64), (3, 200, 1)])
 def test_group_scales_beat_the_largest_value(grid: Grid, shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(1)

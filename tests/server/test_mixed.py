@@ -90,7 +90,7 @@ def test_sizes_and_predictions_are_told(mixing: ComfyServer) -> None:
     with safe_open(small, "pt") as file:
         said = file.metadata()
     assert said["hswq.mode"] == "mixed" and 0 < float(said["hswq.predicted_error"]) < 0.1
-    assert {"int4", "int6"} <= set(json.loads(said["hswq.layers_by_form"]))
+    assert len(json.loads(said["hswq.layers_by_form"])) >= 3
 
 
 @pytest.mark.parametrize("name", [SMALL, BEST])
