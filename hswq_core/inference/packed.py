@@ -46,7 +46,7 @@ def _by_torch(
     columns = math.prod(shape[1:])
     codes = unpack(packed, bits, columns)
     if columns % GROUP:
-        return scales_of_columns(scale, columns).mul_(codes).reshape(shape).to(dtype)
+        return scales_of_columns(scale, columns).mul_(codes).reshape(shape).to(dtype).contiguous()
     groups, scales = codes.unflatten(1, (-1, GROUP)), scale.float()[:, :, None]
     if torch.compiler.is_compiling():
         return (groups * scales).reshape(shape).to(dtype)
