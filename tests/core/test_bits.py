@@ -8,8 +8,10 @@ import torch
 
 from hswq_core.formats import FORMATS, Form
 from hswq_core.formats.packing import pack, packed_columns, unpack
+from hswq_core.formats.stored_layer import PACKED_BITS
 from hswq_core.grids import INT2, INT3, INT4, INT5, INT6, Grid
 from hswq_core.grids.group_scales import GROUP, search_group_scales
+from hswq_core.inference.packed import dequantize_packed
 from hswq_core.planning.bits import Choice, errors_along, knee, upgrades, within_bytes
 from hswq_core.rounding.weight import quantize_weight, scale_like
 
@@ -41,6 +43,22 @@ def test_packed_codes_are_read_as_the_documentation_says(bits: int, columns: int
     assert packed.dtype == torch.uint8 and packed.shape == (5, packed_columns(columns, bits))
     assert [read_by_hand(bytes(row.tolist()), bits, columns) for row in packed.cpu()] == codes.tolist()
     assert torch.equal(unpack(packed, bits, columns).cpu(), codes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("shape", [(4, 64), (3, 90), (5, 3, 3, 3), (2, 128, 1, 1)])
+def test_expanded_weights_are_codes_times_scales(
+    dtype: torch.dtype, shape: tuple[int, ...], device: torch.device
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    columns = math.prod(shape[1:])
+    for bits in PACKED_BITS.values():
+        most = 2 ** (bits - 1) - 1
+        codes = torch.randint(-most, most + 1, (shape[0], columns), dtype=torch.int8, generator=generator)
+        scale = (torch.rand(shape[0], math.ceil(columns / GROUP), generator=generator) + 0.1).half()
+        found = dequantize_packed(pack(codes, bits).to(device), scale.to(device), bits, shape, dtype)
+        expected = codes.float() * scale.float().repeat_interleave(GROUP, 1)[:, :columns]
+        assert found.is_contiguous() and torch.equal(found.cpu(), expected.view(shape).to(dtype)), bits
 
 
 @pytest.mark.parametrize("grid", [INT2, INT3, INT4, INT5, INT6], ids=lambda grid: grid.name)
