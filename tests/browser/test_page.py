@@ -86,7 +86,8 @@ def test_quick_start_from_drop_to_the_verdict(page: ComfyPage, server: ComfyServ
     report = json.loads(_report(server))
     predicted = int(size.get_attribute("data-bytes") or 0)
     assert abs(predicted - report["bytes"]) <= 1e-3 * report["bytes"]
-    assert f"{report['kept_layers']} of" in size.inner_text()
+    assert f"{report['kept_layers']} kept" in size.inner_text()
+    assert f"predicted error {report['predicted_error']:.1e}".replace("e-0", "e-") in size.inner_text()
 
     # The slider divides where the pointer is.
     page.look_at(1640, -60, 0.9)
@@ -129,6 +130,23 @@ def test_dragging_the_ratio_changes_size_and_file(page: ComfyPage, server: Comfy
     canvas, size = page.page.locator("canvas.hswq-chart:visible"), page.page.locator(".hswq-size:visible")
     box = canvas.bounding_box()
     assert box is not None
+    # Where impacts were measured the size is dragged, and stands in the budget.
+    page.page.mouse.click(box["x"] + box["width"] * 0.5, box["y"] + box["height"] / 2)
+    page.page.wait_for_function(
+        "() => window.app.graph._nodes.find((n) => n.type === 'HSWQQuantize')"
+        ".widgets.find((w) => w.name === 'budget').value.endsWith('%')",
+        timeout=10_000,
+    )
+    allowed = float(str(page.value("HSWQQuantize", "budget")).rstrip("%")) / 100
+    whole = json.loads(_report(server))["source_bytes"]
+    page.page.wait_for_function(
+        "([least, most]) => { const size = Number(document.querySelector('.hswq-size').dataset.bytes);"
+        " return least <= size && size <= most; }",
+        arg=[0.95 * allowed * whole, allowed * whole],
+        timeout=10_000,
+    )
+    page.set("HSWQQuantize", {"selection": "variance", "budget": ""})
+    page.page.locator(".hswq-legend:visible").wait_for(timeout=10_000)
     sizes = []
     page.page.mouse.move(box["x"] + box["width"] * 0.25, box["y"] + box["height"] / 2)
     page.page.mouse.down()
