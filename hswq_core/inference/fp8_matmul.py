@@ -10,6 +10,7 @@ import torch
 
 from ..backend import COMPUTED_IN, Operation, register
 from ..grids import E4M3
+from ..grids.grid import SIXTEEN_BITS
 
 _LEAST_SCALE = 1e-12  # a row of zeros must not divide by zero
 _ALIGNMENT = 16  # what the FP8 kernels ask of a weight's two dimensions
@@ -45,8 +46,11 @@ def fp8_linear(
         quantized, input_scale = kernel.quantize(rows.contiguous(), _LEAST_SCALE)
     # torch has no public name for it yet.
     multiply = torch._scaled_mm  # pyright: ignore[reportPrivateImportUsage]
-    out = multiply(quantized, codes.t(), scale_a=input_scale.reshape(()), scale_b=scale.reshape(()), out_dtype=x.dtype)
-    out = out if bias is None else out + bias
+    scales = {"scale_a": input_scale.reshape(()), "scale_b": scale.reshape(())}
+    # In the same launch where the product takes it: of 16 bits, and of the result's type.
+    within = bias if bias is not None and bias.dtype == x.dtype and x.dtype in SIXTEEN_BITS else None
+    out = multiply(quantized, codes.t(), **scales, bias=within, out_dtype=x.dtype)
+    out = out if bias is None or bias is within else out + bias
     return out.reshape(*x.shape[:-1], codes.shape[0])
 
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import triton
 import triton.language as tl
@@ -43,13 +45,28 @@ def quantize(x: torch.Tensor, scale_floor: float) -> tuple[torch.Tensor, torch.T
     Returns: ``float8_e4m3fn`` in x's shape, and float32 [1].
     """
     codes = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
-    largest, scale = torch.zeros(1, device=x.device), torch.empty(1, device=x.device)
+    largest, scale = _zero(x.device), torch.empty(1, device=x.device)
     count = x.numel()
     programs = triton.cdiv(count, _BLOCK.value)
     kind = (x.dtype, x.device, is_aligned(x), count % 16 == 0, count == 1, count < 1 << 31)
     _largest.launch(programs, kind, x, largest, count)
     _quantize.launch(programs, kind, x, largest, scale_floor, codes, scale, count)
     return codes, scale
+
+
+def _zero(device: torch.device) -> torch.Tensor:
+    """A zero that no kernel has written to yet. They are made many at a time, in one launch, for each stream."""
+    place = (device, torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0)
+    found = next(_zeros.get(place, iter(())), None)
+    if found is None:
+        # Each begins at a multiple of 16 bytes, as kernels are compiled for.
+        _zeros[place] = iter(torch.zeros(4 * _ZEROS, device=device).split(4))
+        found = next(_zeros[place])
+    return found[:1]
+
+
+_ZEROS = 1024
+_zeros: dict[tuple[torch.device, int], Iterator[torch.Tensor]] = {}
 
 
 @triton.jit

@@ -12,7 +12,7 @@ from tests.support.telling import told_by
 BUDGETS = {
     "calibrating, 1,024 rows": 1_000,
     "V2": 850,
-    "V2, fast": 2_400,
+    "V2, fast": 1_700,
     "int8": 850,
     "int8, fast": 1_450,
     "mixed": 850,
