@@ -55,7 +55,7 @@ def test_more_bytes_and_lower_targets_predict_less_error(example: Example) -> No
     for made, target in zip(by_target, (1e-3, 1e-4, 1e-6), strict=True):
         assert made.predicted_error is not None and made.predicted_error <= target
     assert [made.nbytes for made in by_target] == sorted(made.nbytes for made in by_target)
-    for options in ({"target": "1e-12"}, {"budget": "300%"}):
+    for options in ({"target": "1e-16"}, {"budget": "300%"}):
         with pytest.raises(PlanError, match="nothing would be quantized"):
             plan(example.path, example.statistics, mode="mixed", **options)
 
