@@ -85,7 +85,7 @@ test("numbers read well", () => {
     const loaded = { format: "v2", quantized_layers: 157, grid: "FP8", other_layers: 18, dtype: "F16", nbytes: 7e6 };
     assert.deepEqual(describe(loaded), ["V2  ·  7 MB of weights", "157 layers in FP8, 18 in F16"]);
     assert.deepEqual(describe({ ...loaded, origin: "HSWQ 0.1.0, from A" })[2], "HSWQ 0.1.0, from A");
-    assert.deepEqual(describe({ ...loaded, predicted_error: 3.14e-5 })[2], "predicted error 3.1e-5");
+    assert.equal(describe({ ...loaded, predicted_error: 3.14e-5 })[0], "V2  ·  7 MB of weights  ·  predicted error 3.1e-5");
     const computing = { fast: 139, exact: { convolutions: 16, "not quantized": 2 } };
     const line = "139 layers multiply in 8 bits; exact: 16 convolutions, 2 not quantized";
     assert.equal(describe({ ...loaded, computing })[2], line);

@@ -13,10 +13,10 @@ export function describe(loaded) {
     const layers = loaded.quantized_layers
         ? say("{0} layers in {1}, {2}", loaded.quantized_layers, loaded.grid, kept)
         : say("{0}, none quantized", kept);
-    const first = `${loaded.format.toUpperCase()}  ·  ${say("{0} of weights", megabytes(loaded.nbytes))}`;
-    const predicted = loaded.predicted_error ? [say("predicted error {0}", loaded.predicted_error.toExponential(1))] : [];
+    const facts = [loaded.format.toUpperCase(), say("{0} of weights", megabytes(loaded.nbytes))];
+    if (loaded.predicted_error) facts.push(say("predicted error {0}", loaded.predicted_error.toExponential(1)));
     const how = loaded.computing ? [computing(loaded.computing)] : [];
-    return [first, layers, ...how, ...predicted, ...(loaded.origin ? [loaded.origin] : [])];
+    return [facts.join("  ·  "), layers, ...how, ...(loaded.origin ? [loaded.origin] : [])];
 }
 
 /** How the layers compute: how many fast, and why the others do not. */
