@@ -21,6 +21,7 @@ from .options import QuantizeOptions
 from .planning import MatchedSource, QuantizationPlan, make_plan, match_source
 from .planning.candidates import texts_of
 from .planning.error_curve import ErrorCurve, error_curve
+from .planning.make_plan import plan_with_curve
 from .planning.size_curve import SizeCurve, sizes_by_keep_ratio
 from .progress import Progress, no_progress
 from .quantize_file import quantize_checkpoint
@@ -81,8 +82,10 @@ def size_curve(
     """The predicted error of every size where layers are chosen by impacts that were measured for what is written;
     otherwise what every keep ratio would keep, and the size of the file that it would give."""
     with _matched(source, statistics, options) as matched:
-        curve = error_curve(matched, options) if options.selection == "measured" else None
-        return curve or sizes_by_keep_ratio(matched.source, make_plan(matched, options, progress=progress))
+        plan, curve = plan_with_curve(matched, options, progress=progress)
+        if curve is not None and options.selection == "measured":
+            return error_curve(plan, curve)
+        return sizes_by_keep_ratio(matched.source, plan)
 
 
 def convert(

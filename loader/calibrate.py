@@ -126,9 +126,8 @@ class _MeasuredSampling:
         def after_step(number: int, *arguments: Any) -> None:
             if callback is not None:
                 callback(number, *arguments)
-            if (
-                not levels
-            ):  # Patches of the sampling act only now. Once: for every number the host waits for the device.
+            # Patches of the sampling act only now. Once: for every number the host waits for the device.
+            if not levels:
                 levels.extend(_noise_bins(model.model_sampling, sigmas))
             progress.step(number, levels, monitor.calls)
 

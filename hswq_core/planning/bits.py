@@ -52,6 +52,32 @@ def upgrades(choices: Mapping[str, Sequence[Choice]]) -> list[Upgrade]:
     return sorted(found, key=lambda upgrade: -upgrade.saved / upgrade.nbytes)  # stable: a layer's own keep their order
 
 
+@dataclass(frozen=True)
+class Frontier:
+    """The best that can be had for every number of bytes.
+
+    Attributes:
+        first: the smallest choice of each layer.
+        path: upgrades from there on.
+        errors: the predicted error after 0, 1, 2, ... upgrades.
+    """
+
+    first: Mapping[str, Choice]
+    path: Sequence[Upgrade]
+    errors: Sequence[float]
+
+    def sizes(self, least: int) -> list[int]:
+        """Bytes after 0, 1, 2, ... upgrades. Args: least: with all layers in their smallest choice."""
+        return list(itertools.accumulate((upgrade.nbytes for upgrade in self.path), initial=least))
+
+
+def frontier(choices: Mapping[str, Sequence[Choice]]) -> Frontier:
+    """Args: choices: by layer."""
+    first = {layer: smallest(each) for layer, each in choices.items()}
+    path = upgrades(choices)
+    return Frontier(first, path, errors_along(path, sum(choice.impact for choice in first.values())))
+
+
 def within_bytes(path: Iterable[Upgrade], available: int) -> dict[str, Choice]:
     """The upgrades that fit into so many bytes, by layer. A layer whose next upgrade does not fit stays as it is."""
     chosen: dict[str, Choice] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from bisect import bisect_right
 from collections import Counter
@@ -10,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..files.layers import WEIGHT
-from ..formats import FORMATS
+from ..files.source import TensorInfo
+from ..formats import FORMATS, Form
 from ..options import QuantizeOptions
 from ..sensitivity.rules import impacts_by_form
-from .bits import Choice, Upgrade, errors_along, first_steps, smallest, upgrades
+from .bits import Choice, Upgrade, first_steps, frontier
 from .candidates import Candidates
 from .layer import bytes_of_layer
 from .least_plan import everything_quantized
@@ -41,13 +41,9 @@ class BitsCurve:
 
 def bits_curve(found: Candidates, options: QuantizeOptions) -> BitsCurve:
     """Errors: StatisticsError where impacts were not measured."""
-    choices = _choices(found, options)
-    first = {name: smallest(each) for name, each in choices.items()}
-    least = with_choices(everything_quantized(found, {}, options), found, first, _SMALLEST)
-    path = upgrades(choices)
-    sizes = list(itertools.accumulate((upgrade.nbytes for upgrade in path), initial=least.nbytes))
-    errors = errors_along(path, sum(choice.impact for choice in first.values()))
-    return BitsCurve(least, path, sizes, errors)
+    best = frontier(_choices(found, options))
+    least = with_choices(everything_quantized(found, {}, options), found, best.first, _SMALLEST)
+    return BitsCurve(least, best.path, best.sizes(least.nbytes), best.errors)
 
 
 def with_choices(
@@ -96,11 +92,17 @@ def _choices(found: Candidates, options: QuantizeOptions) -> Mapping[str, Sequen
     choices: dict[str, list[Choice]] = {}
     for name in layers:
         key, info = found.key(name).removesuffix(WEIGHT), found.matched.weights[name]
-        # An impact that is not a number was measured on an output that is none: the layer stays as it is.
-        known = [form for form in written if math.isfinite(impacts[form].get(name, math.inf))]
-        choices[name] = [
-            Choice(written[form], bytes_of_layer(key, info, written[form]), impacts[form][name]) for form in known
-        ]
-        if name not in found.forced or not known:
-            choices[name].append(Choice(None, bytes_of_layer(key, info, None), 0.0))
+        known = {written[form]: each[name] for form, each in impacts.items() if name in each}
+        choices[name] = choices_of(key, info, known, is_forced=name in found.forced)
     return choices
+
+
+def choices_of(name: str, info: TensorInfo, impacts: Mapping[Form, float], *, is_forced: bool = False) -> list[Choice]:
+    """The ways to store a layer, by the impact of each form. Args: is_forced: whether it is not to stay as it is."""
+    # An impact that is not a number was measured on an output that is none: the layer stays as it is.
+    found = [
+        Choice(form, bytes_of_layer(name, info, form), impact)
+        for form, impact in impacts.items()
+        if math.isfinite(impact)
+    ]
+    return found if is_forced and found else [*found, Choice(None, bytes_of_layer(name, info, None), 0.0)]

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from ..options import QuantizeOptions
-from .bits_curve import bits_curve, steps_of
-from .candidates import find_candidates
-from .make_plan import make_plan
-from .matched_source import MatchedSource
+from .bits_curve import BitsCurve, steps_of
+from .plan import QuantizationPlan
 
 _POINTS = 200
 
@@ -35,23 +32,16 @@ class ErrorCurve:
         return asdict(self)
 
 
-def error_curve(matched: MatchedSource, options: QuantizeOptions) -> ErrorCurve | None:
-    """What the options choose, and what else they could; ``None`` where no error can be predicted.
-
-    Errors: as for ``make_plan``.
-    """
-    plan = make_plan(matched, options)
-    if plan.predicted_error is None:
-        return None
-    curve = bits_curve(find_candidates(matched, options), options)
+def error_curve(plan: QuantizationPlan, curve: BitsCurve) -> ErrorCurve:
+    """What is planned, and what else could be had."""
     steps = steps_of(curve, _POINTS)
     return ErrorCurve(
-        mode=options.mode,
+        mode=plan.format.name,
         sizes=tuple(curve.sizes[step] for step in steps),
         errors=tuple(curve.errors[step] for step in steps),
-        source_bytes=matched.source.nbytes,
+        source_bytes=plan.source.nbytes,
         planned_bytes=plan.nbytes,
-        planned_error=plan.predicted_error,
+        planned_error=plan.predicted_error or 0.0,
         layers_by_form=plan.layers_by_form,
         card_bytes=plan.card.nbytes if plan.card else None,
         card_error=plan.card.predicted_error if plan.card else None,

@@ -14,7 +14,7 @@ from ..formats import FORMATS
 from ..options import MODEL_CARD_OPTIONS, QuantizeOptions
 from ..progress import Progress, no_progress
 from ..sensitivity.rules import layer_sensitivities, predicted_error
-from .bits_curve import bits_curve, points_of
+from .bits_curve import BitsCurve, bits_curve, points_of
 from .candidates import Candidates, find_candidates
 from .layer import cost_of_keeping
 from .least_plan import bytes_above, everything_quantized
@@ -35,16 +35,13 @@ def make_plan(
     Errors: PlanError for options that make no plan, StatisticsError for missing rows or impacts, CheckpointError for
     a source without the part that is to be quantized.
     """
-    plan = _planned(matched, options, progress)
-    if plan.predicted_error is None:
-        return plan
-    card = _planned(matched, MODEL_CARD_OPTIONS, no_progress)
-    if card.predicted_error is None:
-        return plan
-    return replace(plan, card=SizePoint(card.nbytes, card.predicted_error, card.layers_by_form))
+    return plan_with_curve(matched, options, progress=progress)[0]
 
 
-def _planned(matched: MatchedSource, options: QuantizeOptions, progress: Progress) -> QuantizationPlan:
+def plan_with_curve(
+    matched: MatchedSource, options: QuantizeOptions, *, progress: Progress = no_progress
+) -> tuple[QuantizationPlan, BitsCurve | None]:
+    """The same, and what else could be had, where errors can be predicted."""
     statistics = matched.statistics
     if statistics is None and options.part != "text_encoders" and (options.budget or options.keep_ratio > 0):
         raise PlanError("choosing layers to keep needs statistics", remedy="Give statistics, or a keep ratio of 0")
@@ -55,7 +52,22 @@ def _planned(matched: MatchedSource, options: QuantizeOptions, progress: Progres
         )
     found = find_candidates(matched, options)
     if FORMATS[options.mode].menu:
-        return plan_bits(found, options)
+        curve = bits_curve(found, options)
+        plan = plan_bits(curve, found, options)
+    else:
+        plan = _by_cut(found, options, progress)
+        curve = None if plan.predicted_error is None else bits_curve(found, options)
+    if curve is None:
+        return plan, None
+    card = _by_cut(find_candidates(matched, MODEL_CARD_OPTIONS), MODEL_CARD_OPTIONS, no_progress)
+    error = card.predicted_error
+    point = None if error is None else SizePoint(card.nbytes, error, card.layers_by_form)
+    return replace(plan, sizes=points_of(curve), card=point), curve
+
+
+def _by_cut(found: Candidates, options: QuantizeOptions, progress: Progress) -> QuantizationPlan:
+    """The plan in which all quantized layers have one form."""
+    matched, statistics = found.matched, found.matched.statistics
     sensitivity = (
         {}
         if statistics is None
@@ -65,9 +77,7 @@ def _planned(matched: MatchedSource, options: QuantizeOptions, progress: Progres
     kept, why = _cut(least, found, sensitivity)
     layers = [replace(each, form=None, reason=why) if each.layer in kept else each for each in least.layers]
     plan = least.with_layers(matched.source, layers)
-    if least.predicted_error is None:
-        return plan
-    return replace(_with_prediction(plan, found), sizes=points_of(bits_curve(found, options)))
+    return plan if least.predicted_error is None else _with_prediction(plan, found)
 
 
 def _with_prediction(plan: QuantizationPlan, found: Candidates) -> QuantizationPlan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..calibration.statistics import Statistics
@@ -12,7 +12,8 @@ from ..files.source import TensorInfo
 from ..formats import FORMATS, Form
 from ..options import MODEL_CARD, MODEL_CARD_OPTIONS, ROUNDINGS, QuantizeOptions
 from ..sensitivity.rules import layers_without_impact
-from .bits import Choice, errors_along, smallest, upgrades
+from .bits import frontier
+from .bits_curve import choices_of
 from .layer import bytes_of_layer
 from .selection import cut_by_ratio
 
@@ -57,29 +58,16 @@ def card_point(statistics: Statistics) -> tuple[float, float] | None:
 
 
 def _curve(name: str, statistics: Statistics, options: QuantizeOptions) -> MeasuredCurve:
-    layers = _layers(statistics)
-    choices = {layer: _choices(layer, info, statistics, options) for layer, info in layers.items()}
-    first = [smallest(each) for each in choices.values()]
-    path = upgrades(choices)
-    least = sum(choice.nbytes for choice in first)
-    sizes = itertools.accumulate((upgrade.nbytes for upgrade in path), initial=least)
-    whole = _whole(layers)
-    errors = errors_along(path, sum(choice.impact for choice in first))
-    return MeasuredCurve(name, tuple(size / whole for size in sizes), tuple(errors))
+    layers, dimensions = _layers(statistics), FORMATS[options.mode].dimensions
 
+    def impacts(layer: str, info: TensorInfo) -> dict[Form, float]:
+        found = statistics.layers[layer].impacts
+        can_have = [p for p in options.purposes if len(info.shape) in dimensions and p.form.holds(layer, info.shape)]
+        return {purpose.form: found[str(purpose)] for purpose in can_have}
 
-def _choices(layer: str, info: TensorInfo, statistics: Statistics, options: QuantizeOptions) -> Sequence[Choice]:
-    impacts = statistics.layers[layer].impacts
-    found = [Choice(None, bytes_of_layer(layer, info, None), 0.0)]
-    for purpose in options.purposes:
-        impact, form = impacts.get(str(purpose), math.inf), purpose.form
-        if _can_have(form, layer, info, options) and math.isfinite(impact):
-            found.append(Choice(form, bytes_of_layer(layer, info, form), impact))
-    return found
-
-
-def _can_have(form: Form, layer: str, info: TensorInfo, options: QuantizeOptions) -> bool:
-    return len(info.shape) in FORMATS[options.mode].dimensions and form.holds(layer, info.shape)
+    best = frontier({layer: choices_of(layer, info, impacts(layer, info)) for layer, info in layers.items()})
+    sizes, whole = best.sizes(sum(choice.nbytes for choice in best.first.values())), _whole(layers)
+    return MeasuredCurve(name, tuple(size / whole for size in sizes), tuple(best.errors))
 
 
 def _layers(statistics: Statistics) -> Mapping[str, TensorInfo]:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ..errors import PlanError
 from ..options import QuantizeOptions, parse_target
 from .bits import first_steps, knee, steps_to_error, within_bytes
-from .bits_curve import BitsCurve, bits_curve, points_of, with_choices
+from .bits_curve import BitsCurve, with_choices
 from .candidates import Candidates
 from .least_plan import bytes_above
 from .plan import QuantizationPlan
 
 
-def plan_bits(found: Candidates, options: QuantizeOptions) -> QuantizationPlan:
-    """Errors: StatisticsError where impacts were not measured, PlanError for a budget below the smallest file."""
-    curve = bits_curve(found, options)
-    curve = replace(curve, least=replace(curve.least, sizes=points_of(curve)))
+def plan_bits(curve: BitsCurve, found: Candidates, options: QuantizeOptions) -> QuantizationPlan:
+    """What the options choose on a curve. Errors: PlanError for a budget below the smallest file."""
     plan = _chosen(curve, found, options)
     if not plan.quantized:
         raise PlanError(
