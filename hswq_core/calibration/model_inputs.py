@@ -83,10 +83,14 @@ def _with_weight(entry: ModelInput, weight: float) -> ModelInput:
 
 
 def weights_of(entry: ModelInput) -> torch.Tensor:
-    """Which share of an image's steps each sample is, float32 [samples]; 1 where the input does not say."""
+    """Which share of an image's steps each sample is, float32 [samples].
+
+    Older versions did not say it, and kept as many inputs of a run alike.
+    """
     weights = entry.get(WEIGHT)
     frames = frames_of(entry)
-    return weights[::frames] if isinstance(weights, torch.Tensor) else torch.ones(samples_of(entry))
+    alike = torch.full((samples_of(entry),), 1 / INPUTS_PER_RUN)
+    return weights[::frames] if isinstance(weights, torch.Tensor) else alike
 
 
 def images_of(entry: ModelInput) -> int:
