@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hswq_core.api import convert, inspect, plan, quantize
-from hswq_core.calibration import DualMonitor, Statistics
+from hswq_core.calibration import Statistics
 from hswq_core.cli import main
 from hswq_core.errors import CheckpointError, StatisticsError
 from hswq_core.formats import FORMATS
@@ -21,7 +21,7 @@ from hswq_core.inference.packed import dequantize_packed
 from hswq_core.options import QuantizeOptions
 from hswq_core.publishing import publish
 from hswq_core.sensitivity.rules import has_impacts
-from tests.core.small_nets import fingerprint
+from tests.core.small_nets import calibrated
 from tests.core.test_nvfp4 import MAGNITUDES
 
 PREFIX = "model.diffusion_model."
@@ -100,10 +100,7 @@ class Case:
 def case(tmp_path: Path) -> Case:
     torch.manual_seed(0)
     net = Net()
-    with torch.no_grad(), DualMonitor(net, 256, expected_calls=2) as monitor:
-        for _ in range(2):
-            net(torch.randn(256, 64).half())
-    statistics = Statistics(monitor.statistics().layers, runs=1, samples=2, steps=2, fingerprint=fingerprint(net))
+    statistics = calibrated(net)
     for form, impact in ((NVFP4, 1e-3), (INT8, 1e-5)):
         held = [name for name, each in statistics.layers.items() if form.holds(name, each.shape)]
         impacts = {name: impact * (place + 1) for place, name in enumerate(held)}

@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hswq_core import convert, inspect, quantize
-from hswq_core.calibration import DualMonitor, Statistics
+from hswq_core.calibration import Statistics
 from hswq_core.errors import CheckpointError, PlanError, StatisticsError
 from hswq_core.files.names import default_name
 from hswq_core.inference.int8_linear import int8_linear
 from hswq_core.options import QuantizeOptions
 from hswq_core.rounding.rotation import best_group, rotated
-from tests.core.small_nets import fingerprint
+from tests.core.small_nets import calibrated
 
 PREFIX = "model.diffusion_model."
 
@@ -58,10 +58,7 @@ def unet_of(path: Path) -> dict[str, torch.Tensor]:
 def case(tmp_path: Path) -> Case:
     torch.manual_seed(0)
     net = Net()
-    with torch.no_grad(), DualMonitor(net, 256, expected_calls=2) as monitor:
-        for _ in range(2):
-            net(torch.randn(256, 64).half())
-    statistics = Statistics(monitor.statistics().layers, runs=1, samples=2, steps=2, fingerprint=fingerprint(net))
+    statistics = calibrated(net)
     save_file({PREFIX + k: v.detach() for k, v in net.state_dict().items()}, tmp_path / "model.safetensors")
     return Case(tmp_path / "model.safetensors", statistics, tmp_path)
 

@@ -99,12 +99,7 @@ def test_layers_with_a_lora_are_exact(probing: ComfyServer) -> None:
 def test_comfy_int8_gives_the_numbers_of_the_stock_loader(probing: ComfyServer) -> None:
     if "int8_tensorwise" not in (probing.comfyui / "comfy/ops.py").read_text(encoding="utf-8"):
         return  # older versions read the integers as weights
-    flow = w.calibrated("cal", session="fast_rotating", steps=3, rows=64, loader="HSWQLoader")
-    for name, rotate in (("fast_straight", False), ("fast_turned", True)):
-        flow[name] = w.quantize(
-            ["calibrate", 1], ["cal_sampler", 0], mode="comfy-int8", keep_ratio=0.0, rotate=rotate, filename=name
-        )["quantize"]
-    probing.run(flow)
+    probing.run(w.straight_and_turned("fast_rotating", "fast_"))
     probing.get("/object_info")
     for name in ("fast_straight", "fast_turned"):
         file = f"{name}.safetensors"

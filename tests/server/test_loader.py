@@ -119,12 +119,7 @@ def test_the_stock_loader_opens_comfy_int8_where_it_knows_it(probing: ComfyServe
 
 @pytest.mark.parametrize("probing", ["default"], ids=[DEFAULT], indirect=True)
 def test_rotated_layers_are_turned_back_here_and_closer_in_stock(probing: ComfyServer) -> None:
-    flow = w.calibrated("cal", session="rotating", steps=3, rows=64, loader="HSWQLoader")
-    for name, rotate in (("straight", False), ("turned", True)):
-        flow[name] = w.quantize(
-            ["calibrate", 1], ["cal_sampler", 0], mode="comfy-int8", keep_ratio=0.0, rotate=rotate, filename=name
-        )["quantize"]
-    probing.run(flow)
+    probing.run(w.straight_and_turned("rotating"))
     probing.get("/object_info")
     file = unet_of(probing.output / "checkpoints/turned.safetensors")
     groups = {

@@ -95,6 +95,16 @@ def quantize(stats: list[Any], after: list[Any] | None = None, **options: Any) -
     return {"quantize": node("HSWQQuantize", **inputs)}
 
 
+def straight_and_turned(session: str, prefix: str = "") -> Workflow:
+    """Two comfy-int8 files without kept layers: without rotated inputs, and with them where that pays."""
+    flow = calibrated("cal", session=session, steps=3, rows=64, loader="HSWQLoader")
+    for name, rotate in ((f"{prefix}straight", False), (f"{prefix}turned", True)):
+        flow[name] = quantize(
+            ["calibrate", 1], ["cal_sampler", 0], mode="comfy-int8", keep_ratio=0.0, rotate=rotate, filename=name
+        )["quantize"]
+    return flow
+
+
 def hswq_loaded(name: str, checkpoint: str, **options: Any) -> Workflow:
     """HSWQLoader and a image."""
     loader = {f"{name}_loader": node("HSWQLoader", ckpt_name=checkpoint)}
