@@ -23,6 +23,7 @@ import torch
 
 from .errors import KernelError
 from .log import get_logger
+from .words import listed
 
 logger = get_logger(__name__)
 VARIABLE = "HSWQ_KERNELS"
@@ -175,8 +176,7 @@ def forced_set() -> str | None:
     """
     name, names = os.environ.get(VARIABLE, "").strip().lower(), [kernels.name for kernels in SETS]
     if name and name not in names:
-        choices = f"{', '.join(names[:-1])} or {names[-1]}"
-        raise KernelError(f"{VARIABLE}={name} names no kernels", remedy=f"Set it to {choices}, or unset it")
+        raise KernelError(f"{VARIABLE}={name} names no kernels", remedy=f"Set it to {listed(names, 'or')}, or unset it")
     return name or None
 
 

@@ -22,6 +22,7 @@ from .formats.refusal import is_refusal
 from .formats.stored_layer import FP8_DTYPES, is_quantized
 from .options import check_choice
 from .progress import Progress, no_progress
+from .words import listed
 
 PLAIN = "fp16"
 
@@ -149,7 +150,7 @@ def _check_kind(source: CheckpointReader, form: Format | None, layers: Iterable[
     """Errors: CheckpointError when no layer has codes that the target can hold, and all would be rounded twice."""
     kinds = {kind_of_codes(source, layer) for layer in layers}
     if form is not None and form.form.grid.name not in kinds:
-        found, held = " and ".join(sorted(kinds)), form.form.grid.name
+        found, held = listed(sorted(kinds)), form.form.grid.name
         raise CheckpointError(
             f"the layers are {found} and {form.name} holds {held}: they would be rounded twice",
             where=source.path,
@@ -162,7 +163,7 @@ def _nothing_left(source: CheckpointReader, form: Format, layers: list[str]) -> 
     types = {source.tensors[layer + WEIGHT].dtype for layer in layers}
     why = "they are convolutions, rotated, or have a scale for each channel"
     if form.form.grid.file_dtype not in types:
-        why = f"they are {' and '.join(sorted(types))}, and {form.name} holds {form.form.grid.file_dtype}"
+        why = f"they are {listed(sorted(types))}, and {form.name} holds {form.form.grid.file_dtype}"
     return CheckpointError(
         f"none of its {len(layers)} quantized layers can be stored in {form.name}: {why}",
         where=source.path,

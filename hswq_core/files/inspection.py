@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..formats import FORMATS
 from ..formats.stored_layer import StoredLayer, is_quantized, stored_layer
+from ..words import listed
 from .checkpoint import MAX_HEADER, CheckpointReader
 from .decode import kind_of_codes
 from .layers import find_layers
@@ -90,7 +91,7 @@ def inspect_checkpoint(reader: CheckpointReader) -> Inspection:
     return Inspection(
         file=str(reader.path),
         format=_format_name(quantized, formats, reader.metadata.get("hswq.mode", "")),
-        grid=" and ".join(sorted(grids)) or "FP8",
+        grid=listed(sorted(grids)) or "FP8",
         bytes=reader.path.stat().st_size,
         bytes_by_dtype=dict(by_dtype.most_common()),
         diffusion_model_prefix=found.prefix,
