@@ -11,13 +11,18 @@ from .calibration.rows import all_finite, tensor_of
 from .calibration.statistics import LayerStatistics
 from .errors import CheckpointError
 from .formats import Form
+from .grids.histogram import Histogram, histogram
 from .options import Rounding
 from .rounding.rotation import NONE, best_group, rotated
 from .rounding.weight import QuantizedWeight, quantize_weight
 
 
 def quantize_layer(
-    weight: torch.Tensor, measured: LayerStatistics | None, form: Form, rounding: Rounding
+    weight: torch.Tensor,
+    measured: LayerStatistics | None,
+    form: Form,
+    rounding: Rounding,
+    distribution: Histogram | None = None,
 ) -> QuantizedWeight:
     """A layer that cannot be rounded by its calibration is rounded to nearest, and says why (``fallback``).
 
@@ -25,14 +30,15 @@ def quantize_layer(
         weight: [C_out, C_in], or [C_out, C_in / groups, ...] of a convolution, float of 16 bits or more.
         measured: the layer's statistics; ``None`` weighs all channels alike.
         rounding: ``calibrated`` applies where there are input rows to calibrate with.
+        distribution: what ``distribution_of`` says, for one that has several forms of the layer made.
 
     Errors: ValueError for a weight that holds NaN or infinity.
     """
     if measured is None:
-        return quantize_weight(weight, grid=form.grid, scaling=form.scaling)
+        return quantize_weight(weight, grid=form.grid, scaling=form.scaling, distribution=distribution)
     importance = measured.of_columns(measured.importance, weight.shape)
     if not all_finite(importance):
-        plain = quantize_weight(weight, grid=form.grid, scaling=form.scaling)
+        plain = quantize_weight(weight, grid=form.grid, scaling=form.scaling, distribution=distribution)
         return replace(plain, fallback="its statistics hold NaN or infinity")
     rows, fallback = None, ""
     if measured.has_rows_for(weight.shape) and (rounding == "calibrated" or form.rotation is not None):
@@ -40,11 +46,19 @@ def quantize_layer(
         fallback = "" if rows is None else _why_unusable(rows, measured)
     if rows is not None and not fallback:
         try:
-            return _by_rows(weight, measured, rows, form, rounding)
+            return _by_rows(weight, measured, rows, form, rounding, distribution)
         except ArithmeticError as error:
             fallback = str(error)
-    nearest = quantize_weight(weight, grid=form.grid, scaling=form.scaling, importance=importance)
+    nearest = quantize_weight(
+        weight, grid=form.grid, scaling=form.scaling, importance=importance, distribution=distribution
+    )
     return replace(nearest, fallback=fallback)
+
+
+def distribution_of(weight: torch.Tensor, measured: LayerStatistics) -> Histogram:
+    """The histogram of a layer's weight, each element counted with its input channel's importance."""
+    importance = measured.of_columns(measured.importance, weight.shape)
+    return histogram(weight, importance if all_finite(importance) else None)
 
 
 @dataclass(frozen=True)
@@ -81,7 +95,12 @@ def _why_unusable(rows: torch.Tensor, measured: LayerStatistics) -> str:
 
 
 def _by_rows(
-    weight: torch.Tensor, measured: LayerStatistics, rows: torch.Tensor, form: Form, rounding: Rounding
+    weight: torch.Tensor,
+    measured: LayerStatistics,
+    rows: torch.Tensor,
+    form: Form,
+    rounding: Rounding,
+    distribution: Histogram | None,
 ) -> QuantizedWeight:
     """With the layer's inputs rotated where that pays. Errors: ArithmeticError when it cannot be calibrated."""
     calibrated = rounding == "calibrated"
@@ -103,6 +122,7 @@ def _by_rows(
         importance=measured.of_columns(measured.importance, weight.shape),
         rows=rows if calibrated else None,
         second_moment=measured.second_moment if calibrated else None,
+        distribution=distribution,
     )
 
 

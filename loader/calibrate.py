@@ -15,7 +15,8 @@ from ..hswq_core.calibration.session import CalibrationSession
 from ..hswq_core.calibration.statistics import NOISE_BINS, Statistics
 from ..hswq_core.errors import StatisticsError
 from ..hswq_core.fingerprint import Fingerprint, elements_at
-from .compat import on_one_device, uncompiled
+from .as_written import as_written
+from .compat import on_one_device
 from .hooks import change_weights, weight_hooks
 from .memory import reserved_memory
 from .provenance import patches_of
@@ -132,7 +133,7 @@ class _MeasuredSampling:
             progress.step(number, levels, monitor.calls)
 
         with (
-            uncompiled(),
+            as_written(),
             on_one_device(guider.model_patcher),
             reserved_memory(model, DEVICE_MEMORY),
             DualMonitor(

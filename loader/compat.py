@@ -38,12 +38,6 @@ def ready_bias(bias: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
     return bias.to(x.dtype) if bias.device == x.device else None
 
 
-def uncompiled() -> contextlib.AbstractContextManager[Any]:
-    """Meanwhile compiled models run as they are written, where torch can: hooks are no part of a compiled graph."""
-    stance = getattr(torch.compiler, "set_stance", None)
-    return contextlib.nullcontext() if stance is None else stance("force_eager")
-
-
 _COPIES = "multigpu"
 """Under this name ComfyUI keeps a MODEL's copies on other devices."""
 

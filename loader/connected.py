@@ -26,12 +26,13 @@ from ..hswq_core.files.text_encoders import TEXT_ENCODERS
 from ..hswq_core.fingerprint import elements_at, positions
 from ..hswq_core.planning.matched_source import names_differ
 from .load import load_diffusion_model
-from .provenance import patches_of
+from .provenance import patches_of, unwritable_patches
 from .quantized_tensor import is_quantized
 from .weights import original_tensor, patched_tensor, without_injections
 
 SAMPLING_SETTINGS = frozenset({"v_pred", "ztsnr", "edm_vpred.sigma_max", "edm_vpred.sigma_min"})
 """Tensors that say how a model is sampled, as ComfyUI writes and reads them."""
+CONNECTED = "the connected MODEL"
 _VAES = ("first_stage_model.", "vae.")
 
 
@@ -50,8 +51,16 @@ def connected_source(
         origins: the files that ``model``, ``clip`` and ``vae`` were loaded from, by that name; of a merge first that
             of its first model. What is in them is written as they have it.
 
-    Errors: CheckpointError for a model that is held in FP8 or another quantized type.
+    Errors: CheckpointError for a model that is held in FP8 or another quantized type, or has a LoRA that is not added
+        to its weights.
     """
+    if beside := unwritable_patches(model):
+        more = f" and {len(beside) - 1} more" if len(beside) > 1 else ""
+        raise CheckpointError(
+            f"a patch acts beside the weights ({min(beside)}{more}), and no file can hold that",
+            where=CONNECTED,
+            remedy="Put the LoRA on with Load LoRA, which adds it to the weights, and calibrate once more",
+        )
     files = origins or {}
     live = _with_origins(_diffusion_model(model), files.get("model", ())) | _settings(model)
     replaced = set(live)
@@ -66,7 +75,7 @@ def connected_source(
         # A file with the diffusion model alone has an empty prefix, and nothing else to take over.
         rest = frozenset(key for key in file.tensors if not key.startswith(gone)) - replaced - SAMPLING_SETTINGS
     return LiveSource(
-        name="the connected MODEL",
+        name=CONNECTED,
         live=live,
         rest=file,
         rest_keys=rest,

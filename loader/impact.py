@@ -17,13 +17,14 @@ from ..hswq_core.errors import StatisticsError
 from ..hswq_core.log import get_logger
 from ..hswq_core.options import Method, Purpose
 from ..hswq_core.progress import Progress
-from ..hswq_core.quantize_layer import quantize_layer, weight_problem
+from ..hswq_core.quantize_layer import distribution_of, quantize_layer, weight_problem
 from ..hswq_core.sensitivity.differentiable import NotDifferentiableError
 from ..hswq_core.sensitivity.exact import ImpactMeter
 from ..hswq_core.sensitivity.gradient import KEPT_MEMORY, VECTORS, GradientMeter
 from ..hswq_core.sensitivity.layer_tap import Change
 from ..hswq_core.sensitivity.model_calls import MAX_BATCH_ELEMENTS, latent_size
 from ..hswq_core.sensitivity.rounding_change import RoundingChange, rounding_change
+from .as_written import as_written
 from .compat import differentiable_attention, differentiable_operations, weight_in_use
 from .weights import patched_weights
 
@@ -63,24 +64,28 @@ def measure_impacts(
         shapes = {name: tuple(modules[name].weight.shape) for name in layers}
         held = {name: [each for each in purposes if each.form.holds(name, shapes[name])] for name in layers}
         chosen = {name: modules[name] for name in layers if held[name]}
-        weight_of = patched_weights(model)
-        device = model.load_device
+        weight_of, device = patched_weights(model), model.load_device
 
-        def change_of(name: str, purpose: Purpose) -> RoundingChange:
+        def weight_there(name: str) -> torch.Tensor:
+            return weight_of(name).detach().to(device)
+
+        def changes_for(name: str, weight: torch.Tensor) -> Iterator[tuple[Purpose, RoundingChange]]:
             measured = statistics.layers[name]
-            try:
-                rounded = quantize_layer(weight_of(name).detach().to(device), measured, purpose.form, purpose.rounding)
-            except ValueError as problem:
-                raise weight_problem(name, problem, statistics.source or "the MODEL") from None
-            if rounded.fallback:
-                logger.warning("HSWQ: layer %s is measured as rounded to nearest: %s", name, rounded.fallback)
-            return rounding_change(rounded, purpose.form, is_nearest=rounded.gain is None)
+            distribution = distribution_of(weight, measured)
+            for purpose in held[name]:
+                try:
+                    rounded = quantize_layer(weight, measured, purpose.form, purpose.rounding, distribution)
+                except ValueError as problem:
+                    raise weight_problem(name, problem, statistics.source or "the MODEL") from None
+                if rounded.fallback:
+                    logger.warning("HSWQ: layer %s is measured as rounded to nearest: %s", name, rounded.fallback)
+                yield purpose, rounding_change(rounded, purpose.form, is_nearest=rounded.gain is None)
 
         if method == "gradient":
             try:
 
                 def changes_of(name: str) -> list[Change]:
-                    found = [change_of(name, purpose) for purpose in held[name]]
+                    found = [change for _, change in changes_for(name, weight_there(name))]
                     # The last one is compared with the output when all layers are changed at once, and where a layer
                     # before has changed, inputs are rounded otherwise.
                     return [*found, found[-1].of_weight] if held[name][-1].form.integer_product else [*found]
@@ -95,8 +100,8 @@ def measure_impacts(
         meter.check_called(chosen)
         for number, (name, module) in enumerate(chosen.items()):
             progress(number, len(chosen))
-            weight = weight_of(name).detach().to(device)
-            yield name, {str(p): meter.impact(module, change_of(name, p)(weight)) for p in held[name]}
+            weight = weight_there(name)
+            yield name, {str(p): meter.impact(module, change(weight)) for p, change in changes_for(name, weight)}
         progress(len(chosen), len(chosen))
 
 
@@ -109,7 +114,7 @@ def ready_to_call(
     Errors: StatisticsError when no inputs were kept, or not all that the model was called with, and when a call fails.
     """
     _check_inputs(statistics)
-    with _clear_errors():
+    with _clear_errors(), as_written():
         comfy.model_management.load_models_gpu([model], memory_required=_memory_required(model, statistics, method))
         yield model.model.diffusion_model, {OPTIONS: own_options(model)}
 

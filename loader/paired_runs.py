@@ -17,7 +17,8 @@ from ..hswq_core.proof.pair import relative_error
 from ..hswq_core.proof.plan import ProofPlan
 from ..hswq_core.proof.runs import Run, UnfinishedRuns
 from ..hswq_core.sensitivity.model_calls import as_one_tensor, call, on_device
-from .compat import on_one_device, uncompiled
+from .as_written import as_written
+from .compat import on_one_device
 from .hooks import weight_hooks
 from .impact import own_options
 from .sample import sample
@@ -102,7 +103,7 @@ def forced_errors(model: Any, run: Run) -> tuple[float, ...]:
     comfy.model_management.load_models_gpu([model])
     options = {OPTIONS: own_options(model)}
     found = []
-    with torch.inference_mode(), uncompiled():
+    with torch.inference_mode(), as_written():
         for entry, expected in run.calls:
             output = call(model.model.diffusion_model, on_device(model.load_device, dict(entry)), options)
             found.append(relative_error(expected, output.float().cpu().view_as(expected)))
@@ -122,7 +123,7 @@ def _recorded(model: Any, calls: list[tuple[ModelInput, torch.Tensor]]) -> Itera
 
     handles = [root.register_forward_pre_hook(before, with_kwargs=True), root.register_forward_hook(after)]
     try:
-        with uncompiled():
+        with as_written():
             yield
     finally:
         for handle in handles:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import comfy.utils
 import torch
 
 _FILE = "hswq_file"
+_LAYERS = "diffusion_model."
 Prompt = Mapping[str, Mapping[str, Any]]
 """The running workflow as the server has it: nodes by id, each with ``inputs`` that are values or [id, output]."""
 
@@ -83,7 +85,7 @@ def opened_file(model: Any) -> Path | None:
 
 def patches_of(model: Any) -> str:
     """A digest of what was put on top of the diffusion model's weights (LoRA, merges); empty for nothing."""
-    patches = {k: v for k, v in model.patches.items() if k.startswith("diffusion_model.") and v}
+    patches = {k: v for k, v in model.patches.items() if k.startswith(_LAYERS) and v} | unwritable_patches(model)
     if not patches:
         return ""
     hashed = hashlib.sha256()
@@ -91,6 +93,40 @@ def patches_of(model: Any) -> str:
         hashed.update(key.encode())
         _update(hashed, patches[key])
     return hashed.hexdigest()[:16]
+
+
+def unwritable_patches(model: Any) -> dict[str, list[Any]]:
+    """What changes a MODEL's layers without being added to their weights, so that no file can hold it.
+
+    A LoRA in bypass mode is computed beside its layer, and other tools put a module of their own in a layer's place.
+
+    Returns: the tensors of each and what tells two apart, by the name of the layer.
+    """
+    found: dict[str, list[Any]] = {}
+    for key, injections in getattr(model, "injections", {}).items():
+        for layer, (adapter, strength) in _adapters(injections).items():
+            if layer.startswith(_LAYERS):
+                found[f"{key} {layer}"] = [strength, adapter]
+    for name, functions in getattr(model, "weight_wrapper_patches", {}).items():
+        if name.startswith(_LAYERS):
+            found[name] = [len(functions)]
+    backup = getattr(model, "object_patches_backup", {})
+    for name, instead in model.object_patches.items():
+        if not name.startswith(_LAYERS) or not isinstance(instead, torch.nn.Module):
+            continue  # settings, and functions that compute the same
+        own = backup[name] if name in backup else comfy.utils.get_attr(model.model, name)
+        held = {id(tensor) for tensor in own.state_dict(keep_vars=True).values()}
+        more = [each for each in instead.state_dict(keep_vars=True).values() if id(each) not in held]
+        if more:  # a compiled module has the tensors of the one that it compiles
+            found[name] = [type(instead).__name__, *more]
+    return found
+
+
+def _adapters(injections: Iterable[Any]) -> dict[str, tuple[Any, float]]:
+    """Those of ComfyUI's manager of adapters in bypass mode, by layer; it is known to its injections alone."""
+    cells = [cell for each in injections for cell in getattr(each.inject, "__closure__", None) or ()]
+    managers = [vars(cell.cell_contents).get("adapters") for cell in cells if hasattr(cell.cell_contents, "__dict__")]
+    return {name: each for adapters in managers if isinstance(adapters, dict) for name, each in adapters.items()}
 
 
 def _update(hashed: Any, value: Any) -> None:

@@ -15,12 +15,10 @@ from ..hswq_core.planning import MatchedSource, match_source
 from ..hswq_core.planning.matched_source import holds_model_of
 from ..hswq_core.planning.source_check import check_patches
 from ..loader.calibrate import model_fingerprint
-from ..loader.connected import by_native_names, connected_source, is_as_in_file
+from ..loader.connected import CONNECTED, by_native_names, connected_source, is_as_in_file
 from ..loader.provenance import Prompt, patches_of, sources_of
 from .found_source import find_source, folder_for, list_with
 from .sources import CALIBRATED, list_of, model_path
-
-_CONNECTED = "the connected MODEL"
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def source_to_quantize(
             yield found.folder, found.file.path.stem, matched
             return
         patches = patches_of(connected.model)
-        check_patches(patches, _CONNECTED, statistics)
+        check_patches(patches, CONNECTED, statistics)
         listed = _listed(name, connected, statistics)
         file = _open(listed, stack, must=name != CALIBRATED)
         matched = connected.match_in(listed, file, statistics) if file is not None else None

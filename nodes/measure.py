@@ -20,6 +20,7 @@ from ..hswq_core.report import Report
 from ..hswq_core.sensitivity.gradient import FEW_PROBES, FEW_VECTORS, PREDICTING_PROBES, PREDICTING_VECTORS, VECTORS
 from ..hswq_core.sensitivity.rules import has_impacts, layers_without_impact
 from ..loader.calibrate import model_fingerprint
+from ..loader.connected import CONNECTED
 from ..loader.impact import measure_impacts
 from ..loader.joint_look import errors_of_file
 from ..loader.provenance import patches_of
@@ -149,7 +150,7 @@ def with_impacts(
     statistics = statistics_of(stats)
     statistics.check_not_empty()
     check_same_model(statistics, Statistics({}, fingerprint=model_fingerprint(model)))
-    check_patches(patches_of(model), "the connected MODEL", statistics)
+    check_patches(patches_of(model), CONNECTED, statistics)
     if isinstance(stats, CalibrationSession):
         writable_folder(stats.path.parent)  # before minutes of measuring
     missing = {p: layers for p in options.purposes if (layers := layers_without_impact(statistics, p))}

@@ -24,13 +24,15 @@ from .statistics import LayerStatistics, Statistics
 
 DEVICE_MEMORY = 128 << 20
 """Bytes that measuring takes on the model's device at most, for SDXL: 64 MB of sums, and a layer's rows of one call."""
+_COMPILED = "_orig_mod."
+"""Under this name ``torch.compile`` keeps the module that it compiles."""
 
 
 def quantizable_layers(root: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
     """The layers HSWQ can quantize, with their module paths: Linear, and convolutions that are not transposed.
 
     They are recognised by what they hold, not by class, since mixed-precision loaders bring their own
-    Linear classes that are not a ``torch.nn.Linear``.
+    Linear classes that are not a ``torch.nn.Linear``. A compiled module in a module's place is not part of a path.
     """
     for name, module in root.named_modules():
         weight: Any = getattr(module, "weight", None)
@@ -39,7 +41,7 @@ def quantizable_layers(root: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Mo
         linear = weight.dim() == 2 and hasattr(module, "in_features")
         conv = weight.dim() in (3, 4, 5) and hasattr(module, "in_channels") and hasattr(module, "kernel_size")
         if linear or (conv and not getattr(module, "transposed", False)):
-            yield name, module
+            yield name.replace(_COMPILED, ""), module
 
 
 class DualMonitor:

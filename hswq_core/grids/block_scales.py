@@ -12,7 +12,7 @@ import math
 
 import torch
 
-from .channel_scales import importance_of_columns
+from .channel_scales import importance_of_columns, searched_together
 from .e4m3 import E4M3
 from .grid import Grid
 from .group_scales import BLOCK, best_scales, in_groups
@@ -26,7 +26,6 @@ _LEAST_CODE, _LARGEST_CODE = 1, 126
 _LEAST_FACTOR = 2.0**-14
 """With it all products are multiples of FP16's smallest number. Below, FP16 holds no weight well."""
 _ROOM = 256.0
-_ELEMENTS = 1 << 22
 
 
 def search_block_scales(
@@ -45,7 +44,7 @@ def search_block_scales(
     # The largest scale that is tried must not exceed the range.
     factor = _factor(2 * float(rows.abs().amax()) / grid.largest)
     found, total = [], 0.0
-    for part in rows.split(max(1, _ELEMENTS // rows.shape[1])):
+    for part in searched_together(rows):
         values = in_groups(part.float(), BLOCK)
         unit = values.abs().amax(-1, keepdim=True) / grid.largest
         middle = E4M3.quantize(unit, factor).view(torch.uint8).to(torch.int16)

@@ -11,7 +11,8 @@ import torch
 from .grid import Grid
 
 _STEPS = 16  # in the octave; a quarter of them has half the gain, and twice as many next to none
-_BLOCK = 1 << 22
+_TOGETHER, _TOGETHER_ON_CPU = 1 << 22, 1 << 18
+"""Weights that are searched together. On a CPU they stay in its cache, which halves the time."""
 
 
 def search_channel_scales(
@@ -28,7 +29,7 @@ def search_channel_scales(
     rows = weight.flatten(1)
     each = importance_of_columns(weight, importance)
     found, total = [], 0.0
-    for block in rows.split(max(1, _BLOCK // rows.shape[1])):
+    for block in searched_together(rows):
         values = block.float()
         unit = values.abs().amax(1, keepdim=True) / grid.largest
         # A channel of zeros has no range; below float32's normal one a scale would lose its digits.
@@ -36,12 +37,18 @@ def search_channel_scales(
         best, scales = torch.full_like(unit[:, 0], float("inf")), unit[:, 0].clone()
         for step in range(_STEPS if grid.is_self_similar else 1):
             scale = unit * 2.0 ** (step / _STEPS)
-            error = (grid.dequantize(grid.quantize(values, scale), scale) - values).square_() @ each
+            error = grid.nearest_values(values / scale).mul_(scale).sub_(values).square_() @ each
             better = error < best
             best, scales = torch.where(better, error, best), torch.where(better, scale[:, 0], scales)
         found.append(scales)
         total += float(best.double().sum())
     return torch.cat(found).cpu(), total
+
+
+def searched_together(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Rows [N, K] in parts of a size that is fast to search."""
+    size = _TOGETHER_ON_CPU if rows.device.type == "cpu" else _TOGETHER
+    return rows.split(max(1, size // rows.shape[1]))
 
 
 def importance_of_columns(weight: torch.Tensor, importance: torch.Tensor | None) -> torch.Tensor:

@@ -54,12 +54,25 @@ class Grid:
         Args:
             values: any shape, float32; may be overwritten.
         """
+        return self._saturated(values).to(self.dtype)
+
+    def nearest_values(self, values: torch.Tensor) -> torch.Tensor:
+        """The same as values, float32: what ``nearest`` gives, decoded."""
+        near = self._saturated(values)
+        return near.to(self.dtype).float() if self._is_cast else near
+
+    @property
+    def _is_cast(self) -> bool:
+        """Whether torch has a type of these values, so that its cast rounds to them."""
+        return self.dtype.is_floating_point and torch.finfo(self.dtype).max == self.largest
+
+    def _saturated(self, values: torch.Tensor) -> torch.Tensor:
+        """Values within the range, on the grid unless a cast puts them there."""
         # Torch's cast turns what lies beyond the range into NaN, so saturate first.
         clamped = values.clamp_(-self.largest, self.largest)
-        if not self.dtype.is_floating_point:
-            return clamped.round_().to(self.dtype)
-        is_own = torch.finfo(self.dtype).max == self.largest
-        return (clamped if is_own else self._rounded(clamped)).to(self.dtype)
+        if self._is_cast:
+            return clamped
+        return self._rounded(clamped) if self.dtype.is_floating_point else clamped.round_()
 
     def _rounded(self, values: torch.Tensor) -> torch.Tensor:
         """What a cast would do, had torch a type for it. Float32 within the range."""

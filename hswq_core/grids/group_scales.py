@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import torch
 
-from .channel_scales import importance_of_columns
+from .channel_scales import importance_of_columns, searched_together
 from .grid import Grid
 
 GROUP, BLOCK = 64, 16
@@ -19,7 +19,6 @@ _CLIPPINGS = 8
 _LEAST_CLIPPING = 0.65
 _SMALLEST, _LARGEST = 2.0**-24, 65504.0
 """What FP16 holds, subnormal numbers included."""
-_BLOCK = 1 << 22
 
 
 def search_group_scales(
@@ -36,7 +35,7 @@ def search_group_scales(
     rows = weight.flatten(1)
     each = in_groups(importance_of_columns(weight, importance)[None], GROUP)[0]
     found, total = [], 0.0
-    for block in rows.split(max(1, _BLOCK // rows.shape[1])):
+    for block in searched_together(rows):
         values = in_groups(block.float(), GROUP)
         unit = values.abs().amax(-1, keepdim=True) / grid.largest
         clippings = torch.linspace(1.0, _LEAST_CLIPPING, _CLIPPINGS).tolist()
@@ -62,7 +61,7 @@ def best_scales(
     best = torch.full_like(values[..., :1], float("inf"))
     scales = torch.ones_like(best)
     for scale in tried:
-        change = grid.dequantize(grid.quantize(values, scale), scale).sub_(values)
+        change = grid.nearest_values(values / scale).mul_(scale).sub_(values)
         error = (change.square_() * importance).sum(-1, keepdim=True)
         better = error < best
         best, scales = torch.where(better, error, best), torch.where(better, scale, scales)

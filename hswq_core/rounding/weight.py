@@ -42,6 +42,7 @@ def quantize_weight(
     importance: torch.Tensor | None = None,
     rows: torch.Tensor | None = None,
     second_moment: torch.Tensor | None = None,
+    distribution: Histogram | None = None,
 ) -> QuantizedWeight:
     """A weight with the best scale for its importance.
 
@@ -50,10 +51,11 @@ def quantize_weight(
         scaling: whether there is a scale, and what each is for.
         importance: [C_in], mean |x| of each input channel; ``None`` weighs all channels alike.
         rows, second_moment: sampled inputs [R, K] and E[x^2] [C_in]; with both, rounding is calibrated.
+        distribution: the histogram of this weight and importance, where it is known.
 
     Errors: ValueError for a weight that holds NaN or infinity; ArithmeticError for rows that cannot be calibrated with.
     """
-    distribution = histogram(weight, importance)
+    distribution = distribution or histogram(weight, importance)
     scale = find_scale(distribution, grid, scaled=scaling == "tensor")
     error = plain_error = squared_error(distribution, torch.ones(1), E4M3)
     if scaling == "channel":

@@ -14,12 +14,12 @@ import torch
 from comfy.clip_vision import ClipVisionModel
 from comfy.patcher_extension import PatcherInjection
 from comfy_api.latest import ComfyExtension, io
-from comfy_api.torch_helpers import set_torch_compile_wrapper
 from safetensors.torch import save_file
 
 from .families import ProbeFamily, ProbeLowVram, ProbeReference
 from .partial_runs import ProbeBypassed, ProbeCopies
 from .patched import ProbeCopied, ProbeHooked, unet_inputs
+from .replaced import ProbeCompiled, ProbeReplaced
 from .trace import ProbeTrace
 
 
@@ -175,20 +175,6 @@ class ProbeControlNets(io.ComfyNode):
         return io.NodeOutput()
 
 
-class ProbeCompiled(io.ComfyNode):
-    """A MODEL through torch.compile as the stock node does it, with a backend that needs no compiler of C."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(node_id="ProbeCompiled", inputs=[io.Model.Input("model")], outputs=[io.Model.Output()])
-
-    @classmethod
-    def execute(cls, model: Any) -> io.NodeOutput:
-        clone = model.clone()
-        set_torch_compile_wrapper(clone, backend="aot_eager")
-        return io.NodeOutput(clone)
-
-
 def _ignore(_result: torch.Tensor) -> None:
     """A forward pre-hook that gives nothing leaves the input as it is."""
 
@@ -248,7 +234,7 @@ class ProbeExtension(ComfyExtension):
         return [
             ProbeWeights, ProbeHooks, ProbeFailingSampler, ProbeControlNets, ProbeCompiled, ProbeFamily, ProbeReference,
             ProbeLowVram, ProbeInjected, ProbeClipVision, ProbeHooked, ProbeCopied, ProbeBypassed, ProbeCopies,
-            ProbeTrace,
+            ProbeTrace, ProbeReplaced,
         ]  # fmt: skip
 
 
