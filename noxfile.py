@@ -51,6 +51,11 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 # Tests that share a server stay in one process, and long ones come first: tests/conftest.py says which.
 IN_ORDER = "--no-loadscope-reorder"
 
+# The oldest that pyproject.toml allows, one between, and the newest.
+VERSIONS = [("3.10", "torch==2.4.0"), ("3.12", "torch==2.9.1"), ("3.13", "torch")]
+# Beside that of the ComfyUI that the tests run with.
+FRONTENDS = ["1.49.6", "1.58.1"]
+
 own_comfyui = os.environ.get("COMFYUI_PATH")
 session_options: Any = {"venv_backend": "none"} if own_comfyui else {"python": None}
 
@@ -87,6 +92,17 @@ def tests(session: nox.Session) -> None:
     run_pytest(session, *parallel, environment=environment | ONE_THREAD)
 
 
+@nox.session(venv_backend="venv")
+@nox.parametrize("python,torch", VERSIONS, ids=["oldest", "between", "newest"])
+def versions(session: nox.Session, torch: str) -> None:
+    """The tests of the core with other versions of Python, which must be installed, and of torch."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    others = [text for text in project["dependencies"] if Requirement(text).name != "torch"]
+    session.install(torch, *others, *CORE_TESTING)
+    arguments = arguments_of(session) or ["tests/core"]
+    run_pytest(session, "-n", "auto", IN_ORDER, *arguments, environment=ONE_THREAD)
+
+
 @nox.session(**session_options)
 def demo(session: nox.Session) -> None:
     """Calibrate, quantize, load and render with the bundled tiny model; writes demo_output/."""
@@ -102,6 +118,23 @@ def browser(session: nox.Session) -> None:
     chromium = find_browser() or session.error("there is no Chromium: install it, or name it in CHROMIUM")
     environment = {"COMFYUI_PATH": str(comfyui), "CHROMIUM": chromium}
     run_pytest(session, "-m", "browser", *(arguments_of(session) or ["tests/browser"]), environment=environment)
+
+
+@nox.session(**session_options)
+def frontends(session: nox.Session) -> None:
+    """The tests of the page, as ``browser`` does them, with other versions of ComfyUI's page."""
+    comfyui = provide_comfyui(session, *TESTING)
+    chromium = find_browser() or session.error("there is no Chromium: install it, or name it in CHROMIUM")
+    for version in FRONTENDS:
+        folder = ROOT / ".nox" / f"frontend-{version}"
+        package = f"comfyui-frontend-package=={version}"
+        session.run(
+            "python", "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", str(folder), package,
+            external=bool(own_comfyui),
+        )  # fmt: skip
+        page = folder / "comfyui_frontend_package" / "static"
+        environment = {"COMFYUI_PATH": str(comfyui), "CHROMIUM": chromium, "HSWQ_FRONTEND": str(page)}
+        run_pytest(session, "-m", "browser", *(arguments_of(session) or ["tests/browser"]), environment=environment)
 
 
 @nox.session(**session_options)
@@ -187,6 +220,8 @@ def run_stress(session: nox.Session, *folders: str) -> None:
 
 
 def run_pytest(session: nox.Session, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    if os.environ.get("HSWQ_RECORD"):
+        arguments = (*arguments, "--record", session.name.partition("(")[0].partition("-")[0])
     session.run("python", "-m", "pytest", *arguments, env=environment, external=bool(own_comfyui))
 
 

@@ -22,6 +22,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(folders[item.path], len(order)))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record", metavar="NAME", help="add what was run, under this name, to docs/compatibility.json")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    name = config.getoption("--record")
+    if name:
+        from tests.support import run_record
+
+        passed, failed, errors, skipped = (
+            len(terminalreporter.stats.get(kind, ())) for kind in ("passed", "failed", "error", "skipped")
+        )
+        run_record.add(run_record.this_run(name, passed, failed + errors, skipped))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Tests that share a server stay in one process: those of a file, and of all files those of a prepared server."""

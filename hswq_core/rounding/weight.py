@@ -85,7 +85,7 @@ def find_scale(distribution: Histogram, grid: Grid, *, scaled: bool) -> torch.Te
 def squared_error(distribution: Histogram, scale: torch.Tensor, grid: Grid) -> float:
     """The weighted sum of squared errors of nearest rounding under a scale."""
     values = distribution.values
-    rounded = grid.dequantize(grid.quantize(values, scale), scale)
+    rounded = grid.nearest_values(values / scale).mul_(scale)
     return float((rounded - values).square().double() @ distribution.weights)
 
 

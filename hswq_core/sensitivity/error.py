@@ -42,7 +42,7 @@ def _by_channel(weight: torch.Tensor, importance: torch.Tensor, second_moment: t
     rows = max(1, _BLOCK // weight[0].numel())
     for block, scale in zip(weight.flatten(1).split(rows), scales.to(weight.device)[:, None].split(rows), strict=True):
         values = block.float()
-        change = grid.dequantize(grid.quantize(values, scale), scale).sub_(values)
+        change = grid.nearest_values(values / scale).mul_(scale).sub_(values)
         error += float((change.square_() @ columns).double().sum())
         signal += float((values.square_() @ columns).double().sum())
     return error / signal if signal else 0.0

@@ -30,7 +30,7 @@ def rounding_change(rounded: QuantizedWeight, form: Form, *, is_nearest: bool) -
             return grid.dequantize(codes, scale_like(turned, scale.to(turned.device)))
         scale = scale.to(turned.device)  # and there it stays: sent each time, the host would wait for the device
         against = scale_like(turned, scale)
-        return grid.dequantize(grid.quantize(turned, against), against)
+        return grid.nearest_values(turned / against).mul_(against)
 
     return RoundingChange(stored, rounded.group, form.integer_product)
 

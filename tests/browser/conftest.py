@@ -15,7 +15,9 @@ OUTPUT = REPOSITORY / "browser_output"
 
 @pytest.fixture(scope="session")
 def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
-    with ComfyServer(comfyui, tmp_path_factory.mktemp("browser")) as running:
+    frontend = os.environ.get("HSWQ_FRONTEND")  # a folder with another page than the one that this ComfyUI brings
+    arguments = ("--front-end-root", frontend) if frontend else ()
+    with ComfyServer(comfyui, tmp_path_factory.mktemp("browser"), arguments) as running:
         yield running
 
 

@@ -1,5 +1,6 @@
 """What a test needs of the machine, each with the reason that a skipped test gives; and a process to be killed."""
 
+import importlib.metadata
 import importlib.util
 import multiprocessing
 import tempfile
@@ -8,6 +9,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+import torch
+from packaging.version import Version
 
 
 def _has(*modules: str) -> bool:
@@ -25,11 +28,29 @@ def _removes_open_files() -> bool:
     return True
 
 
+def _interprets_kernels() -> bool:
+    """Triton's interpreter before 3.5 warns at numbers that are masked out, and cannot take bits apart."""
+    return _has("triton") and Version(importlib.metadata.version("triton")) >= Version("3.5")
+
+
+def _multiplies_fp8() -> bool:
+    one = torch.ones(1)
+    codes = torch.ones(16, 16).to(torch.float8_e4m3fn)
+    try:
+        torch._scaled_mm(codes, codes.t(), one, one, out_dtype=torch.float32)
+    except (RuntimeError, TypeError):
+        return False
+    return True
+
+
 needs_removable_open_files = pytest.mark.skipif(not _removes_open_files(), reason="this system removes no open files")
 needs_file_size_limit = pytest.mark.skipif(not _has("resource"), reason="this system limits no process's files")
 needs_terminal = pytest.mark.skipif(not _has("pty", "termios", "fcntl"), reason="this system opens no pseudo-terminals")
 needs_full_device = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-needs_triton = pytest.mark.skipif(not _has("triton"), reason="Triton is not installed, and does not exist everywhere")
+needs_triton = pytest.mark.skipif(
+    not _interprets_kernels(), reason="Triton, which does not exist everywhere, is not installed, or older than 3.5"
+)
+needs_fp8_products = pytest.mark.skipif(not _multiplies_fp8(), reason="this torch multiplies no FP8 on a CPU")
 needs_memory_counters = pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="a process's memory is read from /proc, which is not here"
 )

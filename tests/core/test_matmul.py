@@ -5,6 +5,7 @@ import torch
 
 from hswq_core.grids import E4M3
 from hswq_core.inference.fp8_matmul import fits_fp8_matmul, fp8_linear
+from tests.core.capabilities import needs_fp8_products
 
 
 def weight(rows: int = 32, columns: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -13,6 +14,7 @@ def weight(rows: int = 32, columns: int = 64) -> tuple[torch.Tensor, torch.Tenso
     return E4M3.quantize(values, scale), scale.reshape(1)
 
 
+@needs_fp8_products
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("magnitude", [1e-4, 1.0, 500.0])
 def test_it_is_the_product_with_a_rounded_input(dtype: torch.dtype, magnitude: float) -> None:
@@ -27,6 +29,7 @@ def test_it_is_the_product_with_a_rounded_input(dtype: torch.dtype, magnitude: f
     torch.testing.assert_close(out.float(), exact, rtol=2e-2, atol=2e-2 * float(exact.abs().mean()))
 
 
+@needs_fp8_products
 def test_zeros_give_the_bias() -> None:
     codes, scale = weight()
     assert torch.equal(fp8_linear(torch.zeros(3, 64), codes, scale, torch.ones(32)), torch.ones(3, 32))

@@ -45,7 +45,13 @@ function arrange(app, graph) {
 }
 
 function box(item, title = TITLE) {
-    return { x: item.pos[0], y: item.pos[1], width: item.size[0], height: item.size[1], title };
+    return { x: item.pos[0], y: item.pos[1], width: item.size[0], height: heightOf(item), title };
+}
+
+/** Where the page draws nodes as elements these are what is seen, and what a node says of its size may be older. */
+function heightOf(item) {
+    const element = item.type && document.querySelector(`[data-node-id="${item.id}"]`);
+    return element ? Math.max(element.offsetHeight - TITLE, 0) : item.size[1];
 }
 
 function inside(each, group) {
