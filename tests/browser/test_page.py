@@ -52,7 +52,8 @@ def test_every_blueprint_is_offered_and_opens(page: ComfyPage, server: ComfyServ
         "() => { const node = window.app.graph._nodes[0]; return {"
         " inputs: node.inputs.map((i) => i.name), outputs: node.outputs.map((o) => o.name),"
         " widgets: node.widgets.map((w) => w.name),"
-        " inside: node.subgraph._nodes.map((n) => n.type), links: (node.subgraph._links ?? node.subgraph.links).size }; }"
+        " inside: node.subgraph._nodes.map((n) => n.type),"
+        " links: (node.subgraph._links ?? node.subgraph.links).size }; }"
     )
     (subgraph,) = json.loads(path.read_text(encoding="utf-8"))["definitions"]["subgraphs"]
     sockets = [socket["name"] for socket in subgraph["inputs"]]
