@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from ..errors import CheckpointError, TargetError, is_printable
 from ..formats import FORMATS
 from ..options import QuantizeOptions
-from .checkpoint import PICKLED
+from .header import PICKLED
 
 # Windows refuses these with any extension, and a file so named cannot leave a Linux machine.
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{p}{i}" for p in ("com", "lpt") for i in range(1, 10))}

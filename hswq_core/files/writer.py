@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 
 from ..errors import TargetError, printable
-from .checkpoint import PICKLED
 from .dtypes import BITS, nbytes_of
+from .header import PICKLED
 from .modelspec import HASH, UNKNOWN_HASH
 
 _PIECE = 1 << 22

@@ -173,7 +173,7 @@ def test_a_header_with_megabytes_of_text_is_opened_as_the_library_opens_it(examp
 def test_a_header_of_many_small_things_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hswq_core.files.checkpoint._MAX_STRUCTURE", 25_000)
+    monkeypatch.setattr("hswq_core.files.header._MAX_STRUCTURE", 25_000)
     path = with_header(tmp_path / "many.safetensors", {"__metadata__": {str(n): "" for n in range(2_500)}})
     with pytest.raises(CheckpointError, match="longer than any model"):
         CheckpointReader(path)
