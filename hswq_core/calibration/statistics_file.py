@@ -22,9 +22,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from ..errors import StatisticsError, TargetError
+from ..errors import CheckpointError, StatisticsError, TargetError
+from ..files.checkpoint import CheckpointReader
 from ..files.dtypes import dtype_name, tensor_bytes
 from ..files.writer import CheckpointWriter, FileLayout
 from ..fingerprint import Fingerprint
@@ -82,16 +82,14 @@ def load_statistics(path: Path) -> Statistics:
     check_readable(path)
     remedy = "Calibrate again, or choose a file that HSWQ calibration wrote"
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("hswq.kind") != "statistics":
+        with CheckpointReader(path) as file:
+            if file.metadata.get("hswq.kind") != "statistics":
                 raise StatisticsError("this is not an HSWQ statistics file", where=path, remedy=remedy)
-            keys = [key for key in file.keys() if not key.endswith(SAMPLES)]  # noqa: SIM118 (not a mapping)
-            # Copies: a file that is mapped cannot be replaced on Windows.
-            tensors = {key: file.get_tensor(key).clone() for key in keys}
-        return _parse(tensors, stored_rows(path), metadata)
-    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
-        raise StatisticsError(f"the statistics file is damaged ({error})", where=path, remedy=remedy) from error
+            tensors = {key: file.tensor(key) for key in file.tensors if not key.endswith(SAMPLES)}
+            return _parse(tensors, stored_rows(path), file.metadata)
+    except (OSError, CheckpointError, ValueError, RuntimeError) as error:
+        reason = error.what if isinstance(error, CheckpointError) else error
+        raise StatisticsError(f"the statistics file is damaged ({reason})", where=path, remedy=remedy) from error
 
 
 def check_readable(path: Path) -> None:
