@@ -26,6 +26,7 @@ import torch
 from ..errors import CheckpointError, StatisticsError, TargetError
 from ..files.checkpoint import CheckpointReader
 from ..files.dtypes import dtype_name, tensor_bytes
+from ..files.long_path import long_path
 from ..files.writer import CheckpointWriter, FileLayout
 from ..fingerprint import Fingerprint
 from .inputs_file import checked_inputs, stored_inputs
@@ -60,7 +61,7 @@ def save_statistics(statistics: Statistics, path: Path) -> None:
     shapes |= {key: ("F16", tuple(rows.shape)) for key, rows in samples.items()}
     layout = FileLayout(shapes, metadata)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        long_path(path.parent).mkdir(parents=True, exist_ok=True)
         # Not the safetensors library: killed while it writes, it leaves files behind that no one knows.
         with CheckpointWriter(path, layout, overwrite=True) as writer:
             for key, tensor in tensors.items():
@@ -94,14 +95,15 @@ def load_statistics(path: Path) -> Statistics:
 
 def check_readable(path: Path) -> None:
     """Errors: StatisticsError when there is no file of this name, or it may not be read."""
-    if os.path.isdir(path):
+    place = long_path(path)
+    if os.path.isdir(place):
         raise StatisticsError(
             "this is a folder, not a statistics file", where=path, remedy="Choose another name, or move the folder away"
         )
-    if not os.path.isfile(path):
+    if not os.path.isfile(place):
         raise StatisticsError("there is no such statistics file", where=path, remedy="Calibrate first")
     try:
-        with path.open("rb"):
+        with place.open("rb"):
             pass
     except OSError as error:
         raise StatisticsError(

@@ -22,6 +22,7 @@ from ..errors import CheckpointError
 from .deferred import DeferredTensor
 from .dtypes import TORCH_DTYPES
 from .header import read_header
+from .long_path import long_path
 from .source import FileIdentity
 
 _CHUNK = 1 << 24
@@ -38,10 +39,11 @@ class CheckpointReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()  # layers are read from several threads
-        if not os.path.isfile(path):  # pathlib raises for names that are too long
+        place = long_path(path)
+        if not os.path.isfile(place):  # pathlib raises for names that are too long
             raise CheckpointError("there is no such file", where=path, remedy="Check the name and the folder")
         try:
-            self._file: BufferedReader = path.open("rb")
+            self._file: BufferedReader = place.open("rb")
         except OSError as error:
             raise CheckpointError(
                 f"the file cannot be read ({error.strerror})", where=path, remedy="Check its permissions"

@@ -20,6 +20,7 @@ from ..calibration.inputs_file import checked_inputs, stored_inputs
 from ..calibration.model_inputs import ModelInput, share_equal
 from ..errors import CheckpointError, TargetError
 from ..files.checkpoint import CheckpointReader
+from ..files.replace import replace
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def _save(run: Run, path: Path) -> None:
     said = {"latents": len(run.latents), "inputs": described, "forced_error": run.forced_error}
     unfinished = path.with_suffix(".part")
     save_file(tensors, unfinished, {"run": json.dumps(said)})
-    unfinished.replace(path)
+    replace(unfinished, path)
 
 
 def _loaded(path: Path) -> Run:

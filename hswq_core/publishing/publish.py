@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
 
 from ..errors import CheckpointError, TargetError, printable
+from ..files.replace import replace
 from ..progress import Progress, no_progress
 from .card import About, civitai_description, model_card
 from .facts import facts_of
@@ -76,14 +76,14 @@ def publish(
 def _put_in_place(made: Path, folder: Path) -> None:
     """Rename it; the folder that was there goes when the new one stands, and is back if that fails."""
     if not folder.exists():
-        os.replace(made, folder)
+        replace(made, folder)
         return
     before = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.before.")) / folder.name
-    os.replace(folder, before)
+    replace(folder, before)
     try:
-        os.replace(made, folder)
+        replace(made, folder)
     except OSError:
-        os.replace(before, folder)
+        replace(before, folder)
         before.parent.rmdir()
         raise
     shutil.rmtree(before.parent, ignore_errors=True)

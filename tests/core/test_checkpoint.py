@@ -14,7 +14,8 @@ from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.files.dtypes import tensor_bytes
 from hswq_core.files.folders import writable_folder
 from hswq_core.files.inspection import mode_of
-from hswq_core.files.writer import CheckpointWriter, FileLayout, temporary_beside
+from hswq_core.files.unfinished import temporary_beside
+from hswq_core.files.writer import CheckpointWriter, FileLayout
 from tests.core.conftest import Example
 
 
