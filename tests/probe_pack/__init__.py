@@ -18,6 +18,7 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from safetensors.torch import save_file
 
 from .families import ProbeFamily, ProbeLowVram, ProbeReference
+from .files import ProbeFileChanged
 from .partial_runs import ProbeBypassed, ProbeCopies
 from .patched import ProbeCopied, ProbeHooked, unet_inputs
 from .trace import ProbeTrace
@@ -248,7 +249,7 @@ class ProbeExtension(ComfyExtension):
         return [
             ProbeWeights, ProbeHooks, ProbeFailingSampler, ProbeControlNets, ProbeCompiled, ProbeFamily, ProbeReference,
             ProbeLowVram, ProbeInjected, ProbeClipVision, ProbeHooked, ProbeCopied, ProbeBypassed, ProbeCopies,
-            ProbeTrace,
+            ProbeTrace, ProbeFileChanged,
         ]  # fmt: skip
 
 
