@@ -26,6 +26,7 @@ from ..hswq_core.files.reading import choose_reading
 from ..hswq_core.files.scale_check import check_scales
 from ..hswq_core.files.source import FileIdentity
 from ..hswq_core.formats.refusal import is_refusal
+from ..hswq_core.heap import trim_heap
 from ..hswq_core.inference.scratch import reused_memory
 from ..hswq_core.log import get_logger
 from .compat import exact_patching
@@ -135,6 +136,7 @@ def _opened(path: Path, reading: str) -> Iterator[_File]:
             join_scales(state_dict, prefix, dtype, path)
             mapped = reader.identity if how.mapped else None
             yield _File(path, state_dict, metadata, prefix, dtype, inspection, mapped)
+            trim_heap()  # of what was copied
         finally:
             reader.check_unchanged()  # what follows from that is no other error
 

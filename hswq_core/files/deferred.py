@@ -12,6 +12,10 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map_only
 
+_STILL_DEFERRED = (torch.ops.aten.detach.default, torch.ops.aten.slice.Tensor, torch.ops.aten.t.default)
+"""What gives another deferred tensor: a Parameter is made of what is detached, and projections that are stored as one
+matrix are cut into three long before they are copied."""
+
 
 class DeferredTensor(torch.Tensor):
     """Args:
@@ -29,19 +33,20 @@ class DeferredTensor(torch.Tensor):
 
     def read(self) -> torch.Tensor:
         """The tensor. Errors: those of the file that it is in."""
-        return self._read()
+        return _whole(self._read())
 
     def __repr__(self, **_: Any) -> str:
         return f"DeferredTensor({list(self.shape)}, {self.dtype})"
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten.detach.default:  # a Parameter is made of what this gives
-            return DeferredTensor(args[0]._read, tuple(args[0].shape), args[0].dtype)
-        args, kwargs = tree_map_only(DeferredTensor, DeferredTensor.read, (args, kwargs or {}))
-        made = func(*args, **kwargs)
-        # A view keeps the whole of what was read alive: three thirds of a matrix would be three matrices.
-        return made.clone() if _is_part_of_its_memory(made) else made
+        kwargs = kwargs or {}
+        if func in _STILL_DEFERRED:
+            source, *more = args
+            shape = func(torch.empty(source.shape, dtype=source.dtype, device="meta"), *more, **kwargs).shape
+            return DeferredTensor(lambda: func(source._read(), *more, **kwargs), tuple(shape), source.dtype)
+        args, kwargs = tree_map_only(DeferredTensor, lambda each: each._read(), (args, kwargs))
+        return _whole(func(*args, **kwargs))
 
 
 def read_deferred(modules: Iterable[torch.nn.Module]) -> None:
@@ -56,5 +61,7 @@ def read_deferred(modules: Iterable[torch.nn.Module]) -> None:
                     child._buffers[name] = buffer.read()
 
 
-def _is_part_of_its_memory(made: Any) -> bool:
-    return isinstance(made, torch.Tensor) and made.untyped_storage().nbytes() > made.nbytes
+def _whole(made: Any) -> Any:
+    """A tensor that keeps nothing alive but itself: a part of what was read would keep all of it."""
+    is_part = isinstance(made, torch.Tensor) and made.untyped_storage().nbytes() > made.nbytes
+    return made.clone() if is_part else made

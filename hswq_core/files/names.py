@@ -39,18 +39,20 @@ def safe_file_name(name: str, what: str = "file name") -> str:
     return stem + EXTENSION
 
 
-def check_stem(stem: str, name: str, what: str = "file name") -> None:
+def check_stem(stem: str, name: str, what: str = "file name", longest: int = _LONGEST) -> None:
     """Errors: TargetError for a name, less its extension, that is not a file's on every system: files travel.
 
-    Args: name: as it was given.
+    Args:
+        name: as it was given.
+        longest: in bytes.
     """
     remedy = "Use letters, digits, '.', '_' and '-'"
     if not stem or stem != stem.strip(" ."):
         raise TargetError(
             f"{name!r} cannot be used as a {what}: it is empty, or begins or ends with a dot or a blank", remedy=remedy
         )
-    if len(_encoded(stem)) > _LONGEST:
-        raise TargetError(f"{name[:40]!r}... is too long as a {what}", remedy=f"Use at most {_LONGEST} bytes")
+    if len(_encoded(stem)) > longest:
+        raise TargetError(f"{name[:40]!r}... is too long as a {what}", remedy=f"Use at most {longest} bytes")
     if _FORBIDDEN.search(name):
         raise TargetError(
             f"{name!r} cannot be used as a {what}: it contains a separator, a forbidden character or half of one",

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from ..errors import CheckpointError, TargetError, printable
+from ..files.names import check_stem
 from ..files.replace import replace
 from ..progress import Progress, no_progress
 from .card import About, civitai_description, model_card
@@ -15,6 +16,8 @@ from .hashes import hashes_of
 from .shown_proof import read_proof
 
 __all__ = ["About", "publish"]
+_LONGEST = 230
+"""Bytes of the folder's name: that of its file is part of it, and temporary ones beside it are longer."""
 
 
 def publish(
@@ -35,9 +38,10 @@ def publish(
         progress: called with bytes read and bytes in all.
 
     Errors: CheckpointError for a file that HSWQ did not quantize, or a proof that is none or of another file;
-    TargetError for a folder that is there or cannot be written. Nothing is left then.
+    TargetError for a folder that is there, cannot be written, or has no name for every system. Nothing is left then.
     """
     about = about or About()
+    check_stem(folder.name, folder.name, "folder name", _LONGEST)
     facts = facts_of(file)
     shown = read_proof(proof) if proof else None
     if folder.exists() and (not overwrite or not folder.is_dir() or not (folder / "hashes.txt").exists()):
