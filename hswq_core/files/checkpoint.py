@@ -138,7 +138,7 @@ class CheckpointReader:
         if info.nbytes:
             with self._lock:
                 self._file.seek(self._data_start + info.begin)
-                count = self._file.readinto(memoryview(data.numpy()))
+                count = self._file.readinto(data.numpy().data)
             if count != info.nbytes:
                 raise self._shrunk(name)
         return data
