@@ -99,7 +99,8 @@ def _sentence(error: Any) -> str:
 
 def _mistakes_of_the_whole(recipe: Recipe, ask: AskNames | None) -> Iterator[Mistake]:
     """What is wrong of several keys together, or against the checkpoints and ComfyUI."""
-    for stem, count in Counter(path.stem for path in recipe.checkpoints).items():
+    # Results stand under these names, also on disks that do not tell capitals from small letters.
+    for stem, count in Counter(path.stem.casefold() for path in recipe.checkpoints).items():
         if count > 1:
             yield ("checkpoints",), f"{count} checkpoints are named {stem!r}; rename one of them"
     yield from mistakes_in_headers(recipe.checkpoints, recipe.outputs)

@@ -7,6 +7,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from hswq_core.files.replace import replace
+from hswq_core.files.unfinished import temporary_beside
+
 from .jobs import written_in
 from .store import Store
 from .tables import Recipe
@@ -43,6 +46,6 @@ def _put(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
-        unfinished = target.with_name(f".{target.name}.part")
+        unfinished = temporary_beside(target)
         shutil.copyfile(source, unfinished)
-        unfinished.replace(target)
+        replace(unfinished, target)

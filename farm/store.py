@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hswq_core.errors import TargetError
-from hswq_core.files.writer import is_running
+from hswq_core.files.replace import replace
+from hswq_core.files.unfinished import is_abandoned, maker
 
 _UNFINISHED = ".unfinished-"
 JOURNAL = "journal.jsonl"
@@ -38,9 +37,8 @@ class Store:
 
         Errors: TargetError when there is no room or no right to write.
         """
-        made = self.folder / f"{_UNFINISHED}{name}-{socket.gethostname()}-{os.getpid()}"
+        made = self.folder / f"{_UNFINISHED}{name}.{maker()}"
         start = time.time()
-        shutil.rmtree(made, ignore_errors=True)
         with _as_target_error(made):
             made.mkdir(parents=True)
         try:
@@ -52,7 +50,7 @@ class Store:
 
     def _put(self, made: Path, name: str, seconds: float) -> None:
         try:
-            made.rename(self.result(name))
+            replace(made, self.result(name))
         except OSError:
             if not self.has(name):
                 raise
@@ -62,8 +60,7 @@ class Store:
     def remove_leftovers(self) -> None:
         """Of processes of this machine that ended while they made something."""
         for path in self.folder.glob(f"{_UNFINISHED}*"):
-            name, _, process = path.name.rpartition("-")
-            if name.endswith(f"-{socket.gethostname()}") and not is_running(int(process)):
+            if is_abandoned(path.name.rpartition(".")[2]):
                 shutil.rmtree(path, ignore_errors=True)
 
     def seconds_by_kind(self) -> dict[str, float]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hswq_core.files.writer import is_running
+from hswq_core.files.unfinished import is_running
 from hswq_core.version import __version__
 
 from .comfyui import ComfyUIClient, ServerError, StartedComfyUI

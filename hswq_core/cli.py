@@ -24,16 +24,14 @@ from .cli_options import command_line
 from .errors import HSWQError, StatisticsError
 from .files.modelspec import thumbnail_of
 from .files.writer import check_not_source, check_target, same_file
+from .log import print_any_text
 from .options import QuantizeOptions
 from .progress import Progress, no_progress
 from .publishing import About, publish
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    for stream in (sys.stdout, sys.stderr):
-        # A console of few characters (cp1252) must not turn a finished job into an error.
-        with contextlib.suppress(AttributeError, OSError):
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    print_any_text()
     words = list(sys.argv[1:] if arguments is None else arguments)
     line = command_line(_COMMANDS, add_commands)
     try:

@@ -14,6 +14,7 @@ import torch
 
 from ..hswq_core.errors import TargetError, printable
 from ..hswq_core.files.names import next_free, usable_name
+from ..hswq_core.files.replace import replace
 from ..hswq_core.progress import Progress
 from ..hswq_core.proof import Proof, proof_page
 from ..hswq_core.proof.page import Pictures
@@ -82,7 +83,7 @@ def write_proof(
         (unfinished / "proof.html").write_text(printable(proof_page(proof, pictures)), "utf-8")
         (unfinished / PAIRS_IMAGE).write_bytes(as_jpeg(side_by_side[:_PAIRS_IN_AN_IMAGE].flatten(0, 1)))
         made = next_free(folder / usable_name(Path(proof.candidate).stem))
-        unfinished.rename(made)
+        replace(unfinished, made)
     except OSError as error:
         raise _failed(folder, error) from error
     return made / "proof.html"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from ..hswq_core.log import print_any_text
 from .calibrate import HSWQCalibrate
 from .calibrate_run import HSWQCalibrateRun
 from .compare import HSWQCompare
@@ -36,5 +37,6 @@ class HSWQExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> HSWQExtension:
+    print_any_text()
     add_routes()
     return HSWQExtension()

@@ -8,6 +8,7 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
+from ..hswq_core.files.reading import READINGS
 from ..loader.load import Loaded, load_checkpoint, load_diffusion_model
 from .common import CATEGORY
 from .inputs import checked
@@ -37,6 +38,17 @@ def _more_inputs() -> list[Any]:
                 "fast: multiply Linear layers in 8 bits: those in INT8 on most devices, those in FP8 on cards that "
                 "support it (RTX 40 and newer). This also rounds the layers' inputs, so images are less exact. Other "
                 "layers, and those with a LoRA, stay exact."
+            ),
+        ),
+        io.Combo.Input(
+            "reading",
+            options=list(READINGS),
+            default="auto",
+            optional=True,
+            tooltip=(
+                "memory: the file is read into main memory, and may be changed or removed afterwards. mapped: it stays "
+                "in the file until it is used, which takes less memory; a file that is cut short meanwhile ends "
+                "ComfyUI. auto: memory, unless too little of it is free and the file is on a disk of this machine."
             ),
         ),
     ]
@@ -80,18 +92,30 @@ class HSWQLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(
-        cls, ckpt_name: str, path: str | None = None, fp8_matmul: bool = False, compute: str = "exact"
+        cls,
+        ckpt_name: str,
+        path: str | None = None,
+        fp8_matmul: bool = False,
+        compute: str = "exact",
+        reading: str = "auto",
     ) -> int:
         return model_modification_time("checkpoints", ckpt_name)
 
     @classmethod
     @checked
     def execute(
-        cls, ckpt_name: str, path: str | None = None, fp8_matmul: bool = False, compute: str = "exact"
+        cls,
+        ckpt_name: str,
+        path: str | None = None,
+        fp8_matmul: bool = False,
+        compute: str = "exact",
+        reading: str = "auto",
     ) -> io.NodeOutput:
         file = known_path(path) if path else model_path("checkpoints", ckpt_name)
         embeddings = folder_paths.get_folder_paths("embeddings")
-        model, clip, vae, loaded = load_checkpoint(file, embeddings, fast=_is_fast(compute, fp8_matmul))
+        model, clip, vae, loaded = load_checkpoint(
+            file, embeddings, fast=_is_fast(compute, fp8_matmul), reading=reading
+        )
         return io.NodeOutput(model, clip, vae, ui=_ui(loaded))
 
 
@@ -116,15 +140,25 @@ class HSWQDiffusionModelLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(
-        cls, unet_name: str, path: str | None = None, fp8_matmul: bool = False, compute: str = "exact"
+        cls,
+        unet_name: str,
+        path: str | None = None,
+        fp8_matmul: bool = False,
+        compute: str = "exact",
+        reading: str = "auto",
     ) -> int:
         return model_modification_time("diffusion_models", unet_name)
 
     @classmethod
     @checked
     def execute(
-        cls, unet_name: str, path: str | None = None, fp8_matmul: bool = False, compute: str = "exact"
+        cls,
+        unet_name: str,
+        path: str | None = None,
+        fp8_matmul: bool = False,
+        compute: str = "exact",
+        reading: str = "auto",
     ) -> io.NodeOutput:
         file = known_path(path) if path else model_path("diffusion_models", unet_name)
-        model, loaded = load_diffusion_model(file, fast=_is_fast(compute, fp8_matmul))
+        model, loaded = load_diffusion_model(file, fast=_is_fast(compute, fp8_matmul), reading=reading)
         return io.NodeOutput(model, ui=_ui(loaded))

@@ -95,7 +95,7 @@ def quantize(object_info: dict[str, Any]) -> dict[str, Any]:
 def prove(object_info: dict[str, Any]) -> dict[str, Any]:
     """A file that was written, proved and described."""
     b = Blueprint(object_info)
-    b.add("copy", "HSWQLoader", (0, 40, 400, 170))
+    b.add("copy", "HSWQLoader", (0, 40, 400, 190))
     b.add("prove", "HSWQProve", (460, 40, 400, 620), candidate=("copy", 0), sampler_name="euler", scheduler="normal")
     b.add("publish", "HSWQPublish", (920, 40, 400, 310), proof=("prove", 2))
     b.takes("original", "MODEL", ("prove", "reference"))

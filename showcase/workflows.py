@@ -69,7 +69,7 @@ def quick_start(c: Canvas) -> None:
         stats=("calibrate", 1), mode="v2", keep_ratio=0.25, selection="measured", overwrite=True, after=("sampler", 0),
         model=("calibrate", 0), clip=("original", 1), vae=("original", 2),
     )  # fmt: skip
-    c.add("hswq", "HSWQLoader", (1240, 40, 370, 170), "HSWQ Loader: the file just written", path=("quantize", 0))
+    c.add("hswq", "HSWQLoader", (1240, 40, 370, 190), "HSWQ Loader: the file just written", path=("quantize", 0))
     sampler(c, "again", ("hswq", 0), 1240, 260, "KSampler: the copy, same seed", 370)
     c.add("decode_again", "VAEDecode", (1240, 580, 370, 50), samples=("again", 0), vae=("hswq", 2))
     c.add("fp8", "SaveImage", (1240, 680, 370, 220), "Copy", images=("decode_again", 0), filename_prefix="hswq_copy")
@@ -103,7 +103,7 @@ def full_recipe(c: Canvas) -> None:
     )  # fmt: skip
     c.add("report", "HSWQReport", (0, 440, 330, 130), stats=("measure", 0), keep_ratio=0.1)
     c.add("chart", "PreviewImage", (0, 630, 330, 250), "Layers, and what is kept", images=("report", 0))
-    c.add("copy", "HSWQLoader", (1260, 40, 400, 170), "HSWQ Loader: the file just written", path=("quantize", 0))
+    c.add("copy", "HSWQLoader", (1260, 40, 400, 190), "HSWQ Loader: the file just written", path=("quantize", 0))
     c.add(
         "prove", "HSWQProve", (1260, 270, 400, 620), reference=("original", 0), candidate=("copy", 0),
         clip=("original", 1), vae=("original", 2), sampler_name="euler", scheduler="normal", seeds=8,
@@ -117,7 +117,7 @@ def full_recipe(c: Canvas) -> None:
 
 def daily_use(c: Canvas) -> None:
     c.note("Read me", DAILY_USE, 0, -230, 1660, 190)
-    c.add("hswq", "HSWQLoader", (0, 40, 340, 170), "① Your V2 file", properties={"hswq_kind": "v2"})
+    c.add("hswq", "HSWQLoader", (0, 40, 340, 190), "① Your V2 file", properties={"hswq_kind": "v2"})
     c.add(
         "lora", "LoraLoader", (0, 270, 340, 130), "② A LoRA (Ctrl+B switches it on)", bypass=True, model=("hswq", 0),
         clip=("hswq", 1), strength_model=1.0, strength_clip=1.0,
@@ -136,7 +136,7 @@ def compare_modes(c: Canvas) -> None:
         x = 390 + column * 440
         if name != "fp16":
             heading = f"{'②③'[column - 1]} Your {title} file"
-            c.add(name, "HSWQLoader", (x, 40, 390, 170), heading, properties={"hswq_kind": name})
+            c.add(name, "HSWQLoader", (x, 40, 390, 190), heading, properties={"hswq_kind": name})
         sampler(c, f"{name}_sampler", (name, 0), x, 260, f"KSampler: {title}", 390)
         c.add(f"{name}_decode", "VAEDecode", (x, 580, 390, 50), samples=(f"{name}_sampler", 0), vae=("fp16", 2))
     for row, name in enumerate(("v1", "v2")):

@@ -17,6 +17,7 @@ from weakref import WeakSet
 import torch
 
 from ..errors import StatisticsError
+from ..files.long_path import long_path
 from ..files.source import FileIdentity
 
 SAMPLES = (".rows", ".patches")
@@ -37,10 +38,11 @@ class StoredFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._identity = FileIdentity.of(path, os.stat(path))
+        self._place = long_path(path)
+        self._identity = FileIdentity.of(path, os.stat(self._place))
         self._open: int | None = None
         if os.name != "nt" and len(self._kept) < _MAX_OPEN_FILES:
-            self._open = os.open(path, os.O_RDONLY)
+            self._open = os.open(self._place, os.O_RDONLY)
             self._kept.add(self)
             weakref.finalize(self, os.close, self._open)
 
@@ -58,7 +60,7 @@ class StoredFile:
     def _read_into(self, view: memoryview, begin: int) -> int:
         done = 0
         if self._open is None:
-            with self.path.open("rb") as file:
+            with self._place.open("rb") as file:
                 if FileIdentity.of(self.path, os.fstat(file.fileno())) != self._identity:
                     raise self._changed("it was replaced")
                 file.seek(begin)
@@ -94,7 +96,7 @@ class StoredRows:
 
 def stored_rows(path: Path) -> dict[str, StoredRows]:
     """The samples in a statistics file by key. Errors: OSError; ValueError for a header that names no float16."""
-    with path.open("rb") as file:
+    with long_path(path).open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
     stored, found = StoredFile(path), {}

@@ -22,10 +22,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from ..errors import StatisticsError, TargetError
+from ..errors import CheckpointError, StatisticsError, TargetError
+from ..files.checkpoint import CheckpointReader
 from ..files.dtypes import dtype_name, tensor_bytes
+from ..files.long_path import long_path
 from ..files.writer import CheckpointWriter, FileLayout
 from ..fingerprint import Fingerprint
 from .inputs_file import checked_inputs, stored_inputs
@@ -60,7 +61,7 @@ def save_statistics(statistics: Statistics, path: Path) -> None:
     shapes |= {key: ("F16", tuple(rows.shape)) for key, rows in samples.items()}
     layout = FileLayout(shapes, metadata)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        long_path(path.parent).mkdir(parents=True, exist_ok=True)
         # Not the safetensors library: killed while it writes, it leaves files behind that no one knows.
         with CheckpointWriter(path, layout, overwrite=True) as writer:
             for key, tensor in tensors.items():
@@ -82,28 +83,27 @@ def load_statistics(path: Path) -> Statistics:
     check_readable(path)
     remedy = "Calibrate again, or choose a file that HSWQ calibration wrote"
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("hswq.kind") != "statistics":
+        with CheckpointReader(path) as file:
+            if file.metadata.get("hswq.kind") != "statistics":
                 raise StatisticsError("this is not an HSWQ statistics file", where=path, remedy=remedy)
-            keys = [key for key in file.keys() if not key.endswith(SAMPLES)]  # noqa: SIM118 (not a mapping)
-            # Copies: a file that is mapped cannot be replaced on Windows.
-            tensors = {key: file.get_tensor(key).clone() for key in keys}
-        return _parse(tensors, stored_rows(path), metadata)
-    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
-        raise StatisticsError(f"the statistics file is damaged ({error})", where=path, remedy=remedy) from error
+            tensors = {key: file.tensor(key) for key in file.tensors if not key.endswith(SAMPLES)}
+            return _parse(tensors, stored_rows(path), file.metadata)
+    except (OSError, CheckpointError, ValueError, RuntimeError) as error:
+        reason = error.what if isinstance(error, CheckpointError) else error
+        raise StatisticsError(f"the statistics file is damaged ({reason})", where=path, remedy=remedy) from error
 
 
 def check_readable(path: Path) -> None:
     """Errors: StatisticsError when there is no file of this name, or it may not be read."""
-    if os.path.isdir(path):
+    place = long_path(path)
+    if os.path.isdir(place):
         raise StatisticsError(
             "this is a folder, not a statistics file", where=path, remedy="Choose another name, or move the folder away"
         )
-    if not os.path.isfile(path):
+    if not os.path.isfile(place):
         raise StatisticsError("there is no such statistics file", where=path, remedy="Calibrate first")
     try:
-        with path.open("rb"):
+        with place.open("rb"):
             pass
     except OSError as error:
         raise StatisticsError(

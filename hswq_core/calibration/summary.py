@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
-from ..errors import StatisticsError
+from ..errors import CheckpointError, StatisticsError
+from ..files.checkpoint import CheckpointReader
 from .coverage import coverage_warnings
 from .rows import SAMPLES
 from .statistics import Statistics
@@ -64,9 +63,9 @@ class StatisticsSummary:
 def is_statistics(path: Path) -> bool:
     """Whether a file says that it holds statistics; damaged files and others do not."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get("hswq.kind") == "statistics"
-    except (OSError, SafetensorError, ValueError):
+        with CheckpointReader(path) as file:
+            return file.metadata.get("hswq.kind") == "statistics"
+    except CheckpointError:
         return False
 
 
@@ -74,14 +73,14 @@ def summarize(path: Path) -> StatisticsSummary:
     """Look at the header. Errors: StatisticsError when it is not a statistics file, or damaged."""
     check_readable(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            keys = list(file.keys())
-            samples = {key: file.get_slice(key).get_shape() for key in keys if key.endswith(SAMPLES)}
+        with CheckpointReader(path) as file:
+            metadata, keys = file.metadata, list(file.tensors)
+            samples = {key: file.tensors[key].shape for key in keys if key.endswith(SAMPLES)}
         runs, shared = described(metadata), parse_names_by_name(metadata, "hswq.shared_rows")
-    except (OSError, SafetensorError, ValueError) as error:
+    except (CheckpointError, ValueError) as error:
+        reason = error.what if isinstance(error, CheckpointError) else error
         raise StatisticsError(
-            f"the statistics file cannot be read ({error})", where=path, remedy="Calibrate again, or choose another"
+            f"the statistics file cannot be read ({reason})", where=path, remedy="Calibrate again, or choose another"
         ) from error
     return StatisticsSummary(
         file=str(path),

@@ -6,13 +6,15 @@ import tempfile
 from pathlib import Path
 
 from ..errors import TargetError
+from .long_path import long_path
 
 
 def writable_folder(folder: Path) -> Path:
     """The folder, made if need be. Errors: TargetError when it cannot be made, or nothing can be written in it."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        place = long_path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
             return folder
     except FileExistsError as error:
         raise TargetError("there is a file where this folder is to be", where=folder, remedy="Move it away") from error

@@ -10,8 +10,9 @@ from pathlib import Path
 from ..formats import FORMATS
 from ..formats.stored_layer import StoredLayer, is_quantized, stored_layer
 from ..words import listed
-from .checkpoint import MAX_HEADER, CheckpointReader
+from .checkpoint import CheckpointReader
 from .decode import kind_of_codes
+from .header import MAX_HEADER
 from .layers import find_layers
 
 _OLDER = "scaled_fp8"

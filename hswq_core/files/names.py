@@ -9,10 +9,11 @@ from pathlib import Path, PurePath
 from ..errors import CheckpointError, TargetError, is_printable
 from ..formats import FORMATS
 from ..options import QuantizeOptions
-from .checkpoint import PICKLED
+from .header import PICKLED
 
 # Windows refuses these with any extension, and a file so named cannot leave a Linux machine.
-_RESERVED = {"con", "prn", "aux", "nul", *(f"{p}{i}" for p in ("com", "lpt") for i in range(1, 10))}
+_NUMBERED = (f"{port}{number}" for port in ("com", "lpt") for number in "123456789\xb9\xb2\xb3")
+_RESERVED = {"con", "prn", "aux", "nul", "conin$", "conout$", *_NUMBERED}
 # The last range is half of a character: of a name in a workflow, or of one on disk that is not UTF-8.
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\ud800-\udfff]')
 EXTENSION = ".safetensors"
@@ -34,19 +35,31 @@ def safe_file_name(name: str, what: str = "file name") -> str:
             remedy="Let it end in .safetensors, or in nothing",
         )
     stem = name[: -len(EXTENSION)] if name.lower().endswith(EXTENSION) else name
+    check_stem(stem, name, what)
+    return stem + EXTENSION
+
+
+def check_stem(stem: str, name: str, what: str = "file name", longest: int = _LONGEST) -> None:
+    """Errors: TargetError for a name, less its extension, that is not a file's on every system: files travel.
+
+    Args:
+        name: as it was given.
+        longest: in bytes.
+    """
     remedy = "Use letters, digits, '.', '_' and '-'"
     if not stem or stem != stem.strip(" ."):
-        raise TargetError(f"{name!r} cannot be used as a {what}", remedy=remedy)
-    if len(_encoded(stem)) > _LONGEST:
-        raise TargetError(f"{name[:40]!r}... is too long as a {what}", remedy=f"Use at most {_LONGEST} bytes")
-    if _FORBIDDEN.search(stem):
+        raise TargetError(
+            f"{name!r} cannot be used as a {what}: it is empty, or begins or ends with a dot or a blank", remedy=remedy
+        )
+    if len(_encoded(stem)) > longest:
+        raise TargetError(f"{name[:40]!r}... is too long as a {what}", remedy=f"Use at most {longest} bytes")
+    if _FORBIDDEN.search(name):
         raise TargetError(
             f"{name!r} cannot be used as a {what}: it contains a separator, a forbidden character or half of one",
             remedy=remedy,
         )
-    if stem.split(".")[0].lower() in _RESERVED:
+    if _is_reserved(stem):
         raise TargetError(f"{name!r} cannot be used as a {what}: Windows reserves it", remedy=remedy)
-    return stem + EXTENSION
 
 
 def check_name(path: Path) -> None:
@@ -59,9 +72,13 @@ def usable_name(stem: str, room: int = 0) -> str:
     """A name made of another one that a file may have: cleaned, and shortened to leave ``room`` bytes for an ending."""
     cleaned = _FORBIDDEN.sub("_", stem)
     cleaned = _encoded(cleaned)[: _LONGEST - room].decode("utf-8", "ignore").strip(" .")
-    if cleaned.split(".")[0].lower() in _RESERVED:
+    if _is_reserved(cleaned):
         cleaned = f"_{cleaned}"
     return cleaned or "model"
+
+
+def _is_reserved(stem: str) -> bool:
+    return stem.split(".")[0].rstrip().lower() in _RESERVED
 
 
 def _encoded(name: str) -> bytes:

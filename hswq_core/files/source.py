@@ -44,6 +44,14 @@ class FileIdentity:
     def of(path: Path, status: os.stat_result) -> FileIdentity:
         return FileIdentity(Path(os.path.realpath(path)), status.st_size, status.st_mtime_ns, status.st_ino)
 
+    def is_written_over(self) -> bool:
+        """Whether this very file has changed since; not where another one has taken its place, or it is gone."""
+        try:
+            now = FileIdentity.of(self.path, os.stat(self.path))
+        except OSError:
+            return False
+        return now.inode == self.inode and now != self
+
 
 class TensorSource(Protocol):
     """A checkpoint to read from."""

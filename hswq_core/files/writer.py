@@ -7,20 +7,22 @@ Format: https://github.com/huggingface/safetensors#format
 from __future__ import annotations
 
 import contextlib
-import glob
 import hashlib
 import json
 import os
 import shutil
-import socket
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 
 from ..errors import TargetError, printable
-from .checkpoint import PICKLED
 from .dtypes import BITS, nbytes_of
+from .header import PICKLED
+from .long_path import long_path
 from .modelspec import HASH, UNKNOWN_HASH
+from .names import check_stem
+from .replace import replace
+from .unfinished import remove_leftovers, temporary_beside
 
 _PIECE = 1 << 22
 
@@ -59,20 +61,22 @@ class CheckpointWriter:
     The header is written first; tensors then follow in any order, into a temporary file in the
     target's folder that is flushed to disk and renamed at the end. Whatever stops it, the target is as it was.
 
-    Errors: TargetError when the target exists (and ``overwrite`` is off), its folder is missing, or the disk is full.
+    Errors: TargetError when the target exists (and ``overwrite`` is off), its folder is missing, its name cannot be
+    a file's everywhere, or the disk is full.
     """
 
     def __init__(self, path: Path, layout: FileLayout, *, overwrite: bool = False) -> None:
         self.path = path
+        self._place = long_path(path)
         self._overwrite = overwrite
         self._layout = layout
         self._pending = set(layout.spans)
-        self._temporary = temporary_beside(path)
+        self._temporary = temporary_beside(self._place)
 
     def __enter__(self) -> CheckpointWriter:
         check_target(self.path, overwrite=self._overwrite)
-        remove_leftovers(self.path)
-        free, needed = shutil.disk_usage(self.path.parent).free, self._layout.nbytes
+        remove_leftovers(self._place)
+        free, needed = shutil.disk_usage(self._place.parent).free, self._layout.nbytes
         if free < needed:
             raise TargetError(
                 f"{needed:,} bytes are needed, {free:,} are free", where=self.path.parent, remedy="Free disk space"
@@ -121,7 +125,7 @@ class CheckpointWriter:
         os.fsync(self._file.fileno())
         self._file.close()
         check_target(self.path, overwrite=self._overwrite)  # it may have appeared meanwhile
-        os.replace(self._temporary, self.path)
+        replace(self._temporary, self._place)
 
     def _write_hash(self) -> None:
         """Put the hash of all tensors where the header has room for it."""
@@ -146,8 +150,8 @@ class CheckpointWriter:
     def _failed(self, error: OSError) -> TargetError:
         reason = error.strerror or str(error)
         remedy = "Check the disk and the folder"
-        if isinstance(error, PermissionError) and os.path.exists(self.path):
-            # Windows does not replace a file that is mapped, and loaders map theirs.
+        if isinstance(error, PermissionError) and os.path.exists(self._place):
+            # Windows does not replace a file that is mapped, and ComfyUI's own loaders map theirs.
             remedy = "A model that was loaded from it may hold it: unload the models, or choose another name"
         return TargetError(f"the file could not be written ({reason})", where=self.path, remedy=remedy)
 
@@ -160,15 +164,17 @@ def check_target(path: Path, *, overwrite: bool) -> None:
             where=path,
             remedy="Name it .safetensors",
         )
-    if os.path.exists(path.parent) and not os.path.isdir(path.parent):
+    check_stem(path.stem, path.name)
+    folder, place = long_path(path.parent), long_path(path)
+    if os.path.exists(folder) and not os.path.isdir(folder):
         raise TargetError("this is a file, not a folder", where=path.parent, remedy="Move it away, or choose another")
-    if not os.path.isdir(path.parent):
+    if not os.path.isdir(folder):
         raise TargetError("the target's folder does not exist", where=path.parent, remedy="Create it first")
-    if os.path.isdir(path):
+    if os.path.isdir(place):
         raise TargetError("the target is a folder", where=path, remedy="Give a file name")
-    if os.path.exists(path) and not os.path.isfile(path):
+    if os.path.exists(place) and not os.path.isfile(place):
         raise TargetError("the target is no ordinary file", where=path, remedy="Choose another name")
-    if os.path.exists(path) and not overwrite:
+    if os.path.exists(place) and not overwrite:
         raise TargetError("the target exists already", where=path, remedy="Choose another name, or allow overwriting")
 
 
@@ -181,42 +187,3 @@ def check_not_source(target: Path, source: Path, what: str = "source") -> None:
 def same_file(a: Path, b: Path) -> bool:
     """Whether both are there, and one file. pathlib raises for names that are too long."""
     return os.path.exists(a) and os.path.exists(b) and os.path.samefile(a, b)
-
-
-def temporary_beside(path: Path) -> Path:
-    """Where this process writes what is to become ``path``: hidden, and known to ``remove_leftovers``.
-
-    The folder may be shared: a process of another machine may have the same number.
-    """
-    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}.tmp")
-
-
-def remove_leftovers(path: Path) -> None:
-    """Remove this machine's temporary files for this target whose process is gone: what a crash or a kill left."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{_machine()}-*.tmp"):
-        process = leftover.name.split(".")[-2].partition("-")[2]
-        if process.isdigit() and not is_running(int(process)):
-            with contextlib.suppress(OSError):
-                leftover.unlink()
-
-
-def _machine() -> str:
-    """A short name for this machine, of letters that any file may be named with."""
-    return hashlib.sha256(socket.gethostname().encode("utf-8", "surrogateescape")).hexdigest()[:8]
-
-
-def is_running(process: int) -> bool:
-    """Whether a process of this machine lives; not to be known on Windows, where the answer is no."""
-    if process == os.getpid():
-        return True
-    if os.name == "nt":
-        # There, os.kill would end the process instead of asking for it. An open file cannot be removed on
-        # Windows, so trying to is safe.
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ..calibration.inputs_file import checked_inputs, stored_inputs
 from ..calibration.model_inputs import ModelInput, share_equal
-from ..errors import TargetError
+from ..errors import CheckpointError, TargetError
+from ..files.checkpoint import CheckpointReader
+from ..files.replace import replace
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class UnfinishedRuns:
         path = self._folder / f"{name}.safetensors"
         try:
             return _loaded(path)
-        except (OSError, SafetensorError, ValueError, KeyError):
+        except (CheckpointError, ValueError, KeyError):
             made = make()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -82,15 +84,14 @@ def _save(run: Run, path: Path) -> None:
     said = {"latents": len(run.latents), "inputs": described, "forced_error": run.forced_error}
     unfinished = path.with_suffix(".part")
     save_file(tensors, unfinished, {"run": json.dumps(said)})
-    unfinished.replace(path)
+    replace(unfinished, path)
 
 
 def _loaded(path: Path) -> Run:
-    """Errors: OSError, SafetensorError, ValueError or KeyError for a file that is not there or no run."""
-    with safe_open(path, "pt") as file:
-        said = json.loads((file.metadata() or {})["run"])
-        # Copies, since Windows cannot remove a file that is mapped.
-        tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+    """Errors: CheckpointError, ValueError or KeyError for a file that is not there or no run."""
+    with CheckpointReader(path) as file:
+        said = json.loads(file.metadata["run"])
+        tensors = {key: file.tensor(key) for key in file.tensors}
     inputs = checked_inputs(said["inputs"], tensors)
     return Run(
         [tensors[f"latents.{number}"] for number in range(said["latents"])],

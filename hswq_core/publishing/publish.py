@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
 
 from ..errors import CheckpointError, TargetError, printable
+from ..files.names import check_stem
+from ..files.replace import replace
 from ..progress import Progress, no_progress
 from .card import About, civitai_description, model_card
 from .facts import facts_of
@@ -15,6 +16,8 @@ from .hashes import hashes_of
 from .shown_proof import read_proof
 
 __all__ = ["About", "publish"]
+_LONGEST = 230
+"""Bytes of the folder's name: that of its file is part of it, and temporary ones beside it are longer."""
 
 
 def publish(
@@ -35,9 +38,10 @@ def publish(
         progress: called with bytes read and bytes in all.
 
     Errors: CheckpointError for a file that HSWQ did not quantize, or a proof that is none or of another file;
-    TargetError for a folder that is there or cannot be written. Nothing is left then.
+    TargetError for a folder that is there, cannot be written, or has no name for every system. Nothing is left then.
     """
     about = about or About()
+    check_stem(folder.name, folder.name, "folder name", _LONGEST)
     facts = facts_of(file)
     shown = read_proof(proof) if proof else None
     if folder.exists() and (not overwrite or not folder.is_dir() or not (folder / "hashes.txt").exists()):
@@ -76,14 +80,14 @@ def publish(
 def _put_in_place(made: Path, folder: Path) -> None:
     """Rename it; the folder that was there goes when the new one stands, and is back if that fails."""
     if not folder.exists():
-        os.replace(made, folder)
+        replace(made, folder)
         return
     before = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.before.")) / folder.name
-    os.replace(folder, before)
+    replace(folder, before)
     try:
-        os.replace(made, folder)
+        replace(made, folder)
     except OSError:
-        os.replace(before, folder)
+        replace(before, folder)
         before.parent.rmdir()
         raise
     shutil.rmtree(before.parent, ignore_errors=True)

@@ -14,7 +14,8 @@ from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.files.dtypes import tensor_bytes
 from hswq_core.files.folders import writable_folder
 from hswq_core.files.inspection import mode_of
-from hswq_core.files.writer import CheckpointWriter, FileLayout, temporary_beside
+from hswq_core.files.unfinished import temporary_beside
+from hswq_core.files.writer import CheckpointWriter, FileLayout
 from tests.core.conftest import Example
 
 
@@ -173,7 +174,7 @@ def test_a_header_with_megabytes_of_text_is_opened_as_the_library_opens_it(examp
 def test_a_header_of_many_small_things_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hswq_core.files.checkpoint._MAX_STRUCTURE", 25_000)
+    monkeypatch.setattr("hswq_core.files.header._MAX_STRUCTURE", 25_000)
     path = with_header(tmp_path / "many.safetensors", {"__metadata__": {str(n): "" for n in range(2_500)}})
     with pytest.raises(CheckpointError, match="longer than any model"):
         CheckpointReader(path)

@@ -234,6 +234,10 @@ def test_two_checkpoints_of_one_name_are_refused(recipe: Path) -> None:
     changed(recipe, checkpoints='checkpoints = ["models/*.safetensors", "more/*.safetensors"]')
     with pytest.raises(RecipeError, match="2 checkpoints are named 'model_00'"):
         read_recipe(recipe)
+    more = recipe.parent / "more"
+    (more / "model_00.safetensors").rename(more / "MODEL_00.safetensors")  # one name on Windows and macOS
+    with pytest.raises(RecipeError, match="2 checkpoints are named 'model_00'"):
+        read_recipe(recipe)
 
 
 def test_the_plan_tells_tasks_and_disk(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from comfy_api.latest import ComfyExtension, io
 from safetensors.torch import save_file
 
 from .families import ProbeFamily, ProbeLowVram, ProbeReference
+from .files import ProbeFileChanged
 from .partial_runs import ProbeBypassed, ProbeCopies
 from .patched import ProbeCopied, ProbeHooked, unet_inputs
 from .replaced import ProbeCompiled, ProbeReplaced
@@ -234,7 +235,7 @@ class ProbeExtension(ComfyExtension):
         return [
             ProbeWeights, ProbeHooks, ProbeFailingSampler, ProbeControlNets, ProbeCompiled, ProbeFamily, ProbeReference,
             ProbeLowVram, ProbeInjected, ProbeClipVision, ProbeHooked, ProbeCopied, ProbeBypassed, ProbeCopies,
-            ProbeTrace, ProbeReplaced,
+            ProbeTrace, ProbeReplaced, ProbeFileChanged,
         ]  # fmt: skip
 
 

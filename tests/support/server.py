@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class ComfyServer:
         arguments: more of ComfyUI's command line.
         packs: more node packs to install, folders of Python.
         pack: this pack, where it is not the repository itself.
+        environment: more variables for the server's process.
     """
 
     def __init__(
@@ -44,8 +46,10 @@ class ComfyServer:
         arguments: tuple[str, ...] = (),
         packs: tuple[Path, ...] = (),
         pack: Path = REPOSITORY,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.comfyui, self.base, self.arguments = comfyui, base, arguments
+        self._environment = {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", **(environment or {})}
         for folder in _FOLDERS:
             (base / folder).mkdir(parents=True, exist_ok=True)
         for folder, name in ((pack, "ComfyUI-HSWQ"), (TINY_PACK, "hswq-tiny-model"), *((p, p.name) for p in packs)):
@@ -81,9 +85,8 @@ class ComfyServer:
 
     def start(self) -> None:
         arguments = ["--cpu", "--base-directory", str(self.base), *self.arguments]
-        environment = {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
         try:
-            self._started = StartedComfyUI(self.comfyui, arguments, environment, self.log_file)
+            self._started = StartedComfyUI(self.comfyui, arguments, self._environment, self.log_file)
         except ServerError as error:
             raise RuntimeError(f"{error}\n{self.log[-4000:]}") from None
         self.port = self._started.port
