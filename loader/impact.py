@@ -13,11 +13,13 @@ from ..hswq_core.calibration.arguments import tensors_of
 from ..hswq_core.calibration.model_inputs import LATENT, OPTIONS, TOO_LARGE, not_recorded
 from ..hswq_core.calibration.monitor import quantizable_layers
 from ..hswq_core.calibration.statistics import Statistics
+from ..hswq_core.devices import sent
 from ..hswq_core.errors import StatisticsError
 from ..hswq_core.log import get_logger
 from ..hswq_core.options import Method, Purpose
 from ..hswq_core.progress import Progress
 from ..hswq_core.quantize_layer import quantize_layer, weight_problem
+from ..hswq_core.rounding.where import rounding_device
 from ..hswq_core.sensitivity.differentiable import NotDifferentiableError
 from ..hswq_core.sensitivity.exact import ImpactMeter
 from ..hswq_core.sensitivity.gradient import KEPT_MEMORY, VECTORS, GradientMeter
@@ -64,12 +66,14 @@ def measure_impacts(
         held = {name: [each for each in purposes if each.form.holds(name, shapes[name])] for name in layers}
         chosen = {name: modules[name] for name in layers if held[name]}
         weight_of = patched_weights(model)
-        device = model.load_device
+        device = torch.device(model.load_device)
+        rounded_on = rounding_device(device)
 
         def change_of(name: str, purpose: Purpose) -> RoundingChange:
             measured = statistics.layers[name]
             try:
-                rounded = quantize_layer(weight_of(name).detach().to(device), measured, purpose.form, purpose.rounding)
+                weight = sent(weight_of(name).detach(), rounded_on)
+                rounded = quantize_layer(weight, measured, purpose.form, purpose.rounding)
             except ValueError as problem:
                 raise weight_problem(name, problem, statistics.source or "the MODEL") from None
             if rounded.fallback:
@@ -95,7 +99,7 @@ def measure_impacts(
         meter.check_called(chosen)
         for number, (name, module) in enumerate(chosen.items()):
             progress(number, len(chosen))
-            weight = weight_of(name).detach().to(device)
+            weight = sent(weight_of(name).detach(), device)
             yield name, {str(p): meter.impact(module, change_of(name, p)(weight)) for p in held[name]}
         progress(len(chosen), len(chosen))
 

@@ -8,6 +8,8 @@ from typing import Literal
 
 import torch
 
+from ..devices import holds
+
 SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 
 Scaling = Literal["none", "tensor", "channel", "group", "block"]
@@ -48,6 +50,14 @@ class Grid:
         """The non-negative values, ascending: float32 [N], as torch decodes the codes."""
         return _magnitudes(self)
 
+    def held_as(self, device: torch.device) -> torch.dtype:
+        """The type of codes on a device: FP16, which holds the values of all grids, where it has no FP8."""
+        return self.dtype if not self.dtype.is_floating_point or holds(self.dtype, device) else torch.float16
+
+    def stored(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes in the grid's own type, which a file has: on the CPU where their device lacks it."""
+        return codes if codes.dtype == self.dtype else codes.cpu().to(self.dtype)
+
     def nearest(self, values: torch.Tensor) -> torch.Tensor:
         """The codes of the nearest values, ties to even, saturating at the largest. NaN stays NaN.
 
@@ -58,8 +68,9 @@ class Grid:
         clamped = values.clamp_(-self.largest, self.largest)
         if not self.dtype.is_floating_point:
             return clamped.round_().to(self.dtype)
-        is_own = torch.finfo(self.dtype).max == self.largest
-        return (clamped if is_own else self._rounded(clamped)).to(self.dtype)
+        held = self.held_as(values.device)
+        is_own = torch.finfo(held).max == self.largest
+        return (clamped if is_own else self._rounded(clamped)).to(held)
 
     def _rounded(self, values: torch.Tensor) -> torch.Tensor:
         """What a cast would do, had torch a type for it. Float32 within the range."""
@@ -75,7 +86,7 @@ class Grid:
             scale: positive, broadcastable to ``weight``.
 
         Returns:
-            ``dtype``, the shape of ``weight``.
+            The shape of ``weight``, in the type of codes on its device.
         """
         divisor = torch.as_tensor(scale, dtype=torch.float32)
         by_table = weight.dtype in SIXTEEN_BITS and divisor.numel() == 1 and weight.numel() >= _MIN_TABLE_ELEMENTS
