@@ -184,11 +184,11 @@ def _alias_inference_tensors(root: torch.nn.Module, undo: contextlib.ExitStack) 
 def without_inference_mode(tensor: torch.Tensor) -> Any:
     """An ordinary tensor over the same memory as one made in inference mode.
 
-    Errors: NotDifferentiableError for tensors of a kind of their own.
+    Errors: NotDifferentiableError for tensors that have their numbers elsewhere.
     """
     if not tensor.is_inference():
         return tensor
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+    if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
         raise NotDifferentiableError(f"weights of the type {type(tensor).__name__}")
     alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
