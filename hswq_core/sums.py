@@ -10,9 +10,9 @@ from .devices import holds
 class WideSum:
     """A sum of float32 tensors: in float64, or where a device has none in two float32 tensors.
 
-    Of these one is the sum as float32 rounds it, and the other what rounding has lost so far (error-free
-    transformation: Knuth, The Art of Computer Programming 2, 4.2.2, theorem B). Together they have 48 bits, of which
-    the rounding of later losses takes the last few.
+    Of these one is the sum as float32 rounds it, and the other what that leaves out, so that together they have 48 bits
+    (Knuth, The Art of Computer Programming 2, 4.2.2, theorem B; Dekker, A floating-point technique for extending the
+    available precision, 1971).
 
     Args:
         shape: of the tensors.
@@ -29,10 +29,12 @@ class WideSum:
         if self._lost is None:
             self._sum += values
             return
-        values, before = values.float(), self._sum
-        self._sum = before + values
-        added = self._sum - before
-        self._lost += (before - (self._sum - added)) + (values - added)
+        values = values.float()
+        whole = self._sum + values
+        added = whole - self._sum
+        lost = self._lost + ((self._sum - (whole - added)) + (values - added))
+        self._sum = whole + lost
+        self._lost = lost - (self._sum - whole)
 
     def copy(self, source: slice, target: slice) -> None:
         """Let a part of the last dimension be what another is."""

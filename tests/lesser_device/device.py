@@ -4,17 +4,17 @@ Its tensors are the CPU's, of a class of their own. Of them Python sees that the
 with tensors of the CPU, and nothing of a type that the device lacks can be made there, sent there or computed with
 there: torch's own messages are raised. So what is done on the device is told from what is done on the host, where FP8
 and float64 are as ever. What torch computes inside one of its own operations is not seen.
-
-Within a backward pass torch makes tensors of its own, and all are taken for the device's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.autograd.function import BackwardCFunction
 from torch.overrides import TorchFunctionMode
 
 DEVICE, HOST = torch.device("mps", 0), torch.device("cpu")
@@ -34,7 +34,6 @@ _BETWEEN_DEVICES = {
 }  # fmt: skip
 _OF_THE_HOST = {torch.Tensor, torch.nn.Parameter, int, float, bool, type(None), torch.dtype, slice}
 """Arguments that have nothing to do with the device."""
-_IN_BACKWARD = threading.local()
 
 
 class DeviceTensor(torch.Tensor):
@@ -65,11 +64,27 @@ class LesserDevice(TorchFunctionMode):
         return _call(func, args, kwargs or {})
 
 
+@contextlib.contextmanager
+def everywhere() -> Iterator[torch.device]:
+    """Meanwhile there is the device, in this thread and in those that begin."""
+    run = threading.Thread.run
+
+    def run_with_it(self: threading.Thread) -> None:
+        with LesserDevice():
+            run(self)
+
+    threading.Thread.run = run_with_it  # type: ignore[method-assign]
+    try:
+        with LesserDevice():
+            yield DEVICE
+    finally:
+        threading.Thread.run = run  # type: ignore[method-assign]
+
+
 def _call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if _OF_THE_HOST.issuperset(map(type, args)) and _OF_THE_HOST.issuperset(map(type, kwargs.values())):
-        if not _in_backward() and func is not torch.Tensor.backward:
-            return func(*args, **kwargs)  # soon decided, as most are
-    if func is torch.Tensor.backward:
+        return func(*args, **kwargs)  # soon decided, as most are
+    if func is torch.Tensor.backward and isinstance(args[0], DeviceTensor):
         return _backward(*args, **kwargs)
     if func is torch._C._nn._parse_to:
         return func(*args, **kwargs)  # of names of devices alone
@@ -79,7 +94,7 @@ def _call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         every = list(_tensors((*args, *kwargs.values()) if kwargs else args))
         target = HOST if func is torch.Tensor.cpu else _target(args, kwargs)
         here = any(isinstance(tensor, DeviceTensor) for tensor in every)
-        if not (here or target == DEVICE or _in_backward()):
+        if not (here or target == DEVICE):
             return func(*args, **kwargs)
         return _carried_out(func, args, kwargs, every, target, here)
 
@@ -93,7 +108,7 @@ def _carried_out(
     here: bool,
 ) -> Any:
     """An operation that the device has a part in."""
-    is_here = target == DEVICE if target else here or _in_backward()
+    is_here = target == DEVICE if target else here
     given = [tensor for tensor in every if not _is_wrapper(tensor)]
     _check(func, given, target)
     if len(given) == len(every):  # others know what to do on which device
@@ -102,10 +117,6 @@ def _carried_out(
     if target and given and made is given[0] and is_here != isinstance(made, DeviceTensor):
         made = made.clone()  # another device has memory of its own
     return _placed(made) if is_here else made
-
-
-def _in_backward() -> bool:
-    return getattr(_IN_BACKWARD, "is_on", False)
 
 
 def _check(func: Any, given: list[torch.Tensor], target: torch.device | None) -> None:
@@ -117,7 +128,7 @@ def _check(func: Any, given: list[torch.Tensor], target: torch.device | None) ->
         if tensor.dtype in lacking & FP8 and target != HOST and func not in _ASKING:
             raise _refusal(tensor.dtype)
     far = [t for t in given if not isinstance(t, DeviceTensor) and t.dim()]
-    if far and not target and func not in _BETWEEN_DEVICES and not _in_backward():
+    if far and not target and func not in _BETWEEN_DEVICES:
         raise RuntimeError(f"Expected all tensors to be on the same device, but found cpu and mps:0 ({func})")
 
 
@@ -146,12 +157,18 @@ def _refusal(dtype: torch.dtype) -> TypeError:
 def _backward(
     tensor: torch.Tensor, gradient: Any = None, retain_graph: Any = None, create_graph: bool = False, inputs: Any = None
 ) -> None:
-    _IN_BACKWARD.is_on = True
+    """Torch calls functions in Python without the mode, with tensors of its own: those are the device's, too."""
+    plain = BackwardCFunction.apply
+
+    def apply(function: Any, *gradients: Any) -> Any:
+        with torch._C._EnableTorchFunction(), LesserDevice():
+            return plain(function, *_placed(gradients))
+
+    BackwardCFunction.apply = apply  # type: ignore[method-assign]
     try:
-        with LesserDevice():
-            torch.autograd.backward(tensor, gradient, retain_graph, create_graph, inputs=inputs)
+        torch.autograd.backward(tensor, gradient, retain_graph, create_graph, inputs=inputs)
     finally:
-        _IN_BACKWARD.is_on = False
+        BackwardCFunction.apply = plain  # type: ignore[method-assign]
 
 
 def _target(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device | None:

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import comfy.model_management
 import torch
 from comfy.quant_ops import QuantizedTensor
 
-from .device import LesserDevice, lacking_operations
+from .device import LesserDevice, everywhere, lacking_operations
+
+_FOREVER = everywhere()
 
 
 def run_on_it() -> None:
-    """From now on every thread that begins has the device, that in which nodes run among them."""
-    lacking_operations.add(torch.linalg.qr)  # which rounding asks for
+    """From now on every thread has the device, that in which nodes run among them."""
     management = comfy.model_management
     management.cpu_state = management.CPUState.MPS
     management.vram_state = management.VRAMState.SHARED
     torch.mps.empty_cache = lambda: None
-    plain_run, dispatch = threading.Thread.run, QuantizedTensor.__torch_dispatch__.__func__
-
-    def run(self: threading.Thread) -> None:
-        with LesserDevice():
-            plain_run(self)
+    lacking_operations.add(torch.linalg.qr)  # rounding asks for it
+    dispatch = QuantizedTensor.__torch_dispatch__.__func__
 
     def dispatched(cls: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """What a quantized tensor makes of an operation; torch comes here without the mode."""
+        """What a quantized tensor makes of an operation: torch calls it without the mode."""
         with LesserDevice():
             return dispatch(cls, func, types, args, kwargs)
 
-    threading.Thread.run = run
     QuantizedTensor.__torch_dispatch__ = classmethod(dispatched)
+    _FOREVER.__enter__()
