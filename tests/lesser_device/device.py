@@ -92,8 +92,8 @@ def _call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return isinstance(args[0], DeviceTensor) == isinstance(args[1], DeviceTensor)
     with torch._C.DisableTorchFunctionSubclass():
         every = list(_tensors((*args, *kwargs.values()) if kwargs else args))
-        target = HOST if func is torch.Tensor.cpu else _target(args, kwargs)
-        here = any(isinstance(tensor, DeviceTensor) for tensor in every)
+        target = _target(func, args, kwargs)
+        here = any(isinstance(tensor, DeviceTensor) or tensor.device == DEVICE for tensor in every)
         if not (here or target == DEVICE):
             return func(*args, **kwargs)
         return _carried_out(func, args, kwargs, every, target, here)
@@ -111,11 +111,17 @@ def _carried_out(
     is_here = target == DEVICE if target else here
     given = [tensor for tensor in every if not _is_wrapper(tensor)]
     _check(func, given, target)
-    if len(given) == len(every):  # others know what to do on which device
-        args, kwargs = _on_host(args), _on_host(kwargs)
+    if len(given) == len(every):
+        args, kwargs = _moved(args, HOST), _moved(kwargs, HOST)
+    else:  # tensors made of others hand it on to those
+        args, kwargs = _moved(args, DEVICE), _moved(kwargs, DEVICE)
+        if target and func in (torch.Tensor.to, torch.Tensor.cpu) and args[0].device != target:
+            return _sent(target, *args, **kwargs)
     made = func(*args, **kwargs)
     if target and given and made is given[0] and is_here != isinstance(made, DeviceTensor):
         made = made.clone()  # another device has memory of its own
+    if any(made is tensor for tensor in given):
+        return made  # it stays where it is
     return _placed(made) if is_here else made
 
 
@@ -171,21 +177,32 @@ def _backward(
         BackwardCFunction.apply = plain  # type: ignore[method-assign]
 
 
-def _target(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device | None:
+def _target(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device | None:
     """The device that an operation names, or one of whose tensor it is to go to."""
+    if func is torch.Tensor.cpu:
+        return HOST
+    if func is torch.Tensor.to and len(args) > 1 and isinstance(args[1], torch.Tensor):
+        return args[1].device
     for value in (kwargs.get("device"), *args[1:2]):
         if isinstance(value, torch.device) or (isinstance(value, str) and value.partition(":")[0] in ("mps", "cpu")):
             return DEVICE if torch.device(value).type == "mps" else HOST
     return None
 
 
-def _on_host(value: Any) -> Any:
-    """Arguments that name the CPU instead of the device."""
+def _sent(target: torch.device, tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """A tensor made of others on another device: torch believes that it is there."""
+    kwargs.pop("copy", None)
+    dtype = torch._C._nn._parse_to(*args, **kwargs)[1] if args or kwargs else None
+    return torch.ops.aten._to_copy.default(tensor, device=target, dtype=dtype)
+
+
+def _moved(value: Any, place: torch.device) -> Any:
+    """Arguments that name another place instead of the device."""
     if isinstance(value, torch.device) or (isinstance(value, str) and value.partition(":")[0] == "mps"):
-        return HOST if torch.device(value).type == "mps" else value
+        return place if torch.device(value).type == "mps" else value
     if type(value) in (tuple, list):
-        return type(value)(_on_host(each) for each in value)
-    return {k: _on_host(v) for k, v in value.items()} if type(value) is dict else value
+        return type(value)(_moved(each, place) for each in value)
+    return {k: _moved(v, place) for k, v in value.items()} if type(value) is dict else value
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

@@ -8,7 +8,7 @@ import comfy.model_management
 import torch
 from comfy.quant_ops import QuantizedTensor
 
-from .device import LesserDevice, everywhere, lacking_operations
+from .device import DEVICE, HOST, LesserDevice, everywhere, lacking_operations
 
 _FOREVER = everywhere()
 
@@ -20,7 +20,11 @@ def run_on_it() -> None:
     management.vram_state = management.VRAMState.SHARED
     torch.mps.empty_cache = lambda: None
     lacking_operations.add(torch.linalg.qr)  # rounding asks for it
-    dispatch = QuantizedTensor.__torch_dispatch__.__func__
+    dispatch, make = QuantizedTensor.__torch_dispatch__.__func__, torch.Tensor._make_wrapper_subclass
+
+    def made_on_host(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        device = kwargs.get("device")
+        return make(cls, *args, **(kwargs | {"device": HOST} if device == DEVICE else kwargs))
 
     def dispatched(cls: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """What a quantized tensor makes of an operation: torch calls it without the mode."""
@@ -28,4 +32,6 @@ def run_on_it() -> None:
             return dispatch(cls, func, types, args, kwargs)
 
     QuantizedTensor.__torch_dispatch__ = classmethod(dispatched)
+    QuantizedTensor.device = property(lambda tensor: tensor._qdata.device)
+    torch.Tensor._make_wrapper_subclass = staticmethod(made_on_host)
     _FOREVER.__enter__()
