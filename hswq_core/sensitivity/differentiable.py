@@ -188,10 +188,17 @@ def without_inference_mode(tensor: torch.Tensor) -> Any:
     """
     if not tensor.is_inference():
         return tensor
-    if type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+    if not _holds_its_numbers(tensor):
         raise NotDifferentiableError(f"weights of the type {type(tensor).__name__}")
     alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
     if isinstance(tensor, torch.nn.Parameter):
         return torch.nn.Parameter(alias, requires_grad=False)
     return alias
+
+
+def _holds_its_numbers(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is memory; others are made of tensors, to which they pass operations on."""
+    kind: Any = type(tensor)
+    plain: Any = torch.Tensor
+    return kind.__torch_dispatch__ is plain.__torch_dispatch__
