@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .devices import wide
 from .errors import HSWQError
 
 _WINDOW, _SIGMA = 11, 1.5
@@ -17,8 +18,8 @@ _AMPLIFICATION = 8
 def mse(a: torch.Tensor, b: torch.Tensor) -> float:
     """Mean squared error in float64, one image of a batch [B, ...] in memory at a time."""
     if not a.dim() or not len(a) or a.shape != b.shape:
-        return float((a.double() - b.double()).square().mean())
-    return math.fsum(float((x.double() - y.double()).square().mean()) for x, y in zip(a, b, strict=True)) / len(a)
+        return float((wide(a) - wide(b)).square().mean())
+    return math.fsum(float((wide(x) - wide(y)).square().mean()) for x, y in zip(a, b, strict=True)) / len(a)
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -51,7 +52,7 @@ def ssim(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def _ssim_of_pair(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     channels = a.shape[-1]
-    x, y = (t.double().movedim(-1, 1).reshape(-1, 1, *t.shape[1:3]) for t in (a, b))
+    x, y = (wide(t).movedim(-1, 1).reshape(-1, 1, *t.shape[1:3]) for t in (a, b))
     line = torch.arange(_WINDOW, dtype=torch.float64, device=x.device) - _WINDOW // 2
     line = torch.exp(-(line**2) / (2 * _SIGMA**2))
     window = torch.outer(line, line)[None, None] / line.sum() ** 2

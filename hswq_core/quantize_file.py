@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from .devices import sent
 from .errors import PlanError
 from .files.dtypes import tensor_bytes
 from .files.writer import CheckpointWriter, FileLayout, check_not_source
@@ -17,6 +18,7 @@ from .progress import Progress, no_progress
 from .quantize_layer import quantize_layer, weight_problem
 from .report import Losses, Report
 from .rounding.weight import QuantizedWeight
+from .rounding.where import rounding_device
 
 
 def quantize_checkpoint(
@@ -33,7 +35,7 @@ def quantize_checkpoint(
     Args:
         matched: the source, and the statistics that say how it is rounded.
         plan: made for this source, in its present state.
-        device: where weights are rounded.
+        device: where weights are rounded, if it can.
         progress: called with bytes done and bytes in all.
 
     Errors: PlanError for a plan of another file, TargetError when the target exists or cannot be written,
@@ -48,6 +50,7 @@ def quantize_checkpoint(
             remedy="Make a plan for this file",
         )
     check_not_source(target, source.path)
+    device = rounding_device(torch.device(device))
     quantized = {layer.key: layer for layer in plan.quantized}
     # In the order of the file, which is the order in which a disk reads fastest.
     keys = sorted(source.tensors, key=lambda key: source.tensors[key].begin)
@@ -59,16 +62,14 @@ def quantize_checkpoint(
         name = quantized[key].layer
         measured = statistics.layers.get(name) if statistics else None
         try:
-            return quantize_layer(source.tensor(key).to(device), measured, form, plan.options.rounding)
+            return quantize_layer(sent(source.tensor(key), device), measured, form, plan.options.rounding)
         except ValueError as problem:
             raise weight_problem(name, problem, source.path) from None
 
     total = sum(info.nbytes for info in source.tensors.values())
     done, losses = 0, Losses()
     layout = FileLayout(plan.full_layout, plan.metadata())
-    workers = workers_on(
-        torch.device(device), max((math.prod(layer.info.shape) for layer in plan.quantized), default=0)
-    )
+    workers = workers_on(device, max((math.prod(layer.info.shape) for layer in plan.quantized), default=0))
     with CheckpointWriter(target, layout, overwrite=overwrite) as writer:
         for key, result in zip(keys, ordered_map(convert, keys, workers), strict=True):
             progress(done, total)

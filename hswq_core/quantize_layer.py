@@ -132,5 +132,5 @@ def _rotated(weight: torch.Tensor, rows: torch.Tensor) -> Rotated | None:
     if group == NONE:
         return None
     inputs = rotated(rows.to(weight.device), group)
-    importance, second_moment = (x.mean(0).double().cpu() for x in (inputs.abs(), inputs.square()))
+    importance, second_moment = (x.mean(0).cpu().double() for x in (inputs.abs(), inputs.square()))
     return Rotated(group, rotated(weight, group), inputs, importance, second_moment)

@@ -27,7 +27,7 @@ class ClipMetrics:
 
     def _embedded(self, images: torch.Tensor) -> torch.Tensor:
         """[B, D] of length 1."""
-        return normalize(self._vision.encode_image(images[..., :3])["image_embeds"].double().cpu(), dim=-1)
+        return normalize(self._vision.encode_image(images[..., :3])["image_embeds"].cpu().double(), dim=-1)
 
     def _text(self, prompt: str, width: int) -> torch.Tensor | None:
         """[D] of length 1, or ``None`` where texts are not in the images' space.
@@ -39,4 +39,4 @@ class ClipMetrics:
         _, pooled = self._clip.encode_from_tokens(self._clip.tokenize(prompt), return_pooled=True)
         if pooled is None or pooled.shape[-1] != width:
             return None
-        return normalize(pooled[0].double().cpu().flatten(), dim=-1)
+        return normalize(pooled[0].cpu().double().flatten(), dim=-1)

@@ -13,11 +13,13 @@ from ..hswq_core.calibration.arguments import tensors_of
 from ..hswq_core.calibration.model_inputs import LATENT, OPTIONS, TOO_LARGE, not_recorded
 from ..hswq_core.calibration.monitor import quantizable_layers
 from ..hswq_core.calibration.statistics import Statistics
+from ..hswq_core.devices import sent
 from ..hswq_core.errors import StatisticsError
 from ..hswq_core.log import get_logger
 from ..hswq_core.options import Method, Purpose
 from ..hswq_core.progress import Progress
 from ..hswq_core.quantize_layer import distribution_of, quantize_layer, weight_problem
+from ..hswq_core.rounding.where import rounding_device
 from ..hswq_core.sensitivity.differentiable import NotDifferentiableError
 from ..hswq_core.sensitivity.exact import ImpactMeter
 from ..hswq_core.sensitivity.gradient import KEPT_MEMORY, VECTORS, GradientMeter
@@ -64,13 +66,12 @@ def measure_impacts(
         shapes = {name: tuple(modules[name].weight.shape) for name in layers}
         held = {name: [each for each in purposes if each.form.holds(name, shapes[name])] for name in layers}
         chosen = {name: modules[name] for name in layers if held[name]}
-        weight_of, device = patched_weights(model), model.load_device
+        weight_of, device = patched_weights(model), torch.device(model.load_device)
+        rounded_on = rounding_device(device)
 
-        def weight_there(name: str) -> torch.Tensor:
-            return weight_of(name).detach().to(device)
-
-        def changes_for(name: str, weight: torch.Tensor) -> Iterator[tuple[Purpose, RoundingChange]]:
+        def changes_for(name: str) -> Iterator[tuple[Purpose, RoundingChange]]:
             measured = statistics.layers[name]
+            weight = sent(weight_of(name).detach(), rounded_on)
             distribution = distribution_of(weight, measured)
             for purpose in held[name]:
                 try:
@@ -85,7 +86,7 @@ def measure_impacts(
             try:
 
                 def changes_of(name: str) -> list[Change]:
-                    found = [change for _, change in changes_for(name, weight_there(name))]
+                    found = [change for _, change in changes_for(name)]
                     # The last one is compared with the output when all layers are changed at once, and where a layer
                     # before has changed, inputs are rounded otherwise.
                     return [*found, found[-1].of_weight] if held[name][-1].form.integer_product else [*found]
@@ -100,8 +101,8 @@ def measure_impacts(
         meter.check_called(chosen)
         for number, (name, module) in enumerate(chosen.items()):
             progress(number, len(chosen))
-            weight = weight_there(name)
-            yield name, {str(p): meter.impact(module, change(weight)) for p, change in changes_for(name, weight)}
+            weight = sent(weight_of(name).detach(), device)
+            yield name, {str(p): meter.impact(module, change(weight)) for p, change in changes_for(name)}
         progress(len(chosen), len(chosen))
 
 

@@ -13,6 +13,7 @@ import torch
 
 from ..hswq_core.calibration.monitor import quantizable_layers
 from ..hswq_core.calibration.statistics import Statistics
+from ..hswq_core.devices import sent
 from ..hswq_core.files.checkpoint import CheckpointReader
 from ..hswq_core.files.decode import decode_layer
 from ..hswq_core.files.layers import WEIGHT
@@ -51,7 +52,7 @@ def _change(reader: CheckpointReader, layer: LayerPlan) -> Change:
     decoder = decode_layer(reader.tensors, reader.tensor, layer.stem, reader.tensors[key].shape, reader.path)
 
     def read(device: torch.device) -> torch.Tensor:
-        there = replace(decoder, scale=decoder.scale.to(device))
-        return there.scaled(reader.tensor(key).to(device))
+        there = replace(decoder, scale=sent(decoder.scale, device))
+        return there.scaled(sent(reader.tensor(key), device))
 
     return stored_change(read, decoder.group, form)

@@ -12,17 +12,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.model_management
 import comfy.quant_ops
 import torch
 from comfy.quant_ops import QuantizedTensor
 
+from ..hswq_core.devices import holds
 from ..hswq_core.files.decode import LayerDecoder
 from ..hswq_core.inference.dequantize import dequantize
+from ..hswq_core.inference.fp8_bytes import numbers_of
 from ..hswq_core.inference.packed import dequantize_packed
 from ..hswq_core.rounding.rotation import NONE, rotated
 
 _STOCK = "TensorCoreFP8Layout"
 _SCALED, _PACKED, _ROTATED = "HSWQScaledFP8Layout", "HSWQPackedLayout", "HSWQRotatedLayout"
+_BYTES = "HSWQBytesLayout"
+"""FP8 as bytes, where ComfyUI's device has no such type: there no tensor of it may come."""
 
 
 def _is_typed() -> bool:
@@ -32,6 +37,7 @@ def _is_typed() -> bool:
         layouts: dict[str, Any] = comfy.quant_ops.LAYOUTS
         layouts[_PACKED] = _UntypedPackedLayout
         layouts[_ROTATED] = _UntypedRotatedLayout
+        layouts[_BYTES] = _UntypedBytesLayout
         return False
     stock: Any = comfy.quant_ops.get_layout_class(_STOCK)
 
@@ -77,7 +83,18 @@ def _is_typed() -> bool:
         def dequantize(cls, qdata: torch.Tensor, params: Any) -> torch.Tensor:
             return _turned_back(qdata, params.scale, params.group, params.orig_dtype)
 
+    class Bytes(Scaled):
+        @dataclass(frozen=True)
+        class Params(stock.Params):
+            group: int = NONE
+            kind: torch.dtype = torch.float8_e4m3fn
+
+        @classmethod
+        def dequantize(cls, qdata: torch.Tensor, params: Any) -> torch.Tensor:
+            return _turned_back(numbers_of(qdata, params.kind), params.scale, params.group, params.orig_dtype)
+
     register(_SCALED, Scaled)
+    register(_BYTES, Bytes)
     register(_ROTATED, Rotated)
     register(_PACKED, Packed)
     return True
@@ -117,6 +134,16 @@ class _UntypedRotatedLayout(_UntypedPackedLayout):
         return _turned_back(qdata, scale, group, orig_dtype)
 
 
+class _UntypedBytesLayout(_UntypedPackedLayout):
+    """Of older versions."""
+
+    @staticmethod
+    def dequantize(  # type: ignore[override]
+        qdata: torch.Tensor, scale: torch.Tensor, orig_dtype: torch.dtype, group: int, kind: torch.dtype, **_: Any
+    ) -> torch.Tensor:
+        return _turned_back(numbers_of(qdata, kind), scale, group, orig_dtype)
+
+
 class _UntypedPacked(QuantizedTensor):
     """Of older versions, in which a quantized tensor has the shape of its codes: this one has that of the weight."""
 
@@ -152,14 +179,25 @@ def quantized_tensor(codes: torch.Tensor, decoder: LayerDecoder, dtype: torch.dt
     more: dict[str, Any] = {"bits": decoder.bits, "factor": decoder.factor} if is_packed else {}
     if decoder.group != NONE:
         more = {"group": decoder.group}
+    own = _PACKED if is_packed else _ROTATED if more else None
+    if not is_held(scale.dtype):
+        scale = scale.half()
+    if not is_held(codes.dtype):
+        own, more, codes = _BYTES, {"group": decoder.group, "kind": codes.dtype}, codes.view(torch.uint8)
     if _TYPED:
-        name = _PACKED if is_packed else _ROTATED if more else _SCALED
+        name = own or _SCALED
         make = comfy.quant_ops.get_layout_class(name).Params
         return QuantizedTensor(codes, name, make(scale=scale, orig_dtype=dtype, orig_shape=shape, **more))
     params = {"scale": scale, "orig_dtype": dtype}
     if is_packed:
         return _UntypedPacked(codes, _PACKED, params | more | {"orig_shape": shape})
-    return QuantizedTensor(codes, _ROTATED if more else _STOCK, params | more)
+    return QuantizedTensor(codes, own or _STOCK, params | more)
+
+
+def is_held(dtype: torch.dtype) -> bool:
+    """Whether a type of a file's tensors can be on ComfyUI's device: FP8 is not everywhere."""
+    is_fp8 = dtype.is_floating_point and dtype.itemsize == 1
+    return not is_fp8 or holds(dtype, comfy.model_management.get_torch_device())
 
 
 def is_quantized(weight: object) -> bool:
@@ -167,8 +205,14 @@ def is_quantized(weight: object) -> bool:
 
 
 def codes_and_scale(weight: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """The codes, as they are in the file, and the scale of a tensor made by ``quantized_tensor``."""
+    """The codes, as they are held, and the scale of a tensor made by ``quantized_tensor``."""
     return weight._qdata, _param(weight, "scale")
+
+
+def stored_codes(weight: Any) -> torch.Tensor:
+    """The codes of such a tensor as they are in the file: those held as bytes of FP8 on the CPU."""
+    codes, kind = codes_and_scale(weight)[0], _param(weight, "kind")
+    return codes if kind is None else codes.cpu().view(kind)
 
 
 def bits_of(weight: Any) -> int:
@@ -196,6 +240,8 @@ def dequantized(weight: Any, dtype: torch.dtype, out: torch.Tensor | None = None
     if bits < 8:
         shape = tuple(_param(weight, "orig_shape"))
         return dequantize_packed(codes, scale, bits, shape, dtype, factor_of(weight))
+    if (kind := _param(weight, "kind")) is not None:
+        codes = numbers_of(codes, kind)
     if (group := group_of(weight)) != NONE:
         return _turned_back(codes, scale, group, dtype)
     return dequantize(codes, scale, dtype, out)

@@ -9,8 +9,9 @@ from ..hswq_core.formats.int8 import INT8_FORM, ROTATED_INT8_FORM
 from ..hswq_core.formats.mixed import MIXED
 from ..hswq_core.formats.refusal import refusing_tensors
 from ..hswq_core.formats.v2 import V2
+from ..hswq_core.grids import E4M3
 from ..hswq_core.rounding.rotation import NONE
-from .quantized_tensor import bits_of, codes_and_scale, factor_of, group_of
+from .quantized_tensor import bits_of, codes_and_scale, factor_of, group_of, stored_codes
 
 
 def stored_tensors(weight: torch.Tensor, prefix: str) -> dict[str, torch.Tensor]:
@@ -19,7 +20,7 @@ def stored_tensors(weight: torch.Tensor, prefix: str) -> dict[str, torch.Tensor]
     Args:
         prefix: the layer's name, with a dot at its end.
     """
-    codes, scale = codes_and_scale(weight)
+    codes, (_, scale) = stored_codes(weight), codes_and_scale(weight)
     layer, bits = prefix.removesuffix("."), bits_of(weight)
     found = {f"{prefix}weight": codes}
     if codes.dtype.is_floating_point:
@@ -31,6 +32,6 @@ def stored_tensors(weight: torch.Tensor, prefix: str) -> dict[str, torch.Tensor]
         return found | beside | refusing_tensors("hswq_int8")
     factor = factor_of(weight)
     if factor is not None:
-        return found | nvfp4_tensors(layer, scale, factor)
+        return found | nvfp4_tensors(layer, E4M3.stored(scale), factor)
     form = next(form for form in MIXED.menu if form.bits == bits)
     return found | form.side_tensors_for(layer, scale, tuple(weight.shape)) | refusing_tensors("hswq_mixed")

@@ -17,7 +17,7 @@ from ..hswq_core.files.source import TensorInfo
 from ..hswq_core.files.text_encoders import TEXT_ENCODERS
 from ..hswq_core.formats.stored_layer import LAYER_DIMENSIONS, MARKERS, SCALE_SUFFIXES, is_quantized, stored_layer
 from ..hswq_core.log import get_logger
-from .quantized_tensor import quantized_tensor
+from .quantized_tensor import is_held, quantized_tensor
 
 logger = get_logger(__name__)
 _FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -31,7 +31,7 @@ def join_scales(state_dict: dict[str, Any], prefix: str, dtype: torch.dtype, pat
 
     FP8 tensors that are not the weight of a Linear layer or a convolution become plain ones of ``dtype``. Quantized
     weights of text encoders that have a scale become FP16: ComfyUI cuts and renames them, and they run once for each
-    image, so that FP8 would save nothing while images are made.
+    image, so that FP8 would save nothing while images are made. Others do where ComfyUI's device has no FP8.
 
     Args:
         dtype: what quantized weights compute as.
@@ -47,6 +47,8 @@ def join_scales(state_dict: dict[str, Any], prefix: str, dtype: torch.dtype, pat
         if not key.startswith(prefix):
             if layer and key.startswith(TEXT_ENCODERS) and tensor.dtype in _CODES:
                 _dequantize_text_encoder(state_dict, layer, path)
+            if not is_held(state_dict[key].dtype):
+                state_dict[key] = state_dict[key].half()
         elif layer and is_quantized(state_dict, layer, dtype_name(tensor.dtype)):
             decoder = _take_decoder(state_dict, layer, path)
             if tensor.dtype in _FP8 and decoder.scale_key is None:

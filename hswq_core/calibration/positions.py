@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..devices import has_generator
 from .conv_patches import ConvWindow, PatchIndex
 
 
@@ -40,11 +41,17 @@ class PositionSampler:
         picked = self._picked.get((device, of, count))
         if picked is None:
             if (device, of) not in self._orders:
-                if device not in self._generators:
-                    self._generators[device] = torch.Generator(device).manual_seed(self._seed)
-                self._orders[device, of] = torch.randperm(of, device=device, generator=self._generators[device])
+                self._orders[device, of] = self._order(of, device)
             picked = self._picked[device, of, count] = self._orders[device, of][:count]
         return picked
+
+    def _order(self, of: int, device: torch.device) -> torch.Tensor:
+        """All positions in a random order, drawn on the CPU where the device cannot: then nothing waits for it."""
+        where = device if has_generator(device) else torch.device("cpu")
+        if where not in self._generators:
+            self._generators[where] = torch.Generator(where).manual_seed(self._seed)
+        order = torch.randperm(of, device=where, generator=self._generators[where])
+        return order.to(device, non_blocking=True)
 
     def patches(
         self,

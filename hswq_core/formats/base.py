@@ -74,7 +74,7 @@ class Form:
         """``L.weight`` of a file, for codes in the shape of the weight."""
         if self.scaling == "block":
             return pack_floats(codes)
-        return codes if self.bits == 8 else pack(codes.flatten(1), self.bits)
+        return self.grid.stored(codes) if self.bits == 8 else pack(codes.flatten(1), self.bits)
 
     def decode(self, stored: torch.Tensor, shape: Shape) -> torch.Tensor:
         """The codes of ``L.weight``, in the shape of the weight."""

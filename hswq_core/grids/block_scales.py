@@ -47,9 +47,9 @@ def search_block_scales(
     for part in searched_together(rows):
         values = in_groups(part.float(), BLOCK)
         unit = values.abs().amax(-1, keepdim=True) / grid.largest
-        middle = E4M3.quantize(unit, factor).view(torch.uint8).to(torch.int16)
-        codes = ((middle + step).clamp_(_LEAST_CODE, _LARGEST_CODE) for step in _STEPS)
-        tried = (E4M3.dequantize(code.to(torch.uint8).view(E4M3.dtype), factor) for code in codes)
+        points = E4M3.magnitudes().to(unit.device)  # by code
+        middle = torch.searchsorted(points, E4M3.quantize(unit, factor).float())
+        tried = (points[(middle + step).clamp_(_LEAST_CODE, _LARGEST_CODE)] * factor for step in _STEPS)
         scales, error = best_scales(values, each, tried, grid)
         scales[unit == 0] = factor
         found.append(scales[..., 0])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from ..devices import wide
 from .grid import Grid
 
 _STEPS = 16  # in the octave; a quarter of them has half the gain, and twice as many next to none
@@ -41,7 +42,7 @@ def search_channel_scales(
             better = error < best
             best, scales = torch.where(better, error, best), torch.where(better, scale[:, 0], scales)
         found.append(scales)
-        total += float(best.double().sum())
+        total += float(wide(best).sum())
     return torch.cat(found).cpu(), total
 
 
@@ -57,4 +58,4 @@ def importance_of_columns(weight: torch.Tensor, importance: torch.Tensor | None)
     ``None``, or all zeros (a layer whose input was always zero), counts every column once.
     """
     each = torch.ones(weight.shape[1]) if importance is None or not importance.any() else importance
-    return each.to(weight.device, torch.float32).repeat_interleave(weight[0].numel() // weight.shape[1])
+    return each.float().to(weight.device).repeat_interleave(weight[0].numel() // weight.shape[1])

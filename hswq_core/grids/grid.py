@@ -8,6 +8,8 @@ from typing import Literal
 
 import torch
 
+from ..devices import holds
+
 SIXTEEN_BITS = (torch.float16, torch.bfloat16)
 
 Scaling = Literal["none", "tensor", "channel", "group", "block"]
@@ -48,29 +50,37 @@ class Grid:
         """The non-negative values, ascending: float32 [N], as torch decodes the codes."""
         return _magnitudes(self)
 
+    def held_as(self, device: torch.device) -> torch.dtype:
+        """The type of codes on a device: FP16, which holds the values of all grids, where it has no FP8."""
+        return self.dtype if not self.dtype.is_floating_point or holds(self.dtype, device) else torch.float16
+
+    def stored(self, codes: torch.Tensor) -> torch.Tensor:
+        """Codes in the grid's own type, which a file has: on the CPU where their device lacks it."""
+        return codes if codes.dtype == self.dtype else codes.cpu().to(self.dtype)
+
     def nearest(self, values: torch.Tensor) -> torch.Tensor:
         """The codes of the nearest values, ties to even, saturating at the largest. NaN stays NaN.
 
         Args:
             values: any shape, float32; may be overwritten.
         """
-        return self._saturated(values).to(self.dtype)
+        return self._saturated(values).to(self.held_as(values.device))
 
     def nearest_values(self, values: torch.Tensor) -> torch.Tensor:
         """The same as values, float32: what ``nearest`` gives, decoded."""
         near = self._saturated(values)
-        return near.to(self.dtype).float() if self._is_cast else near
+        return near.to(self.dtype).float() if self._is_rounded_to_by_cast(near.device) else near
 
-    @property
-    def _is_cast(self) -> bool:
-        """Whether torch has a type of these values, so that its cast rounds to them."""
-        return self.dtype.is_floating_point and torch.finfo(self.dtype).max == self.largest
+    def _is_rounded_to_by_cast(self, device: torch.device) -> bool:
+        """Whether the device has a type of these values and no others."""
+        held = self.held_as(device)
+        return held.is_floating_point and torch.finfo(held).max == self.largest
 
     def _saturated(self, values: torch.Tensor) -> torch.Tensor:
         """Values within the range, on the grid unless a cast puts them there."""
         # Torch's cast turns what lies beyond the range into NaN, so saturate first.
         clamped = values.clamp_(-self.largest, self.largest)
-        if self._is_cast:
+        if self._is_rounded_to_by_cast(values.device):
             return clamped
         return self._rounded(clamped) if self.dtype.is_floating_point else clamped.round_()
 
@@ -88,7 +98,7 @@ class Grid:
             scale: positive, broadcastable to ``weight``.
 
         Returns:
-            ``dtype``, the shape of ``weight``.
+            The shape of ``weight``, in the type of codes on its device.
         """
         divisor = torch.as_tensor(scale, dtype=torch.float32)
         by_table = weight.dtype in SIXTEEN_BITS and divisor.numel() == 1 and weight.numel() >= _MIN_TABLE_ELEMENTS

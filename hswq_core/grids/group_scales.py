@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import torch
 
+from ..devices import wide
 from .channel_scales import importance_of_columns, searched_together
 from .grid import Grid
 
@@ -65,7 +66,7 @@ def best_scales(
         error = (change.square_() * importance).sum(-1, keepdim=True)
         better = error < best
         best, scales = torch.where(better, error, best), torch.where(better, scale, scales)
-    return scales, float(best.double().sum())
+    return scales, float(wide(best).sum())
 
 
 def scales_of_columns(scales: torch.Tensor, columns: int) -> torch.Tensor:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..devices import holds
 from .grid import SIXTEEN_BITS, bit_patterns
 
 _MAGNITUDES = 1 << 15
@@ -54,6 +55,8 @@ def histogram(weight: torch.Tensor, importance: torch.Tensor | None = None) -> H
     Returns:
         The histogram, on the CPU.
     """
+    if not holds(torch.float64, weight.device):
+        weight = weight.cpu()
     folded = weight if weight.dtype in SIXTEEN_BITS else _fold(weight)
     if importance is None or not importance.any():
         counts = _count(folded, None)

@@ -10,6 +10,7 @@ from types import ModuleType
 import torch
 
 from ..backend import COMPUTED_IN, KITCHEN, Operation, register
+from ..devices import REFUSALS
 from ..grids import INT8
 from ..rounding.rotation import NONE, rotated
 
@@ -167,7 +168,7 @@ def int8_problem(device: torch.device) -> str | None:
     codes = signs * 127
     try:
         found = _product(codes[:3].to(device), codes.to(device)).cpu()
-    except (RuntimeError, NotImplementedError) as error:
+    except REFUSALS as error:
         return f"its torch does not multiply integers ({str(error).splitlines()[0]})"
     right = torch.equal(found.double(), codes[:3].double() @ codes.double().t())
     return None if right else "its products of integers are wrong"

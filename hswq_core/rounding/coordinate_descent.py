@@ -40,7 +40,7 @@ def refine(
     # In units of the grid, where a code is its own value.
     values, left = codes.float(), residual / scale
     _refine(grid, columns / scale, values, x, left, damp, passes)
-    return values.to(grid.dtype), left * scale
+    return values.to(grid.held_as(values.device)), left * scale
 
 
 def _refine(

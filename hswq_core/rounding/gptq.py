@@ -17,8 +17,10 @@ from dataclasses import dataclass
 
 import torch
 
+from ..devices import wide
 from ..grids import Grid
 from ..grids.group_scales import scales_of_columns
+from ..sums import WideSum
 from .coordinate_descent import refine
 from .sequential import COLUMNS, round_rows
 
@@ -54,7 +56,7 @@ def round_calibrated(
     """
     device = weight.device
     columns = weight.flatten(1).t().float()  # [K, C_out]: one column of the layer is one contiguous row here
-    exact = second_moment.to(device, torch.float32).repeat_interleave(len(columns) // len(second_moment))
+    exact = second_moment.float().to(device).repeat_interleave(len(columns) // len(second_moment))
     x = _scaled_rows(rows.to(device).float(), exact)
     damp, unit = damping(x) * float(exact.mean()), _units(scale.to(device), len(columns))
     if not math.isfinite(damp):
@@ -78,8 +80,9 @@ def round_calibrated(
     if not error < nearest_error:
         codes, error = nearest, nearest_error
     # Back from columns in the order of importance to the weight's own.
-    restored = torch.empty_like(codes, dtype=torch.uint8)
-    restored[order] = codes.view(torch.uint8)
+    bits = _bits(codes)
+    restored = torch.empty_like(bits)
+    restored[order] = bits
     return Rounded(_as_weight(restored.view(codes.dtype), weight), error, nearest_error)
 
 
@@ -95,7 +98,12 @@ def _part(unit: torch.Tensor, columns: slice | torch.Tensor) -> torch.Tensor:
 
 def _as_weight(codes: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Codes [K, C_out] in the weight's shape."""
-    return codes.view(torch.uint8).t().contiguous().view(codes.dtype).view(weight.shape)
+    return _bits(codes).t().contiguous().view(codes.dtype).view(weight.shape)
+
+
+def _bits(codes: torch.Tensor) -> torch.Tensor:
+    """Codes as a type that torch moves about: of FP8 it does not on every device."""
+    return codes.view(torch.uint8) if codes.element_size() == 1 else codes
 
 
 def _scaled_rows(rows: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:
@@ -113,9 +121,9 @@ def damping(x: torch.Tensor) -> float:
     the best for the moments themselves, while rounding exploits the directions that they have too little of.
     """
     products = x @ x.t() if len(x) <= x.shape[1] else x.t() @ x
-    squares = float(products.double().square().sum())
-    noise = float(x.double().square().sum(1).square().sum()) - squares / len(x)
-    signal = squares - float(x.double().square().sum()) ** 2 / x.shape[1]
+    squares = float(wide(products).square().sum())
+    noise = float(wide(x).square().sum(1).square().sum()) - squares / len(x)
+    signal = squares - float(wide(x).square().sum()) ** 2 / x.shape[1]
     share = min(0.9, max(0.0, noise / signal)) if signal > 0 else 0.9
     return max(_LEAST_DAMPING, _CAUTION * share / (1 - share))
 
@@ -125,18 +133,18 @@ def _round_columns(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes [K, C_out] of columns [K, C_out], block by block, and the output error X (W - Q) [R, C_out]."""
     blocks = list(range(0, len(columns), _BLOCK))
-    # Products of a block's rows are added and taken away in float64, so that nothing is left when all are gone.
-    gram = torch.zeros(len(x), len(x), dtype=torch.float64, device=x.device)
+    # Products of a block's rows are added and taken away exactly, so that nothing is left when all are gone.
+    gram = WideSum((len(x), len(x)), x.device)
     for start in blocks:
         part = x[:, start : start + _BLOCK]
-        gram += part @ part.t()
+        gram.add(part @ part.t())
     factor = _damped_factor(gram, damp)
     residual = torch.zeros(len(x), columns.shape[1], device=x.device)
     codes = []
     for start in blocks:
         part, original = x[:, start : start + _BLOCK], columns[start : start + _BLOCK]
         target = original + part.t() @ torch.cholesky_solve(residual, factor)
-        gram -= part @ part.t()
+        gram.add((part @ part.t()).neg_())
         factor = _damped_factor(gram, damp)
         # What the block's errors cost, given that the columns after it will cancel what they can.
         half = torch.linalg.solve_triangular(factor, part, upper=False)
@@ -149,7 +157,7 @@ def _round_columns(
     return torch.cat(codes), residual
 
 
-def _damped_factor(gram: torch.Tensor, damp: float) -> torch.Tensor:
+def _damped_factor(gram: WideSum, damp: float) -> torch.Tensor:
     damped = gram.float()
     damped.diagonal().add_(damp)
     return _cholesky(damped)
@@ -169,7 +177,7 @@ def _round_block(grid: Grid, target: torch.Tensor, cost: torch.Tensor, scale: to
     feedback = feedback / feedback.diagonal()[:, None]
     unit = scale if scale.dim() == 2 else None
     target = target.clone() if unit is not None else target / scale  # in units of the grid where one scale serves all
-    codes = torch.empty_like(target, dtype=grid.dtype)
+    codes = torch.empty_like(target, dtype=grid.held_as(target.device))
     for start in range(0, len(target), COLUMNS):
         end = min(start + COLUMNS, len(target))
         here = None if unit is None else unit[start:end]

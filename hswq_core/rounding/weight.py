@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..devices import wide
 from ..grids import E4M3, Grid, Scaling
 from ..grids.block_scales import search_block_scales
 from ..grids.channel_scales import importance_of_columns, search_channel_scales
@@ -70,7 +71,7 @@ def quantize_weight(
         return QuantizedWeight(grid.quantize(weight, scale_like(weight, scale)), scale, error, plain_error)
     rounded = round_calibrated(grid, weight, scale, rows, second_moment)
     change = grid.dequantize(rounded.codes, scale_like(weight, scale).to(weight.device)).sub_(weight)
-    error = float((change.flatten(1).square_() @ importance_of_columns(weight, importance)).double().sum())
+    error = float(wide(change.flatten(1).square_() @ importance_of_columns(weight, importance)).sum())
     gain = rounded.error / rounded.nearest_error if rounded.nearest_error else 1.0
     return QuantizedWeight(rounded.codes, scale, error, plain_error, gain)
 

@@ -184,14 +184,21 @@ def _alias_inference_tensors(root: torch.nn.Module, undo: contextlib.ExitStack) 
 def without_inference_mode(tensor: torch.Tensor) -> Any:
     """An ordinary tensor over the same memory as one made in inference mode.
 
-    Errors: NotDifferentiableError for tensors of a kind of their own.
+    Errors: NotDifferentiableError for tensors that have their numbers elsewhere.
     """
     if not tensor.is_inference():
         return tensor
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+    if not _holds_its_numbers(tensor):
         raise NotDifferentiableError(f"weights of the type {type(tensor).__name__}")
     alias = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
     alias.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
     if isinstance(tensor, torch.nn.Parameter):
         return torch.nn.Parameter(alias, requires_grad=False)
     return alias
+
+
+def _holds_its_numbers(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is memory; others are made of tensors, to which they pass operations on."""
+    kind: Any = type(tensor)
+    plain: Any = torch.Tensor
+    return kind.__torch_dispatch__ is plain.__torch_dispatch__

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..calibration.rows import all_finite
+from ..devices import wide
 from ..grids import Grid, Scaling
 from ..grids.channel_scales import importance_of_columns, search_channel_scales
 from ..grids.histogram import histogram
@@ -43,6 +44,6 @@ def _by_channel(weight: torch.Tensor, importance: torch.Tensor, second_moment: t
     for block, scale in zip(weight.flatten(1).split(rows), scales.to(weight.device)[:, None].split(rows), strict=True):
         values = block.float()
         change = grid.nearest_values(values / scale).mul_(scale).sub_(values)
-        error += float((change.square_() @ columns).double().sum())
-        signal += float((values.square_() @ columns).double().sum())
+        error += float(wide(change.square_() @ columns).sum())
+        signal += float(wide(values.square_() @ columns).sum())
     return error / signal if signal else 0.0

@@ -103,7 +103,7 @@ class ImpactMeter:
                 hook.remove()
         progress(len(self._batches), len(self._batches))
         weights = torch.cat([weights_of(batch).cpu() for batch in self._batches])
-        return OutputErrors(tuple(torch.cat(found).double().tolist()), tuple(weights.tolist()))
+        return OutputErrors(tuple(torch.cat(found).cpu().double().tolist()), tuple(weights.tolist()))
 
     def _count(self, layer: torch.nn.Module, *_: Any) -> None:
         self._called.add(layer)

@@ -9,6 +9,7 @@ import torch
 from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 
 from ..calibration.arguments import layer_input
+from ..sums import WideSum
 from .model_calls import Effect, apply_change
 
 Change = Callable[[torch.Tensor], Effect]
@@ -42,7 +43,7 @@ class LayerTap:
         )
         self.was_called = False
         self._samples = 1
-        self._total: torch.Tensor | None = None  # of the passes from one input, on the device
+        self._total: WideSum | None = None  # of the passes from one input, on the device
         self._sums, self._passes = [torch.zeros(len(changes), dtype=torch.float64)] * inputs, [0] * inputs
 
     def effects(self, change: int = -1) -> list[float]:
@@ -79,13 +80,15 @@ class LayerTap:
         if self.inner is None:
             return  # no gradient leads here
         norms = energy if self.inner.shape[1] == len(energy) else energy.mean().reshape(1)
-        squares = (self.inner.square() / norms).sum(1).double()
-        self._total = squares if self._total is None else self._total + squares
+        squares = (self.inner.square() / norms).sum(1)
+        if self._total is None:
+            self._total = WideSum(tuple(squares.shape), squares.device)
+        self._total.add(squares)
 
     def end_input(self, number: int, passes: int) -> None:
         """The device is read once for an input, and not in every pass."""
         if self._total is not None:
-            self._sums[number] = self._sums[number] + self._total.cpu()
+            self._sums[number] = self._sums[number] + self._total.double()
         self._passes[number] += passes
         self._total = None
 

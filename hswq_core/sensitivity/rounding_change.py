@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ..devices import sent
 from ..formats import Form
 from ..rounding.rotation import rotated, rounded_by_row
 from ..rounding.weight import QuantizedWeight, scale_like
@@ -26,7 +27,7 @@ def rounding_change(rounded: QuantizedWeight, form: Form, *, is_nearest: bool) -
     def stored(turned: torch.Tensor) -> torch.Tensor:
         nonlocal scale
         if kept is not None:
-            codes = form.decode(kept.to(turned.device), tuple(turned.shape))
+            codes = form.decode(sent(kept, turned.device), tuple(turned.shape))
             return grid.dequantize(codes, scale_like(turned, scale.to(turned.device)))
         scale = scale.to(turned.device)  # and there it stays: sent each time, the host would wait for the device
         against = scale_like(turned, scale)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import torch
 
+from ...sums import WideSum
 from ..conv_patches import ConvWindow
 from .base import Accumulator
 from .cpu import CpuSums, Scratch
@@ -26,8 +27,6 @@ class SumBank:
     """
 
     def __init__(self, channels: Mapping[str, int], device: torch.device) -> None:
-        # MPS has no float64; elsewhere it makes sums over any number of calls exact to seven digits and more.
-        wide = torch.float32 if device.type == "mps" else torch.float64
         total, self._spans = 0, {}
         for name, count in channels.items():
             self._spans[name] = slice(total, total + count)
@@ -36,11 +35,11 @@ class SumBank:
         self._kernel = LAYER_SUMS.kernel(device)
         self._scratch = Scratch() if device.type == "cpu" else None
         # Programs of one launch add to the same sum in any order, which only float64 does not show.
-        narrow = torch.float32 if self._kernel is None else wide
-        self._input = torch.zeros(3, total, dtype=narrow, device=device)
-        self._output = torch.zeros(2, len(channels), dtype=narrow, device=device)
-        self._input_total = torch.zeros(3, total, dtype=wide, device=device)
-        self._output_total = torch.zeros(2, len(channels), dtype=wide, device=device)
+        written = torch.float32 if self._kernel is None else torch.float64
+        self._input = torch.zeros(3, total, dtype=written, device=device)
+        self._output = torch.zeros(2, len(channels), dtype=written, device=device)
+        self._input_total = WideSum((3, total), device)
+        self._output_total = WideSum((2, len(channels)), device)
 
     def of(self, name: str, window: ConvWindow | None) -> Accumulator:
         """The running sums of one layer, with its window if it is a convolution.
@@ -54,7 +53,7 @@ class SumBank:
 
     def copy_history(self, source: str, target: str) -> None:
         """Copy the input sums of one layer, as of the last fold, to another."""
-        self._input_total[:, self._spans[target]] = self._input_total[:, self._spans[source]]
+        self._input_total.copy(self._spans[source], self._spans[target])
 
     def fold(self) -> None:
         """Add what was written since the last fold to the totals."""
@@ -62,12 +61,12 @@ class SumBank:
         for new, total in ((self._input, self._input_total), (self._output, self._output_total)):
             if holds_norms:
                 new[-1].square_()
-            total += new
+            total.add(new)
             new.zero_()
 
     def totals(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Input sums [3, C_in] and output sums [2] by layer, float64 on the CPU: the device is read here alone."""
-        inputs, outputs = self._input_total.cpu().double(), self._output_total.cpu().double()
+        inputs, outputs = self._input_total.double(), self._output_total.double()
         return (
             {name: inputs[:, span].clone() for name, span in self._spans.items()},
             {name: outputs[:, row].clone() for name, row in self._row.items()},
