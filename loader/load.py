@@ -23,10 +23,10 @@ from ..hswq_core.files.scale_check import check_scales
 from ..hswq_core.formats.refusal import is_refusal
 from ..hswq_core.inference.scratch import reused_memory
 from ..hswq_core.log import get_logger
-from .compat import exact_patching
+from .compat import remember_reload, without_dynamic_vram
 from .fast import FastLayers, fast_layers, fast_operations
 from .ops import HSWQOperations, keep_quantized_tensors
-from .patching import with_quantized_patching
+from .patcher import with_quantized_patching
 from .provenance import remember_file
 from .quantized_tensor import is_quantized
 from .state_dict import join_scales, majority_float
@@ -59,19 +59,10 @@ def load_checkpoint(path: Path, embedding_directory: Any = None, *, fast: bool =
             where=path,
             remedy="Move it to models/diffusion_models and open it with HSWQ Diffusion Model Loader",
         )
-    with _add_file_to_errors(path):
-        found = _loaded(
-            file,
-            comfy.sd.load_state_dict_guess_config,
-            output_vae=True,
-            output_clip=True,
-            embedding_directory=embedding_directory,
-            model_options=_options(file, fast),
-        )
-    if found is None or found[0] is None:
-        raise _unknown_model_error(path)
-    model, loaded = _finish_model(found[0], path, file, fast)
-    return model, found[1], found[2], loaded
+    model, clip, vae, loaded = _parts_of(file, path, embedding_directory, fast)
+    for part, patcher in (("model", model), ("clip", _patcher_of(clip)), ("vae", _patcher_of(vae))):
+        remember_reload(patcher, _reload_part, path, embedding_directory, fast, part)
+    return model, clip, vae, loaded
 
 
 def load_diffusion_model(path: Path, *, fast: bool = False) -> tuple[Any, Loaded]:
@@ -79,10 +70,56 @@ def load_diffusion_model(path: Path, *, fast: bool = False) -> tuple[Any, Loaded
 
     Args, errors: as for ``load_checkpoint``.
     """
+    model, loaded = _diffusion_model(path, fast)
+    remember_reload(model, _reload_diffusion_model, path, fast)
+    return model, loaded
+
+
+def _reload_part(path: Path, embeddings: Any, fast: bool, part: str, disable_dynamic: bool = False) -> Any:
+    """The patcher of one part of a checkpoint, loaded once more."""
+    wanted = {f"output_{each}": each == part for each in ("model", "clip", "vae")}
+    model, clip, vae, _ = _parts_of(_read(path), path, embeddings, fast, paged=not disable_dynamic, **wanted)
+    return {"model": model, "clip": _patcher_of(clip), "vae": _patcher_of(vae)}[part]
+
+
+def _patcher_of(part: Any) -> Any:
+    """Of a CLIP or VAE; a checkpoint may have none."""
+    return getattr(part, "patcher", None)
+
+
+def _reload_diffusion_model(path: Path, fast: bool, disable_dynamic: bool = False) -> Any:
+    return _diffusion_model(path, fast, paged=not disable_dynamic)[0]
+
+
+def _parts_of(
+    file: _File, path: Path, embeddings: Any, fast: bool, *, paged: bool = True,
+    output_model: bool = True, output_clip: bool = True, output_vae: bool = True,
+) -> tuple[Any, Any, Any, Loaded]:  # fmt: skip
+    """A checkpoint's parts, those that are wanted; ``paged`` is with dynamic VRAM, where ComfyUI has it."""
+    with _add_file_to_errors(path):
+        found = _loaded(
+            file,
+            comfy.sd.load_state_dict_guess_config,
+            paged,
+            output_model=output_model,
+            output_vae=output_vae,
+            output_clip=output_clip,
+            embedding_directory=embeddings,
+            model_options=_options(file, fast),
+        )
+    if found is None or (output_model and found[0] is None):
+        raise _unknown_model_error(path)
+    if not output_model:
+        return None, found[1], found[2], Loaded(file.found, None)
+    model, loaded = _finish_model(found[0], path, file, fast)
+    return model, found[1], found[2], loaded
+
+
+def _diffusion_model(path: Path, fast: bool, *, paged: bool = True) -> tuple[Any, Loaded]:
     file = _read(path)
     with _add_file_to_errors(path):
         options = _options(file, fast)
-        model = _loaded(file, comfy.sd.load_diffusion_model_state_dict, model_options=options)
+        model = _loaded(file, comfy.sd.load_diffusion_model_state_dict, paged, model_options=options)
     if model is None:
         raise _unknown_model_error(path)
     return _finish_model(model, path, file, fast)
@@ -116,13 +153,13 @@ def _read(path: Path) -> _File:
     return _File(state_dict, metadata, prefix, dtype, inspection)
 
 
-def _loaded(file: _File, load: Callable[..., Any], **options: Any) -> Any:
+def _loaded(file: _File, load: Callable[..., Any], paged: bool, **options: Any) -> Any:
     """What one of ComfyUI's functions makes of the file.
 
     Some models hold the weight of a layer as a parameter of their own, which takes no quantized tensor. Which ones they
     are is known when they fail; then they are dequantized.
     """
-    options |= {"metadata": file.metadata, **exact_patching(load)}
+    options |= {"metadata": file.metadata, **({} if paged else without_dynamic_vram(load))}
     try:
         return load(dict(file.state_dict), **options)
     except RuntimeError as error:
