@@ -58,6 +58,15 @@ def paged_in(layer: Any, x: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.
         comfy.ops.uncast_bias_weight(layer, *found)
 
 
+_PAGES = frozenset({"_v", "_v_signature", "_v_weight", "_v_bias", "_prefetch", "_pins", "_pin_state"})
+"""What dynamic VRAM keeps at a layer: addresses of memory that is this layer's alone."""
+
+
+def without_pages(attributes: dict[str, Any]) -> dict[str, Any]:
+    """A layer's attributes for a copy of it."""
+    return {name: value for name, value in attributes.items() if name not in _PAGES}
+
+
 def keep_type_in_pages(layer: Any) -> None:
     """Have dynamic VRAM hold a layer's tensors in the types that they have, and not in those of the whole model."""
     for name, parameter in layer.named_parameters(recurse=False):

@@ -30,7 +30,6 @@ class DynamicPatching(QuantizedWeights):
     """What is put before ComfyUI's class that pages weights in."""
 
     load_device: torch.device
-    backup: dict[str, Any]
 
     @torch.inference_mode()
     def load(self, *args: Any, **named: Any) -> None:

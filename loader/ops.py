@@ -18,7 +18,7 @@ import comfy.ops
 import torch
 
 from ..hswq_core.errors import CheckpointError
-from .compat import is_paged, keep_type_in_pages, paged_in, ready_bias, ready_weight
+from .compat import is_paged, keep_type_in_pages, paged_in, ready_bias, ready_weight, without_pages
 from .quantized_tensor import dequantized, is_quantized
 from .saving import stored_tensors
 
@@ -58,6 +58,16 @@ class _PreserveDtype:
         metadata = {**local_metadata, "assign_to_params_buffers": True}
         super()._load_from_state_dict(state_dict, prefix, metadata, *args)  # type: ignore[misc]
         keep_type_in_pages(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy of the layer. Of a tensor torch would copy the storage, which codes with a scale do not have."""
+        weight: Any = getattr(self, "weight", None)
+        if is_quantized(weight) and id(weight) not in memo:
+            with torch.inference_mode():
+                memo[id(weight)] = torch.nn.Parameter(weight.clone(), requires_grad=False)
+        made = memo[id(self)] = type(self).__new__(type(self))
+        made.__dict__.update(copy.deepcopy(without_pages(vars(self)), memo))
+        return made
 
 
 class _FastForward(_PreserveDtype):
@@ -120,16 +130,6 @@ class _QuantizedWeight(_PreserveDtype):
         finally:
             self.weight = weight
         return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """A copy of the layer. Of a tensor torch would copy the storage, which codes with a scale do not have."""
-        weight = self.weight
-        if is_quantized(weight) and id(weight) not in memo:
-            with torch.inference_mode():
-                memo[id(weight)] = torch.nn.Parameter(weight.clone(), requires_grad=False)
-        made = memo[id(self)] = type(self).__new__(type(self))
-        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        return made
 
     def convert_weight(self, weight: torch.Tensor, inplace: bool = False, **_: Any) -> torch.Tensor:
         """The weight as numbers a patch can be added to: float32, of what FP16 holds of a quantized one.

@@ -29,6 +29,10 @@ from .quantized_tensor import codes_and_scale, is_quantized
 from .saving import stored_tensors
 
 
+_AS_HELD = "comfy_patched_weights"
+"""ComfyUI's mark of a layer whose patches were added where it is."""
+
+
 class AddedPatches:
     """What a MODEL's patches make of a layer's weight: what the weight would be if they were added to it where it is.
 
@@ -81,6 +85,7 @@ class QuantizedWeights:
 
     model: Any
     patches: dict[str, list[Any]]
+    backup: dict[str, Any]
 
     @torch.inference_mode()
     def unpatch_model(self, *args: Any, **named: Any) -> Any:
@@ -88,18 +93,33 @@ class QuantizedWeights:
         return above.unpatch_model(*args, **named)
 
     def model_state_dict_for_saving(self, model: Any = None, prefix: str = "") -> dict[str, Any]:
-        """Of newer versions, which patch each weight when it is written.
+        """Of newer versions: what is written, weights with their patches when it is their turn.
 
-        ComfyUI takes it that what is quantized is so when it is patched, too.
+        ComfyUI believes that a patched weight is still quantized, that codes have gradients, and that no patch was
+        added to a weight where it is. So quantized layers are written as they are held, and their patches looked after.
         """
         above: Any = super()
-        found = above.model_state_dict_for_saving(model, prefix)
-        for key, weight in self._patched_and_quantized():
-            name = key.removeprefix(prefix)
-            for stored in stored_tensors(weight, name.removesuffix(WEIGHT) + "."):
-                found.pop(stored, None)
-            shape = torch.empty(weight.shape, dtype=PATCHED_DTYPE, device="meta")
-            found[name] = comfy.model_patcher.LazyCastingParam(self, key, shape)
+        whole = [layer for layer in self.model.modules() if is_quantized(getattr(layer, "weight", None))]
+        theirs = {id(tensor) for layer in whole for tensor in layer.parameters(recurse=False)}
+        before = [(vars(layer), vars(layer).get(_AS_HELD)) for layer in whole]
+        for attributes, _ in before:
+            attributes[_AS_HELD] = True
+        try:
+            found = above.model_state_dict_for_saving(model, prefix)
+        finally:
+            for attributes, value in before:
+                attributes.pop(_AS_HELD) if value is None else attributes.update({_AS_HELD: value})
+        for key in self.patches:
+            name, held = key.removeprefix(prefix), comfy.utils.get_attr(self.model, key)
+            if key in self.backup:
+                found[name] = held
+            elif is_quantized(held):
+                for stored in stored_tensors(held, name.removesuffix(WEIGHT) + "."):
+                    found.pop(stored, None)
+                shape = torch.empty(held.shape, dtype=PATCHED_DTYPE, device="meta")
+                found[name] = comfy.model_patcher.LazyCastingParam(self, key, shape)
+            elif id(held) in theirs:
+                found[name] = comfy.model_patcher.LazyCastingParam(self, key, held)
         return found
 
     def _patched_and_quantized(self) -> Iterator[tuple[str, torch.Tensor]]:

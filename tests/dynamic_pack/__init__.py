@@ -39,7 +39,6 @@ def install() -> None:
     comfy_aimdo.torch.get_tensor_from_raw_ptr = lambda address, size, _device: card_bytes(address, size)
     management = comfy.model_management
     management.get_torch_device = lambda: card
-    management.text_encoder_device = lambda: card
     management.get_all_torch_devices = lambda exclude_current=False: [] if exclude_current else [card]
     management.vram_state = management.VRAMState.NORMAL_VRAM
     management.get_free_memory = _of_card(management.get_free_memory, lambda: _TOTAL - PAGES.used)

@@ -47,6 +47,12 @@ class CardTensor(torch.Tensor):
     def data_ptr(self) -> int:
         return self.host.data_ptr()
 
+    def untyped_storage(self) -> torch.UntypedStorage:
+        return self.host.untyped_storage()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CardTensor:
+        return memo.setdefault(id(self), CardTensor(self.host.clone()))
+
     def tolist(self) -> Any:
         return self.host.tolist()
 
@@ -58,6 +64,8 @@ class CardTensor(torch.Tensor):
         kwargs = kwargs or {}
         if any(not issubclass(each, cls | torch.nn.Parameter) and each is not torch.Tensor for each in types):
             return NotImplemented  # a quantized tensor knows what to do with what it is made of
+        if func is aten._has_compatible_shallow_copy_type.default:
+            return False  # a module's parameters are replaced when it moves
         flat, spec = _pytree.tree_flatten((args, kwargs))
         _check_devices(func, flat)
         target = kwargs.get("device")

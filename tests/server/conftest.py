@@ -10,8 +10,7 @@ from tests.conftest import DEFAULT, FP8_STORAGE
 from tests.support import workflows as w
 from tests.support.odd_folder import fill
 from tests.support.probing import MODES, PROBE, UNET, write_kinds
-from tests.support.server import ComfyServer, REPOSITORY
-REPO_DYN = REPOSITORY/"tests/dynamic_pack"
+from tests.support.server import ComfyServer
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +22,7 @@ def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture(scope="module")
 def probing_once(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     """A server with the probe pack, and a folder of its own for the tests of one file."""
-    with ComfyServer(comfyui, tmp_path_factory.mktemp("once"), packs=(PROBE, REPO_DYN)) as server:
+    with ComfyServer(comfyui, tmp_path_factory.mktemp("once"), packs=(PROBE,)) as server:
         yield server
 
 
@@ -40,7 +39,7 @@ def probing(
 ) -> Iterator[ComfyServer]:
     """A server with the probe pack and every kind of file; once with ComfyUI told to store diffusion models in FP8."""
     arguments = ("--fp8_e4m3fn-unet",) if request.param == "fp8-storage" else ()
-    with ComfyServer(comfyui, tmp_path_factory.mktemp(request.param), arguments, packs=(PROBE, REPO_DYN)) as server:
+    with ComfyServer(comfyui, tmp_path_factory.mktemp(request.param), arguments, packs=(PROBE,)) as server:
         flow = w.calibrated("cal", session="loader", steps=3, loader="HSWQLoader")
         for mode in MODES:
             flow[f"q_{mode}"] = w.quantize(["calibrate", 1], ["cal_sampler", 0], mode=mode, filename=mode)["quantize"]
