@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import comfy.utils
 import torch
 
-from .ops import PATCHED_DTYPE
 from .patching import AddedPatches, QuantizedWeights
 from .quantized_tensor import is_quantized
 
 _PARTS = ("weight", "bias")
+SMALL = 16 << 10
+"""Elements. ComfyUI pages layers of more bytes; of those that it must hold whole, larger ones are left to it."""
 
 
 class _Original(NamedTuple):
@@ -48,15 +49,21 @@ class DynamicPatching(QuantizedWeights):
         return above.partially_unload(*args, **named)
 
     def patch_weight_to_device(self, key: str, device_to: Any = None, *args: Any, **named: Any) -> Any:
-        """Small layers are held whole; of those that have no patch, the codes."""
+        """Small layers are held whole: codes as they are, and what has patches in float32."""
         above: Any = super()
-        weight = self._quantized(key) if named.get("force_cast") and key not in self.patches else None
-        if weight is None:
+        weight = comfy.utils.get_attr(self.model, key)
+        ours = key in self.patches or is_quantized(weight)
+        if not (named.get("force_cast") and ours and weight.numel() <= SMALL):
             return above.patch_weight_to_device(key, device_to, *args, **named)
         self.backup.setdefault(key, _Original(weight))
-        comfy.utils.set_attr_param(self.model, key, weight.to(device_to))
-        # ComfyUI counts elements in the type that they stand for.
-        self.model.model_loaded_weight_memory += weight.nbytes - weight.numel() * weight.element_size()
+        held = weight.to(device_to)
+        if key in self.patches:
+            whole = held.dequantize() if is_quantized(held) else held
+            held = AddedPatches(key, self.patches[key], 0, held=torch.float32)(whole.float())
+        else:
+            # ComfyUI counts elements in the type that they stand for.
+            self.model.model_loaded_weight_memory += held.nbytes - held.numel() * held.element_size()
+        comfy.utils.set_attr_param(self.model, key, held)
         return None
 
     def _add_in_calls(self, key: str) -> None:
@@ -66,9 +73,7 @@ class DynamicPatching(QuantizedWeights):
         if getattr(module, f"{part}_lowvram_function", None) is None or not hasattr(module, "_v"):
             return
         weight = getattr(module, part)
-        # What is not quantized is not rounded at all, as it would be in the page.
-        held = PATCHED_DTYPE if is_quantized(weight) else torch.float32
-        added = AddedPatches(key, self.patches[key], weight.numel() // 2, held=held)
+        added = AddedPatches(key, self.patches[key], weight.numel() // 2, held=torch.float32)
         added.move_to(self.load_device)
         setattr(module, f"{part}_lowvram_function", None)
         setattr(module, f"{part}_function", [added, *getattr(module, f"{part}_function")])

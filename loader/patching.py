@@ -28,7 +28,6 @@ from .ops import PATCHED_DTYPE
 from .quantized_tensor import codes_and_scale, is_quantized
 from .saving import stored_tensors
 
-
 _AS_HELD = "comfy_patched_weights"
 """ComfyUI's mark of a layer whose patches were added where it is."""
 
@@ -112,7 +111,8 @@ class QuantizedWeights:
         for key in self.patches:
             name, held = key.removeprefix(prefix), comfy.utils.get_attr(self.model, key)
             if key in self.backup:
-                found[name] = held
+                before_patches = self.backup[key].weight
+                found[name] = held.to(PATCHED_DTYPE if is_quantized(before_patches) else before_patches.dtype)
             elif is_quantized(held):
                 for stored in stored_tensors(held, name.removesuffix(WEIGHT) + "."):
                     found.pop(stored, None)

@@ -6,6 +6,7 @@ The card is ``device.py``, its memory ``pages.py``. ComfyUI is told of them as i
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import comfy.cli_args
@@ -18,8 +19,10 @@ import comfy_aimdo.model_mmap
 import comfy_aimdo.model_vbar
 import comfy_aimdo.torch
 import comfy_aimdo.vram_buffer
+import folder_paths
 import torch
 from comfy_api.latest import ComfyExtension, io
+from safetensors.torch import save_file
 
 from .device import add_card, card_bytes
 from .pages import Pages
@@ -59,40 +62,83 @@ def _of_card(of_others: Any, of_card: Any) -> Any:
 
 
 class ProbePages(io.ComfyNode):
-    """Sets the card's budget, and tells of the MODEL and the pages as JSON."""
+    """Sets the card's budget, empties its pages, and passes the MODEL on."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ProbePages",
-            inputs=[
-                io.Model.Input("model"),
-                io.Int.Input("budget", default=-1, min=-1, max=1 << 60, optional=True),
-                io.Int.Input("salt", default=0, optional=True),
-                io.AnyType.Input("after", optional=True),
-            ],
+            inputs=[io.Model.Input("model"), io.Float.Input("room"), io.Int.Input("salt")],
             outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, room: float, salt: int) -> io.NodeOutput:
+        """Args: room: for so much of the model; salt: another number for another time."""
+        comfy.model_management.unload_all_models()
+        PAGES.budget = int(room * model.model_size())
+        PAGES.counts.clear()
+        return io.NodeOutput(model)
+
+
+class ProbeCounts(io.ComfyNode):
+    """Tells of a MODEL and the pages, as JSON, after something."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ProbeCounts",
+            inputs=[io.Model.Input("model"), io.AnyType.Input("after")],
+            outputs=[],
             is_output_node=True,
         )
 
     @classmethod
-    def execute(cls, model: Any, budget: int = -1, salt: int = 0, after: Any = None) -> io.NodeOutput:
-        if budget >= 0:
-            PAGES.budget = budget
+    def execute(cls, model: Any, after: Any) -> io.NodeOutput:
         told = {
-            "dynamic": model.is_dynamic(),
+            "class": type(model).__name__,
             "size": model.model_size(),
             "loaded": model.loaded_size(),
             "pinned": PAGES.pinned,
             **PAGES.counts,
         }
-        PAGES.counts.clear()
-        return io.NodeOutput(model, ui={"text": [json.dumps(told)]})
+        return io.NodeOutput(ui={"text": [json.dumps(told)]})
+
+
+class ProbeClassic(io.ComfyNode):
+    """A MODEL without dynamic VRAM, as ComfyUI makes it where it needs one."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(node_id="ProbeClassic", inputs=[io.Model.Input("model")], outputs=[io.Model.Output()])
+
+    @classmethod
+    def execute(cls, model: Any) -> io.NodeOutput:
+        return io.NodeOutput(model.clone(disable_dynamic=True))
+
+
+class ProbeImage(io.ComfyNode):
+    """Writes an image as it is, in float32."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ProbeImage",
+            inputs=[io.Image.Input("images"), io.String.Input("name")],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, images: torch.Tensor, name: str) -> io.NodeOutput:
+        path = Path(folder_paths.get_output_directory()) / f"{name}.image"
+        save_file({"images": images.float().cpu().contiguous()}, path)
+        return io.NodeOutput()
 
 
 class DynamicExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [ProbePages]
+        return [ProbePages, ProbeCounts, ProbeClassic, ProbeImage]
 
 
 async def comfy_entrypoint() -> DynamicExtension:
