@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import comfy.utils
 import torch
 
+from .ops import keep_quantized_tensors
 from .patching import AddedPatches, QuantizedWeights
-from .quantized_tensor import is_quantized
+from .quantized_tensor import dequantized, is_quantized
 
 _PARTS = ("weight", "bias")
-SMALL = 16 << 10
-"""Elements. ComfyUI pages layers of more bytes; of those that it must hold whole, larger ones are left to it."""
+SMALL = 64 << 10
+"""Elements, of 2 bits each in the 16 KiB up to which ComfyUI holds a layer whole; larger patched ones are left to it."""
 
 
 class _Original(NamedTuple):
@@ -39,7 +40,8 @@ class DynamicPatching(QuantizedWeights):
             for name in _functions(module):
                 # A layer that is held whole this time would keep those of the last.
                 setattr(module, name, [f for f in getattr(module, name) if not isinstance(f, AddedPatches)])
-        above.load(*args, **named)
+        with keep_quantized_tensors():  # a layer's size is that of its codes, within a run and outside
+            above.load(*args, **named)
         for key in self.patches:
             self._add_in_calls(key)
 
@@ -52,14 +54,15 @@ class DynamicPatching(QuantizedWeights):
         """Small layers are held whole: codes as they are, and what has patches in float32."""
         above: Any = super()
         weight = comfy.utils.get_attr(self.model, key)
-        ours = key in self.patches or is_quantized(weight)
-        if not (named.get("force_cast") and ours and weight.numel() <= SMALL):
+        patched = key in self.patches
+        ours = weight.numel() <= SMALL if patched else is_quantized(weight)
+        if not (named.get("force_cast") and ours):
             return above.patch_weight_to_device(key, device_to, *args, **named)
         self.backup.setdefault(key, _Original(weight))
         held = weight.to(device_to)
-        if key in self.patches:
-            whole = held.dequantize() if is_quantized(held) else held
-            held = AddedPatches(key, self.patches[key], 0, held=torch.float32)(whole.float())
+        if patched:
+            whole = dequantized(held, torch.float32) if is_quantized(held) else held.float()
+            held = AddedPatches(key, self.patches[key], 0, held=torch.float32)(whole)
         else:
             # ComfyUI counts elements in the type that they stand for.
             self.model.model_loaded_weight_memory += held.nbytes - held.numel() * held.element_size()

@@ -98,7 +98,7 @@ class ProbeCounts(io.ComfyNode):
         told = {
             "class": type(model).__name__,
             "size": model.model_size(),
-            "loaded": model.loaded_size(),
+            "held": model.loaded_size(),
             "pinned": PAGES.pinned,
             **PAGES.counts,
         }

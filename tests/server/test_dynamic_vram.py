@@ -31,7 +31,8 @@ BUDGETS = {"mixed": "45%", "comfy-mixed": "75%"}
 ALL_MODES = (*MODES, *BUDGETS)
 PLENTY, HALF, NONE = 100.0, 0.5, 0.0
 PAGE = 16 << 10
-CLOSE = 1e-3
+CLOSE, ROUNDED = 1e-3, 2 / 255
+"""How far images are apart; the second where one of them has its LoRA rounded to 16 bits, as without dynamic VRAM."""
 _salt = itertools.count()
 
 
@@ -160,7 +161,7 @@ def test_what_is_held_is_what_the_file_has(paging: ComfyServer, mode: str) -> No
     # The schedule's tables are the model's, too; scales count when they are paged in. Each tensor begins at a multiple
     # of 1,024 bytes, and pages are whole.
     assert 0.97 * file <= told["size"] <= file + 40_000
-    assert 0.97 * file <= told["loaded"] <= file + 40_000 + 1024 * len(tensors) + PAGE, told
+    assert 0.97 * file <= told["held"] <= file + 40_000 + 1024 * len(tensors) + PAGE, told
 
 
 @pytest.mark.parametrize("lora", [0.0, 0.7])
@@ -169,7 +170,7 @@ def test_without_dynamic_vram_it_is_the_same_model(paging: ComfyServer, mode: st
     found, told = drawn(paging, mode, "classic", lora=lora, classic=True)
     assert told["class"] == "QuantizedModelPatcher"
     expected, _ = drawn(paging, mode, "dynamic", lora=lora)
-    assert torch.equal(found, expected) if not lora else distance(found, expected) <= CLOSE
+    assert torch.equal(found, expected) if not lora else distance(found, expected) <= ROUNDED
 
 
 @pytest.mark.parametrize("mode", ["v2", "int8", "mixed"])
@@ -178,7 +179,7 @@ def test_a_hook_lora_is_one_on_the_model(paging: ComfyServer, mode: str) -> None
     plain, _ = drawn(paging, mode, "plain")
     expected, _ = drawn(paging, mode, "on_model", lora=0.7)
     found, _ = drawn(paging, mode, "hooked", lora=0.7, hook=True)
-    assert distance(found, expected) <= CLOSE < distance(found, plain)
+    assert distance(found, expected) <= ROUNDED < 5 * ROUNDED < distance(found, plain)
     again, told = drawn(paging, mode, "again")
     assert torch.equal(again, plain) and "Dynamic" in told["class"]
 
@@ -188,9 +189,8 @@ def test_unloading_changes_nothing(paging: ComfyServer, lora: float) -> None:
     flows = [drawing("v2", "unloaded", lora=lora, room=HALF), drawing("int8", "other", lora=lora, room=HALF)]
     images = []
     for flow in [*flows, *flows]:
-        flow = {key: node for key, node in flow.items() if not key.endswith("_counts")}
         name = "unloaded" if "unloaded_sampler" in flow else "other"
-        w.sample_anew(flow, name, next(_salt))
+        flow[f"{name}_sampler"]["inputs"]["end_at_step"] = 2000 + next(_salt)  # the same, and not from the cache
         paging.run(flow)
         images.append(image(paging, name))
         paging.post("/free", {"unload_models": True})
