@@ -38,6 +38,42 @@ def ready_bias(bias: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
     return bias.to(x.dtype) if bias.device == x.device else None
 
 
+def is_paged(layer: Any, x: torch.Tensor) -> bool:
+    """Whether dynamic VRAM keeps a layer's weight elsewhere, and pages it into the device of ``x`` when it is asked."""
+    return hasattr(layer, "_v") and layer.weight.device != x.device and x.device.type != "cpu"
+
+
+@contextlib.contextmanager
+def paged_in(layer: Any, x: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+    """Such a layer's weight on the device of ``x``, as it is held, and its bias in the type of ``x``.
+
+    Their memory may be taken away as soon as the context ends.
+    """
+    found = comfy.ops.cast_bias_weight(
+        layer, dtype=layer.weight.dtype, device=x.device, bias_dtype=x.dtype, offloadable=True
+    )
+    try:
+        yield found[0], found[1]
+    finally:
+        comfy.ops.uncast_bias_weight(layer, *found)
+
+
+_PAGES = frozenset({"_v", "_v_signature", "_v_weight", "_v_bias", "_prefetch", "_pins", "_pin_state"})
+"""What dynamic VRAM keeps at a layer: addresses of memory that is this layer's alone."""
+
+
+def without_pages(attributes: dict[str, Any]) -> dict[str, Any]:
+    """A layer's attributes for a copy of it."""
+    return {name: value for name, value in attributes.items() if name not in _PAGES}
+
+
+def keep_type_in_pages(layer: Any) -> None:
+    """Have dynamic VRAM hold a layer's tensors in the types that they have, and not in those of the whole model."""
+    for name, parameter in layer.named_parameters(recurse=False):
+        if hasattr(layer, f"{name}_comfy_model_dtype"):
+            setattr(layer, f"{name}_comfy_model_dtype", parameter.dtype)
+
+
 _COPIES = "multigpu"
 """Under this name ComfyUI keeps a MODEL's copies on other devices."""
 
@@ -59,7 +95,12 @@ def on_one_device(patcher: Any) -> Iterator[None]:
 def weight_in_use(module: Any, like: torch.Tensor) -> torch.Tensor:
     """A layer's weight as it is computed with, LoRA included, in the type and on the device of ``like``."""
     if hasattr(module, "comfy_cast_weights"):
-        return comfy.ops.cast_bias_weight(module, like)[0]
+        if not is_paged(module, like):
+            return comfy.ops.cast_bias_weight(module, like)[0]
+        weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
+        kept = weight.clone()
+        comfy.ops.uncast_bias_weight(module, weight, bias, stream)
+        return kept
     return own_weight(module, like)
 
 
@@ -94,12 +135,18 @@ class _PlainKernels:
         return getattr(self._kernels, name) if plain is None else plain
 
 
-def exact_patching(load: Callable[..., Any]) -> dict[str, Any]:
-    """Arguments that keep one of ComfyUI's load functions from its dynamic VRAM, where it has that.
-
-    Dynamic VRAM holds a patched weight in the type it had before: it would round a LoRA's sum back to FP8.
-    """
+def without_dynamic_vram(load: Callable[..., Any]) -> dict[str, Any]:
+    """Arguments that keep one of ComfyUI's load functions from its dynamic VRAM, where it has that."""
     return {"disable_dynamic": True} if "disable_dynamic" in inspect.signature(load).parameters else {}
+
+
+def remember_reload(patcher: Any, reload: Callable[..., Any], *arguments: Any) -> None:
+    """Tell ComfyUI how to load a MODEL once more, where it asks: without dynamic VRAM, or for another device.
+
+    Args: reload: gives the patcher; takes ``disable_dynamic``.
+    """
+    if hasattr(patcher, "cached_patcher_init"):
+        patcher.cached_patcher_init = (reload, arguments)
 
 
 def multiplies_fp8() -> bool:

@@ -27,8 +27,7 @@ class _FastLinear(HSWQOperations.Linear):
 
     has_int8 = has_fp8 = False
 
-    def _fast(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
-        weight = self.weight
+    def _fast(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
         if not is_quantized(weight) or weight.device != x.device or (x.requires_grad and torch.is_grad_enabled()):
             return None
         codes, scale = codes_and_scale(weight)

@@ -18,7 +18,7 @@ import comfy.ops
 import torch
 
 from ..hswq_core.errors import CheckpointError
-from .compat import ready_bias, ready_weight
+from .compat import is_paged, keep_type_in_pages, paged_in, ready_bias, ready_weight, without_pages
 from .quantized_tensor import dequantized, is_quantized
 from .saving import stored_tensors
 
@@ -57,6 +57,17 @@ class _PreserveDtype:
                 )  # torch would ask the same of its successor, and integers have no gradient
         metadata = {**local_metadata, "assign_to_params_buffers": True}
         super()._load_from_state_dict(state_dict, prefix, metadata, *args)  # type: ignore[misc]
+        keep_type_in_pages(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy of the layer. Of a tensor torch would copy the storage, which codes with a scale do not have."""
+        weight: Any = getattr(self, "weight", None)
+        if is_quantized(weight) and id(weight) not in memo:
+            with torch.inference_mode():
+                memo[id(weight)] = torch.nn.Parameter(weight.clone(), requires_grad=False)
+        made = memo[id(self)] = type(self).__new__(type(self))
+        made.__dict__.update(copy.deepcopy(without_pages(vars(self)), memo))
+        return made
 
 
 class _FastForward(_PreserveDtype):
@@ -65,17 +76,27 @@ class _FastForward(_PreserveDtype):
     def forward_comfy_cast_weights(self, input: torch.Tensor) -> torch.Tensor:
         layer: Any = self
         if not (layer.weight_function or layer.bias_function) and layer.weight is not None:
-            bias = None if layer.bias is None else ready_bias(layer.bias, input)
-            if layer.bias is None or bias is not None:
-                done = self._fast(input, bias)
-                if done is not None:
-                    return done
-                weight = ready_weight(layer.weight, input)
-                if weight is not None:
-                    return layer._compute(input, weight, bias)
+            if is_paged(layer, input):
+                with paged_in(layer, input) as (weight, bias):
+                    done = self._at_once(input, weight, bias)
+            else:
+                done = self._at_once(input, layer.weight, layer.bias)
+            if done is not None:
+                return done
         return super().forward_comfy_cast_weights(input)  # type: ignore[misc]
 
-    def _fast(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
+    def _at_once(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
+        """The layer's output, or ``None`` if its weight or bias is on another device."""
+        layer: Any = self
+        if bias is not None and (bias := ready_bias(bias, x)) is None:
+            return None
+        done = self._fast(x, weight, bias)
+        if done is not None:
+            return done
+        ready = ready_weight(weight, x)
+        return None if ready is None else layer._compute(x, ready, bias)
+
+    def _fast(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
         """The layer's output by a product in 8 bits, if it is to compute so and can."""
         return None
 
@@ -109,16 +130,6 @@ class _QuantizedWeight(_PreserveDtype):
         finally:
             self.weight = weight
         return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """A copy of the layer. Of a tensor torch would copy the storage, which codes with a scale do not have."""
-        weight = self.weight
-        if is_quantized(weight) and id(weight) not in memo:
-            with torch.inference_mode():
-                memo[id(weight)] = torch.nn.Parameter(weight.clone(), requires_grad=False)
-        made = memo[id(self)] = type(self).__new__(type(self))
-        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        return made
 
     def convert_weight(self, weight: torch.Tensor, inplace: bool = False, **_: Any) -> torch.Tensor:
         """The weight as numbers a patch can be added to: float32, of what FP16 holds of a quantized one.

@@ -13,20 +13,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import comfy.hooks
 import comfy.lora
+import comfy.model_patcher
 import comfy.utils
 import torch
 from comfy.model_patcher import LowVramPatch
 
 from ..hswq_core.calibration.arguments import leaves, rebuilt
+from ..hswq_core.files.layers import WEIGHT
 from .ops import PATCHED_DTYPE
 from .quantized_tensor import codes_and_scale, is_quantized
+from .saving import stored_tensors
 
-_WEIGHT = ".weight"
+_AS_HELD = "comfy_patched_weights"
+"""ComfyUI's mark of a layer whose patches were added where it is."""
 
 
 class AddedPatches:
@@ -37,18 +40,27 @@ class AddedPatches:
         patches: ComfyUI's, those of this key.
         most: bytes that may be kept near the weight for it.
         originals: the weight of this key as ComfyUI hands it to patches that are differences to it.
+        held: the type in which the weight is held, and rounded to, when patches were added to it where it is.
     """
 
-    def __init__(self, key: str, patches: list[Any], most: int, originals: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        key: str,
+        patches: list[Any],
+        most: int,
+        originals: dict[str, Any] | None = None,
+        held: torch.dtype = PATCHED_DTYPE,
+    ) -> None:
         self.key, self._patches, self._near, self._originals = key, patches, patches, originals
+        self._held = held
         self._nbytes = sum(tensor.nbytes for tensor in _tensors_of(patches))
         self._fits = self._nbytes <= most
 
     def __call__(self, weight: torch.Tensor) -> torch.Tensor:
-        base = weight.to(PATCHED_DTYPE).float()
+        base = weight.to(self._held).float()
         named: dict[str, Any] = {} if self._originals is None else {"original_weights": self._originals}
         patched = comfy.lora.calculate_weight(self._near, base, self.key, intermediate_dtype=torch.float32, **named)
-        return patched.to(PATCHED_DTYPE).to(weight.dtype)
+        return patched.to(self._held).to(weight.dtype)
 
     def move_to(self, device: torch.device) -> int:
         """Keep what is added on a device, so that it does not travel in each call. Returns: its bytes there.
@@ -64,21 +76,70 @@ class HookPatches(AddedPatches):
     """The same for the patches of a group of hooks, while that is applied."""
 
 
-@cache
-def with_quantized_patching(patcher: type[Any]) -> type[Any]:
-    """ComfyUI's class of model patchers, or another, that knows what can be done to quantized weights."""
-    return type(f"Quantized{patcher.__name__}", (_QuantizedPatching, patcher), {})
-
-
-class _QuantizedPatching:
-    """What is put before ComfyUI's class.
+class QuantizedWeights:
+    """What ComfyUI's classes of model patchers need to know of quantized weights; put before one of them.
 
     Models are loaded in inference mode, and their tensors can only be replaced in it. ComfyUI also unloads outside.
     """
 
-    _in_place = True
     model: Any
     patches: dict[str, list[Any]]
+    backup: dict[str, Any]
+
+    @torch.inference_mode()
+    def unpatch_model(self, *args: Any, **named: Any) -> Any:
+        above: Any = super()
+        return above.unpatch_model(*args, **named)
+
+    def model_state_dict_for_saving(self, model: Any = None, prefix: str = "") -> dict[str, Any]:
+        """Of newer versions: what is written, weights with their patches when it is their turn.
+
+        ComfyUI believes that a patched weight is still quantized, that codes have gradients, and that no patch was
+        added to a weight where it is. So quantized layers are written as they are held, and their patches looked after.
+        """
+        above: Any = super()
+        whole = [layer for layer in self.model.modules() if is_quantized(getattr(layer, "weight", None))]
+        theirs = {id(tensor) for layer in whole for tensor in layer.parameters(recurse=False)}
+        before = [(vars(layer), vars(layer).get(_AS_HELD)) for layer in whole]
+        for attributes, _ in before:
+            attributes[_AS_HELD] = True
+        try:
+            found = above.model_state_dict_for_saving(model, prefix)
+        finally:
+            for attributes, value in before:
+                attributes.pop(_AS_HELD) if value is None else attributes.update({_AS_HELD: value})
+        for key in self.patches:
+            name, held = key.removeprefix(prefix), comfy.utils.get_attr(self.model, key)
+            if key in self.backup:
+                before_patches = self.backup[key].weight
+                found[name] = held.to(PATCHED_DTYPE if is_quantized(before_patches) else before_patches.dtype)
+            elif is_quantized(held):
+                for stored in stored_tensors(held, name.removesuffix(WEIGHT) + "."):
+                    found.pop(stored, None)
+                shape = torch.empty(held.shape, dtype=PATCHED_DTYPE, device="meta")
+                found[name] = comfy.model_patcher.LazyCastingParam(self, key, shape)
+            elif id(held) in theirs:
+                found[name] = comfy.model_patcher.LazyCastingParam(self, key, held)
+        return found
+
+    def _patched_and_quantized(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for key in self.patches:
+            if (weight := self._quantized(key)) is not None:
+                yield key, weight
+
+    def _quantized(self, key: str) -> torch.Tensor | None:
+        """The weight of this key, if it is a quantized one."""
+        weight = comfy.utils.get_attr(self.model, key) if key.endswith(WEIGHT) else None
+        return weight if is_quantized(weight) else None
+
+    def _layer_of(self, key: str) -> Any:
+        return comfy.utils.get_attr(self.model, key.removesuffix(WEIGHT))
+
+
+class QuantizedPatching(QuantizedWeights):
+    """What is put before ComfyUI's class that moves whole layers."""
+
+    _in_place = True
     cached_hook_patches: dict[Any, dict[str, Any]]
     hook_mode: Any
 
@@ -96,11 +157,6 @@ class _QuantizedPatching:
             self._in_place = True
         if not forced:
             self._add_in_calls(device_to)
-
-    @torch.inference_mode()
-    def unpatch_model(self, *args: Any, **named: Any) -> Any:
-        above: Any = super()
-        return above.unpatch_model(*args, **named)
 
     @torch.inference_mode()
     def partially_unload(self, device_to: Any, *args: Any, **named: Any) -> Any:
@@ -162,19 +218,6 @@ class _QuantizedPatching:
     def _hooked(self) -> set[str]:
         """The weights that hooks add to now. It is the module's, as clones share that."""
         return vars(self.model).setdefault("hswq_hooked", set())
-
-    def _patched_and_quantized(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for key in self.patches:
-            if (weight := self._quantized(key)) is not None:
-                yield key, weight
-
-    def _quantized(self, key: str) -> torch.Tensor | None:
-        """The weight of this key, if it is a quantized one."""
-        weight = comfy.utils.get_attr(self.model, key) if key.endswith(_WEIGHT) else None
-        return weight if is_quantized(weight) else None
-
-    def _layer_of(self, key: str) -> Any:
-        return comfy.utils.get_attr(self.model, key.removesuffix(_WEIGHT))
 
     def _add_in_calls(self, device: Any) -> None:
         """Add the patches of all quantized layers in their calls, also where ComfyUI would do so itself."""

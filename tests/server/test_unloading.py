@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from tests.conftest import DEFAULT
 from tests.support import workflows as w
-from tests.support.probing import MODES, UNET, loaded, probe
-from tests.support.server import TINY_CHECKPOINT, ComfyServer
+from tests.support.loras import write_lora
+from tests.support.probing import MODES, loaded, probe
+from tests.support.server import ComfyServer
 
 LORA = "on_some_layers.safetensors"
 WAYS = ("plain", "lora", "hook")
@@ -25,19 +26,7 @@ _runs = itertools.count(1)
 
 @pytest.fixture
 def lora(probing: ComfyServer) -> Iterator[str]:
-    """A LoRA on every third layer of the UNet, convolutions and biases among them."""
-    generator, tensors = torch.Generator().manual_seed(0), {}
-    weights = [(k, t) for k, t in load_file(TINY_CHECKPOINT).items() if k.startswith(UNET) and k.endswith(".weight")]
-    for key, weight in [(k, t) for k, t in weights if t.dim() in (2, 4)][::3]:
-        name = "lora_unet_" + key.removeprefix(UNET).removesuffix(".weight").replace(".", "_")
-        down = torch.randn(2, *weight.shape[1:], generator=generator) * 0.02
-        up = torch.randn(weight.shape[0], 2, *[1] * (weight.dim() - 2), generator=generator) * 0.02
-        tensors |= {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down}
-        tensors[f"{name}.diff_b"] = torch.randn(weight.shape[0], generator=generator) * 0.01
-    folder = probing.base / "models/loras"
-    folder.mkdir(exist_ok=True)
-    save_file(tensors, folder / LORA)
-    probing.get("/object_info")
+    write_lora(probing, LORA)
     yield LORA
 
 
