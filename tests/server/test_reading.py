@@ -113,9 +113,9 @@ def test_no_node_of_ours_holds_a_mapping(comfyui: Path, tmp_path: Path) -> None:
             server.get("/object_info")
 
 
-def test_a_server_whose_console_has_few_characters_says_errors_and_goes_on(comfyui: Path, tmp_path: Path) -> None:
+def test_a_server_that_maps_nothing_and_whose_console_has_few_characters(comfyui: Path, tmp_path: Path) -> None:
     environment = {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
-    with ComfyServer(comfyui, tmp_path, environment=environment) as server:
+    with ComfyServer(comfyui, tmp_path, ("--disable-mmap",), environment=environment) as server:
         name = "\u6a21\u578b.safetensors"
         (server.checkpoints / name).write_bytes(TINY_CHECKPOINT.read_bytes()[:5_000_000])
         server.get("/object_info")
@@ -123,6 +123,9 @@ def test_a_server_whose_console_has_few_characters_says_errors_and_goes_on(comfy
             server.run(w.hswq_loaded("bad", name), timeout=60)
         shutil.copy(TINY_CHECKPOINT, server.checkpoints / name)
         server.get("/object_info")
-        assert server.run(w.hswq_loaded("good", name, steps=1), timeout=60)
-        assert r"HSWQ: \u6a21\u578b.safetensors is read into memory" in server.log
+        flow = w.hswq_loaded("good", name, steps=1)
+        flow["good_loader"]["inputs"]["reading"] = "mapped"
+        assert server.run(flow, timeout=60) and not mapped_files(server)
+        line = next(line for line in server.log.splitlines() if r"HSWQ: \u6a21\u578b.safetensors is " in line)
+        assert "is read into memory" in line and line.endswith("as --disable-mmap says")
         assert "Logging error" not in server.log
