@@ -25,12 +25,16 @@ class PositionSampler:
         self._orders: dict[tuple[torch.device, int], torch.Tensor] = {}
         self._picked: dict[tuple[torch.device, int, int], torch.Tensor] = {}
         self._patches: dict[tuple[Any, ...], PatchIndex] = {}
+        # What is on its way to a device: of this call of the model, and of the one before, which may not be over there.
+        self._sent: list[torch.Tensor] = []
+        self._sent_before: list[torch.Tensor] = []
 
     def renew(self) -> None:
         """A call of the model begins: forget the positions of the last one."""
         self._orders.clear()
         self._picked.clear()
         self._patches.clear()
+        self._sent, self._sent_before = [], self._sent
 
     def phase(self, of: int) -> float:
         """A random number in [0, 1), the same for all layers with ``of`` positions, so that they sample as many."""
@@ -51,6 +55,9 @@ class PositionSampler:
         if where not in self._generators:
             self._generators[where] = torch.Generator(where).manual_seed(self._seed)
         order = torch.randperm(of, device=where, generator=self._generators[where])
+        if where == device:
+            return order
+        self._sent.append(order)
         return order.to(device, non_blocking=True)
 
     def patches(
