@@ -18,7 +18,7 @@ from .quantized_tensor import dequantized, is_quantized
 
 _PARTS = ("weight", "bias")
 SMALL = 64 << 10
-"""Elements, of 2 bits each in the 16 KiB up to which ComfyUI holds a layer whole. Larger ones are left to it."""
+"""Elements: of 2 bits each, in the 16 KiB up to which ComfyUI holds a layer whole. Larger ones it patches itself."""
 
 
 class _Original(NamedTuple):

@@ -98,9 +98,10 @@ class QuantizedWeights:
         added to a weight where it is. So quantized layers are written as they are held, and their patches looked after.
         """
         above: Any = super()
-        whole = [layer for layer in self.model.modules() if is_quantized(getattr(layer, "weight", None))]
-        theirs = {id(tensor) for layer in whole for tensor in layer.parameters(recurse=False)}
-        before = [(vars(layer), vars(layer).get(_AS_HELD)) for layer in whole]
+        modules = self.model.named_modules()
+        whole = {name: layer for name, layer in modules if is_quantized(getattr(layer, "weight", None))}
+        theirs = {id(tensor) for layer in whole.values() for tensor in layer.parameters(recurse=False)}
+        before = [(vars(layer), vars(layer).get(_AS_HELD)) for layer in whole.values()]
         for attributes, _ in before:
             attributes[_AS_HELD] = True
         try:
@@ -108,18 +109,23 @@ class QuantizedWeights:
         finally:
             for attributes, value in before:
                 attributes.pop(_AS_HELD) if value is None else attributes.update({_AS_HELD: value})
+
+        def stored(names: set[str]) -> set[str]:
+            return {
+                key for name in names for key in stored_tensors(whole[name].weight, f"{name}.".removeprefix(prefix))
+            }
+
+        patched = {name for name in whole if name + WEIGHT in self.patches}
+        for key in stored(patched) - stored(whole.keys() - patched):
+            found.pop(key, None)
         for key in self.patches:
-            name, held = key.removeprefix(prefix), comfy.utils.get_attr(self.model, key)
+            held = comfy.utils.get_attr(self.model, key)
             if key in self.backup:
-                before_patches = self.backup[key].weight
-                found[name] = held.to(PATCHED_DTYPE if is_quantized(before_patches) else before_patches.dtype)
-            elif is_quantized(held):
-                for stored in stored_tensors(held, name.removesuffix(WEIGHT) + "."):
-                    found.pop(stored, None)
-                shape = torch.empty(held.shape, dtype=PATCHED_DTYPE, device="meta")
-                found[name] = comfy.model_patcher.LazyCastingParam(self, key, shape)
+                original = self.backup[key].weight
+                found[key.removeprefix(prefix)] = held.to(PATCHED_DTYPE if is_quantized(original) else original.dtype)
             elif id(held) in theirs:
-                found[name] = comfy.model_patcher.LazyCastingParam(self, key, held)
+                shape = torch.empty(held.shape, dtype=PATCHED_DTYPE, device="meta") if is_quantized(held) else held
+                found[key.removeprefix(prefix)] = comfy.model_patcher.LazyCastingParam(self, key, shape)
         return found
 
     def _patched_and_quantized(self) -> Iterator[tuple[str, torch.Tensor]]:

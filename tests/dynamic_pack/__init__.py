@@ -46,6 +46,8 @@ def install() -> None:
     management.vram_state = management.VRAMState.NORMAL_VRAM
     management.get_free_memory = _of_card(management.get_free_memory, lambda: _TOTAL - PAGES.used)
     management.get_total_memory = _of_card(management.get_total_memory, lambda: _TOTAL)
+    # Parameters that move are replaced, where a real device changes what they hold.
+    management.unload_all_models = torch.inference_mode()(management.unload_all_models)
     comfy.cli_args.args.disable_pinned_memory = True
     comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcherDynamic
     comfy.memory_management.aimdo_enabled = True

@@ -58,7 +58,6 @@ class ProbeWeights(io.ComfyNode):
         cls, model: Any, name: str, lowvram: bool = False, room: float = 0.0, unload: float = 0.0, after: Any = None
     ) -> io.NodeOutput:
         cpu, unet, told = torch.device("cpu"), model.model.diffusion_model, dict[str, torch.Tensor]()
-        pages = getattr(model, "is_dynamic", bool)()
         if lowvram:
             comfy.model_management.unload_all_models()
             model.patch_model(device_to=cpu, lowvram_model_memory=max(1, int(room * model.model_size())))
@@ -68,24 +67,23 @@ class ProbeWeights(io.ComfyNode):
                 kept = sum(patch is before.get(layer) for layer, patch in _patches_in_calls(unet).items())
                 told["unet.patches"] = torch.tensor([len(before), kept])
         else:
-            comfy.model_management.load_models_gpu([model], force_patch_weights=not pages)
+            comfy.model_management.load_models_gpu(
+                [model], force_patch_weights=not getattr(model, "is_dynamic", bool)()
+            )
         tensors = told
         for layer, module in unet.named_modules():
             if not isinstance(getattr(module, "weight", None), torch.Tensor):
                 continue
-            computed, bias, stream = comfy.ops.cast_bias_weight(
-                module, dtype=torch.float32, device=model.load_device, offloadable=True
-            )
+            where = {"dtype": torch.float32, "device": model.load_device}
+            computed, bias, stream = comfy.ops.cast_bias_weight(module, **where, offloadable=True)
             # Newer versions hand FP8 weights of their own formats on as they are, to FP8 kernels.
             whole = computed.dequantize() if hasattr(computed, "_qdata") else computed
             tensors[f"{layer}.computed"] = whole.float().cpu().clone()
             comfy.ops.uncast_bias_weight(module, computed, bias, stream)
-            held = getattr(module.weight, "_qdata", module.weight)
-            tensors[f"{layer}.weight"] = held.detach().cpu().clone()
+            tensors[f"{layer}.weight"] = getattr(module.weight, "_qdata", module.weight).detach().cpu().clone()
             if bias is not None:
                 tensors[f"{layer}.bias"] = module.bias.detach().cpu().clone()
-        given = {name: tensor.to(model.load_device) for name, tensor in unet_inputs(unet).items()}
-        tensors["unet.output"] = unet(**given).float().cpu().contiguous()
+        tensors["unet.output"] = unet(**unet_inputs(unet, model.load_device)).float().cpu().contiguous()
         # What the weights and scales take in memory, in all.
         parts = {id(t): t for p in unet.parameters() for t in _parts(p)}
         tensors["unet.bytes"] = torch.tensor(sum(t.nbytes for t in parts.values()))

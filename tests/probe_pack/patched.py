@@ -14,7 +14,7 @@ from comfy_api.latest import io
 from safetensors.torch import save_file
 
 
-def unet_inputs(unet: torch.nn.Module) -> dict[str, torch.Tensor]:
+def unet_inputs(unet: torch.nn.Module, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
     """One fixed input for a UNet of SDXL's kind, of whatever width."""
     generator = torch.Generator().manual_seed(0)
     tensors = dict(unet.named_parameters())
@@ -24,7 +24,7 @@ def unet_inputs(unet: torch.nn.Module) -> dict[str, torch.Tensor]:
     inputs["context"] = torch.randn(2, 77, context, generator=generator)
     if "label_emb.0.0.weight" in tensors:
         inputs["y"] = torch.randn(2, tensors["label_emb.0.0.weight"].shape[1], generator=generator)
-    return inputs
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
 class ProbeHooked(io.ComfyNode):
