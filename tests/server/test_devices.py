@@ -142,7 +142,7 @@ def test_a_lora_is_the_same_and_leaves_no_trace(servers: Servers) -> None:
     lora["lora_sampler"]["inputs"]["model"] = ["lora", 0]
     before = image_of(servers[1], plain)
     assert distance(servers, lora) <= 1e-3
-    servers[1].post("/free", {"unload_models": True})
+    servers[1].unload()
     copied = w.hswq_loaded("copied", "v2.safetensors", steps=STEPS)
     copied["copy"] = w.node("ProbeCopied", model=["copied_loader", 0])
     copied["copied_sampler"]["inputs"]["model"] = ["copy", 0]

@@ -107,7 +107,7 @@ def test_unloading_changes_nothing(paging: ComfyServer, lora: float) -> None:
         flow[f"{name}_sampler"]["inputs"]["end_at_step"] = 2000 + next(salts)  # the same, and not from the cache
         paging.run(flow)
         images.append(image(paging, name))
-        paging.post("/free", {"unload_models": True})
+        paging.unload()
     assert torch.equal(images[0], images[2]) and torch.equal(images[1], images[3])
     assert not torch.equal(images[0], images[1])
 

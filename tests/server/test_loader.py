@@ -157,7 +157,7 @@ def test_several_models_at_once_unloaded_and_loaded_again(probing: ComfyServer) 
     for name in MODES:
         flow |= w.hswq_loaded(name, f"{name}.safetensors", steps=2)
     first = probing.run(flow)
-    probing.post("/free", {"unload_models": True, "free_memory": True})
+    probing.unload(everything=True)
     probing.get("/system_stats")
     again = probing.run(flow)
     for name in MODES:

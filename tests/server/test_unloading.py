@@ -72,11 +72,6 @@ def pixels(made: bytes) -> torch.Tensor:
     return torch.frombuffer(bytearray(made), dtype=torch.uint8).float()
 
 
-def unload(server: ComfyServer) -> None:
-    """The button *Unload Models*: the models leave the device, and what they were loaded into stays."""
-    server.post("/free", {"unload_models": True})
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_unloading_changes_nothing(probing: ComfyServer, lora: str, kind: str) -> None:
     cycle_through(probing, kind, 1)
@@ -147,7 +142,7 @@ def cycle_through(server: ComfyServer, kind: str, cycles: int) -> None:
     assert image(server, flow_of("plain", loader)) == first["plain"]
     for _ in range(cycles):
         for way in WAYS:
-            unload(server)
+            server.unload()
             assert image(server, flow_of(way, loader)) == first[way], way
 
 

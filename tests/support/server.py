@@ -109,6 +109,16 @@ class ComfyServer:
     def post(self, path: str, body: Any) -> Any:
         return self.client.post(path, body)
 
+    def unload(self, *, everything: bool = False) -> None:
+        """The button *Unload Models*; or *Free model and node cache*. When this returns, it is done.
+
+        The server does so when it has no workflow to run, or after the next one: so a small one follows.
+        """
+        self.post("/free", {"unload_models": True, "free_memory": everything})
+        color = uuid.uuid4().int % 0xFFFFFF  # not taken from the cache
+        image = {"class_type": "EmptyImage", "inputs": {"width": 16, "height": 16, "batch_size": 1, "color": color}}
+        self.run({"image": image, "shown": {"class_type": "PreviewImage", "inputs": {"images": ["image", 0]}}})
+
     def run(
         self, workflow: dict[str, Any], timeout: float = 600, interrupt_at_step: int | None = None
     ) -> dict[str, Any]:
