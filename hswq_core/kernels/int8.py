@@ -83,7 +83,7 @@ def _scale_block(sums, row_scale, scale, bias, out, count, columns, has_bias):
     column = at % columns
     unit = tl.load(row_scale + at // columns, mask=inside, other=0.0) * tl.load(scale + column, mask=inside, other=0.0)
     value = tl.load(sums + at, mask=inside, other=0).to(tl.float32) * unit
-    value += tl.load(bias + column, mask=inside & (has_bias != 0), other=0.0).to(tl.float32)
+    value += tl.load(bias + column, mask=at < count * has_bias, other=0.0).to(tl.float32)
     tl.store(out + at, value.to(out.dtype.element_ty), mask=inside)
 
 

@@ -43,13 +43,14 @@ def _dequantize_block(packed, scale, out, columns, blocks, row_bytes, groups, bi
     column = tl.program_id(0) % blocks * _BLOCK + tl.arange(0, _BLOCK)
     inside = column < columns
     begin = row * row_bytes
-    # Planes of 4, 2 and 1 bits, of which a code of so many bits has those that its number is made of.
+    # Planes of 4, 2 and 1 bits, of which a code of so many bits has those that its number is made of. The others end at
+    # column 0: not every version of Triton's interpreter joins a mask of a block and a number.
     fours, twos, ones = (bits >> 2) & 1, (bits >> 1) & 1, bits & 1
     second = fours * ((columns + 1) // 2)
     third = second + twos * ((columns + 3) // 4)
-    low = tl.load(packed + begin + column // 2, mask=inside & (fours == 1), other=0).to(tl.int32)
-    middle = tl.load(packed + begin + second + column // 4, mask=inside & (twos == 1), other=0).to(tl.int32)
-    high = tl.load(packed + begin + third + column // 8, mask=inside & (ones == 1), other=0).to(tl.int32)
+    low = tl.load(packed + begin + column // 2, mask=column < columns * fours, other=0).to(tl.int32)
+    middle = tl.load(packed + begin + second + column // 4, mask=column < columns * twos, other=0).to(tl.int32)
+    high = tl.load(packed + begin + third + column // 8, mask=column < columns * ones, other=0).to(tl.int32)
     value = (low >> (4 * (column % 2))) & 15
     value |= ((middle >> (2 * (column % 4))) & 3) << (4 * fours)
     value |= ((high >> (column % 8)) & 1) << (4 * fours + 2 * twos)
