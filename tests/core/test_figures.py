@@ -42,7 +42,9 @@ def test_every_figure_has_its_origin() -> None:
 def test_the_number_is_in_the_line_that_it_is_quoted_from() -> None:
     for figure in FIGURES.values():
         if figure.quote and figure.kind != "computed":
-            numbers = [float(number.replace(",", "")) for number in re.findall(r"\d[\d,]*\.?\d*(?:e-?\d+)?", figure.quote)]
+            numbers = [
+                float(number.replace(",", "")) for number in re.findall(r"\d[\d,]*\.?\d*(?:e-?\d+)?", figure.quote)
+            ]
             assert figure.value is not None
             # Seconds are told as minutes, a share of the speed as a multiple of the time.
             told = (figure.value, figure.value * 60, 1 / figure.value)
