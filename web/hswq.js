@@ -9,7 +9,7 @@ import { attachProgress } from "./hswq/progress.js";
 import { attachSlider } from "./hswq/slider.js";
 import { attachVerdict } from "./hswq/verdict.js";
 import { openDropped } from "./hswq/dropped.js";
-import { menuOf } from "./hswq/quantize_menu.js";
+import { command, commandsOf, menuOf } from "./hswq/quantize_menu.js";
 import { setLanguage } from "./hswq/words.js";
 import { openExample } from "./hswq/example.js";
 
@@ -26,6 +26,8 @@ const VIEWS = {
 
 app.registerExtension({
     name: "hswq",
+    commands: [command(app, api)],
+    getSelectionToolboxCommands: commandsOf,
     setup() {
         openDropped(app, api);
     },

@@ -9,6 +9,7 @@ import { budgetAt, errorAt, layersInWords, logRange, placeOf, shown } from "../.
 import { duration, megabytes, percent } from "../../web/hswq/format.js";
 import { around, spread, TITLE, view } from "../../web/hswq/layout.js";
 import { describeProgress } from "../../web/hswq/progress.js";
+import { isOurs, isQuantized, readHeader } from "../../web/hswq/safetensors.js";
 import { say, setLanguage, WORDS } from "../../web/hswq/words.js";
 
 const curve = { layers: ["a", "b", "c", "d"], sensitivity: [1, 1e-1, 1e-3, 0], sizes: [100, 110, 130, 131, 140] };
@@ -163,4 +164,19 @@ test("a size that is dragged to is a budget that can be had", () => {
     const odd = { ...errors, sizes: [333.33], source_bytes: 1000 };
     assert.ok((parseFloat(budgetAt(odd, 0)) / 100) * 1000 >= 333.33);
     assert.equal(layersInWords({ int6: 79, kept: 2 }), "79 int6, 2 kept");
+});
+
+test("a quantized file is known by its header, and what is no safetensors file is none", async () => {
+    const file = (header) => {
+        const text = new TextEncoder().encode(JSON.stringify(header));
+        const length = new DataView(new ArrayBuffer(8));
+        length.setBigUint64(0, BigInt(text.length), true);
+        return new Blob([length.buffer, text, new Uint8Array(100)]);
+    };
+    const ours = await readHeader(file({ __metadata__: { "hswq.mode": "mixed" }, "a.weight": { dtype: "U8" } }));
+    const other = await readHeader(file({ "a.weight": { dtype: "F8_E4M3" } }));
+    const plain = await readHeader(file({ __metadata__: { format: "pt" }, "a.weight": { dtype: "F16" }, "b.codes": { dtype: "I8" } }));
+    assert.deepEqual([ours, other, plain].map(isQuantized), [true, true, false]);
+    assert.deepEqual([ours, other].map(isOurs), [true, false]);
+    assert.deepEqual(await readHeader(new Blob(["no such file"])), {});
 });

@@ -10,7 +10,7 @@ export async function openExample(app) {
     if (!graph?.extra?.hswq_example) return;
     delete graph.extra.hswq_example; // what the user makes of it is arranged by the user
     await translate(graph);
-    setTimeout(() => arrange(app, graph), SETTLED);
+    arrange(app, graph._nodes, graph._groups);
 }
 
 async function translate(graph) {
@@ -27,21 +27,24 @@ async function translate(graph) {
     }
 }
 
-function arrange(app, graph) {
-    const nodes = graph._nodes.map((node) => ({ node, ...box(node) }));
-    const members = graph._groups.map((group) => nodes.filter((each) => inside(each, group)));
-    for (const each of spread(nodes)) {
-        if (each.y !== each.node.pos[1]) each.node.pos = [each.x, each.y];
-    }
-    const bottom = Math.max(...members.flat().map((each) => each.y + each.height), 0);
-    graph._groups.forEach((group, number) => {
-        if (members[number].length) group.size = [group.size[0], bottom + 20 - group.pos[1]];
-    });
-    const groups = graph._groups.map((group) => box(group, 0));
-    const { scale, offset } = view(around([...nodes, ...groups]), app.canvasEl.clientWidth, app.canvasEl.clientHeight);
-    app.canvas.ds.scale = scale;
-    app.canvas.ds.offset = offset;
-    app.canvas.setDirty(true, true);
+/** Move nodes apart and fit groups to them, once the page knows how large nodes are, and show all of it. */
+export function arrange(app, given, groups) {
+    setTimeout(() => {
+        const nodes = given.map((node) => ({ node, ...box(node) }));
+        const members = groups.map((group) => nodes.filter((each) => inside(each, group)));
+        for (const each of spread(nodes)) {
+            if (each.y !== each.node.pos[1]) each.node.pos = [each.x, each.y];
+        }
+        const bottom = Math.max(...members.flat().map((each) => each.y + each.height), 0);
+        groups.forEach((group, number) => {
+            if (members[number].length) group.size = [group.size[0], bottom + 20 - group.pos[1]];
+        });
+        const boxes = [...nodes, ...groups.map((group) => box(group, 0))];
+        const { scale, offset } = view(around(boxes), app.canvasEl.clientWidth, app.canvasEl.clientHeight);
+        app.canvas.ds.scale = scale;
+        app.canvas.ds.offset = offset;
+        app.canvas.setDirty(true, true);
+    }, SETTLED);
 }
 
 function box(item, title = TITLE) {

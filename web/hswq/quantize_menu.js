@@ -1,15 +1,30 @@
-// Right-click on a checkpoint's loader: the quick start's nodes are put below the workflow and connected to it.
+// From a checkpoint's loader, by its menu or the buttons above it: the quick start's nodes are put below the workflow and
+// connected to it.
 
-import { around, TITLE, view } from "./layout.js";
+import { arrange } from "./example.js";
 import { say } from "./words.js";
 
 const LOADER = "CheckpointLoaderSimple";
 const GAP = 80;
 
+const COMMAND = "HSWQ.Quantize";
+
 /** What the page adds to a node's menu. */
 export function menuOf(node, app, api) {
     if (node.comfyClass !== LOADER) return [];
     return [{ content: say("Quantize with HSWQ"), callback: () => quantizeBehind(node, app, api) }];
+}
+
+/** The same as a command: some pages draw nodes as elements whose menus have no room for others' items. */
+export function command(app, api) {
+    const chosen = () => Object.values(app.canvas.selected_nodes).find((node) => node.comfyClass === LOADER);
+    const run = () => chosen() && quantizeBehind(chosen(), app, api);
+    return { id: COMMAND, label: "Quantize with HSWQ", icon: "pi pi-box", function: run };
+}
+
+/** The commands that are offered above what is selected. */
+export function commandsOf(item) {
+    return item.comfyClass === LOADER ? [COMMAND] : [];
 }
 
 async function quantizeBehind(loader, app, api) {
@@ -18,12 +33,9 @@ async function quantizeBehind(loader, app, api) {
     const example = await response.json();
     const graph = loader.graph ?? app.graph;
     graph.beforeChange?.();
-    const added = insert(example, loader, graph);
+    const { nodes, groups } = insert(example, loader, graph);
     graph.afterChange?.();
-    const { clientWidth, clientHeight } = app.canvasEl;
-    const boxes = added.map(({ pos, size }) => ({ x: pos[0], y: pos[1], width: size[0], height: size[1], title: TITLE }));
-    Object.assign(app.canvas.ds, view(around(boxes), clientWidth, clientHeight));
-    app.canvas.setDirty(true, true);
+    arrange(app, nodes, groups);
 }
 
 /** The example's nodes and groups, less its notes and its own loader, whose place the given one takes. */
@@ -42,22 +54,25 @@ function insert(example, loader, graph) {
         const { name } = example.nodes.find((each) => each.id === to).inputs[input];
         nodes.get(from).connect(output, target, target.findInputSlot(name));
     }
-    for (const data of example.groups) {
+    const groups = example.groups.map((data) => {
         const group = new globalThis.LiteGraph.LGraphGroup(data.title);
         const [x, y, width, height] = data.bounding;
         group.configure({ ...data, bounding: [x + left, y + down, width, height] });
         graph.add(group);
-    }
-    return [...nodes.values()].filter((node) => node !== loader);
+        return group;
+    });
+    return { nodes: [...nodes.values()].filter((node) => node !== loader), groups };
 }
 
 function add(data, graph, left, down) {
     const node = globalThis.LiteGraph.createNode(data.type);
-    graph.add(node);
+    const pos = [data.pos[0] + left, data.pos[1] + down];
+    node.pos = [...pos];
+    graph.add(node); // where the page draws nodes as elements, it remembers the place from here on
     node.configure({
         ...data,
         id: node.id,
-        pos: [data.pos[0] + left, data.pos[1] + down],
+        pos,
         inputs: data.inputs.map((input) => ({ ...input, link: null })),
         outputs: data.outputs.map((output) => ({ ...output, links: [] })),
     });
