@@ -7,7 +7,7 @@ import { describe, moveOldSwitch } from "../../web/hswq/badge.js";
 import { filesBehind, heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt } from "../../web/hswq/curve.js";
 import { budgetAt, errorAt, layersInWords, logRange, placeOf, shown } from "../../web/hswq/error_curve.js";
 import { duration, megabytes, percent } from "../../web/hswq/format.js";
-import { around, spread, TITLE, view } from "../../web/hswq/layout.js";
+import { around, below, spread, TITLE, view } from "../../web/hswq/layout.js";
 import { describeProgress } from "../../web/hswq/progress.js";
 import { isOurs, isQuantized, readHeader } from "../../web/hswq/safetensors.js";
 import { say, setLanguage, WORDS } from "../../web/hswq/words.js";
@@ -179,4 +179,11 @@ test("a quantized file is known by its header, and what is no safetensors file i
     assert.deepEqual([ours, other, plain].map(isQuantized), [true, true, false]);
     assert.deepEqual([ours, other].map(isOurs), [true, false]);
     assert.deepEqual(await readHeader(new Blob(["no such file"])), {});
+});
+
+test("what is below the notes moves down as far as they grew, and nothing moves without them", () => {
+    const others = [{ x: 0, y: 40, width: 10, height: 10, title: 30 }, { x: 0, y: 0, width: 10, height: 90 }];
+    assert.equal(below([{ y: -200, height: 230 }, { y: -200, height: 100 }], others), 54);
+    assert.equal(below([{ y: -200, height: 100 }], others), 0);
+    assert.equal(below([], others), 0);
 });
