@@ -18,7 +18,8 @@ original and copy draw the same pictures from the same noise. *HSWQ Publish* wri
 DAILY_USE = """# V2 for daily use
 ## 1. Choose your V2 file at **①**. &nbsp; 2. Press **Run**.
 ## It is in *output/checkpoints*; you can move it to *models/checkpoints*. To use a LoRA, choose it at **②** and \
-switch the node on with *Ctrl+B*. Weights stay in 8 bits in memory; the layers that a LoRA changes are 16 bits meanwhile."""
+switch the node on with *Ctrl+B*. Weights stay in 8 bits in memory; the layers that a LoRA changes are 16 bits \
+meanwhile."""
 COMPARE_MODES = """# The original, V1 and V2, side by side
 ## 1. The original at **①**, its V1 at **②**, its V2 at **③**. &nbsp; 2. **Run**.
 ## The *quick start* writes them: run it once with *mode* v1 and once with v2. All three make the same image from the \
@@ -31,4 +32,5 @@ layers to FP8. *hswq convert FILE NEW --to comfy* makes one of a V2 file."""
 MERGE = """# A merge with a LoRA, baked in and quantized
 ## 1. Two checkpoints at **①** and **②**, a LoRA at **③**. &nbsp; 2. Press **Run**.
 ## Switch the LoRA on with *Ctrl+B*. What is connected to *HSWQ Calibrate Run* is measured, and the same MODEL, \
-connected to *Write V2*, is written: its patches are part of the file. Text encoder and VAE are those that are connected."""
+connected to *Write V2*, is written: its patches are part of the file. Text encoder and VAE are those that are \
+connected."""

@@ -26,8 +26,9 @@ HANGING = """() => {
             const out = Math.max(bottom - pos[1] - size[1], right - pos[0] - size[0]);
             if (isIn && out > 0) found.push(`${node.title} hangs ${out} out of ${title}`);
         }
-        const short = node.computeSize()[1] - node.size[1];
-        if (!document.querySelector(`[data-node-id="${node.id}"]`) && short > 1) found.push(`${node.title}: ${short} short`);
+        const isElement = document.querySelector(`[data-node-id="${node.id}"]`);
+        const short = isElement ? 0 : node.computeSize()[1] - node.size[1];
+        if (short > 1) found.push(`${node.title} is ${short} too low`);
     }
     return found;
 }"""
