@@ -11,7 +11,7 @@ from ..hswq_core.files.folders import writable_folder
 from ..hswq_core.files.names import safe_file_name
 from ..loader.calibrate import calibrated_clone, model_fingerprint
 from ..loader.provenance import source_of, sources_of
-from .common import CATEGORY, HSWQStats, session_for, statistics_folder
+from .common import CATEGORY, HSWQStats, found_by, session_for, statistics_folder
 from .events import calibration_events
 from .inputs import checked
 from .sources import list_of, warn_of_format
@@ -24,6 +24,7 @@ class HSWQCalibrate(io.ComfyNode):
             node_id="HSWQCalibrate",
             display_name="HSWQ Calibrate",
             category=CATEGORY,
+            **found_by("quantize", "fp8", "int8"),
             description=(
                 "Goes between the loader and the KSampler. Measures every sampling run with this model and adds it to "
                 "the session when it has finished. The images do not change. Use about 32 images of 25 steps."

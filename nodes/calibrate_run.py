@@ -17,7 +17,7 @@ from ..loader.calibrate import calibrated_clone, check_conditioning, model_finge
 from ..loader.latents import empty_latent, given_latent
 from ..loader.provenance import source_of, sources_of
 from ..loader.sample import encode, previewer, sample
-from .common import CATEGORY, DEFAULT_SESSION, HSWQStats, modification_time, session_for, statistics_folder
+from .common import CATEGORY, DEFAULT_SESSION, HSWQStats, found_by, modification_time, session_for, statistics_folder
 from .events import calibration_events
 from .inputs import checked
 from .prompts import choose_prompts
@@ -34,6 +34,7 @@ class HSWQCalibrateRun(io.ComfyNode):
             node_id="HSWQCalibrateRun",
             display_name="HSWQ Calibrate Run",
             category=CATEGORY,
+            **found_by("quantize", "fp8", "int8"),
             description=(
                 "Makes the calibration images itself and measures the model while it does. Cancelling keeps "
                 "the finished "

@@ -25,6 +25,15 @@ DEFAULT_SESSION = "default"
 HSWQStats = io.Custom("HSWQ_STATS")
 
 
+# Older ComfyUI searches names alone.
+_KNOWS_ALIASES = "search_aliases" in {field.name for field in fields(io.Schema)}
+
+
+def found_by(*words: str) -> dict[str, Any]:
+    """For a node's schema: words that the page's search finds the node by, beside its name."""
+    return {"search_aliases": ["quantization", *words]} if _KNOWS_ALIASES else {}
+
+
 def statistics_of(stats: CalibrationSession | Statistics) -> Statistics:
     """The statistics of a socket's value: those of a session grow while ComfyUI caches the session."""
     return stats.statistics if isinstance(stats, CalibrationSession) else stats

@@ -9,7 +9,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..hswq_core.metrics import ImageComparison, compare_images
-from .common import CATEGORY
+from .common import CATEGORY, found_by
 from .inputs import checked
 
 
@@ -20,6 +20,7 @@ class HSWQCompare(io.ComfyNode):
             node_id="HSWQCompare",
             display_name="HSWQ Compare",
             category=CATEGORY,
+            **found_by("compare images", "ssim", "psnr"),
             description="Compares images that two models made from the same seed: side by side, SSIM and PSNR.",
             inputs=[
                 io.Image.Input("reference", tooltip="The image of the full-precision model."),

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..hswq_core.files.reading import READINGS
 from ..loader.load import Loaded, load_checkpoint, load_diffusion_model
-from .common import CATEGORY
+from .common import CATEGORY, found_by
 from .inputs import checked
 from .sources import known_path, model_modification_time, model_path
 from .web_api import file_summary
@@ -71,6 +71,7 @@ class HSWQLoader(io.ComfyNode):
             node_id="HSWQLoader",
             display_name="HSWQ Loader",
             category=CATEGORY,
+            **found_by("fp8", "int8", "8 bit", "4 bit", "vram", "load quantized"),
             description=(
                 "Loads a checkpoint, quantized by HSWQ (V1, V2 or comfy) or not. FP8 weights stay FP8 in memory, and "
                 "kept layers keep their precision."
@@ -126,6 +127,7 @@ class HSWQDiffusionModelLoader(io.ComfyNode):
             node_id="HSWQDiffusionModelLoader",
             display_name="HSWQ Diffusion Model Loader",
             category=CATEGORY,
+            **found_by("fp8", "int8", "8 bit", "4 bit", "vram", "load quantized"),
             description="Loads a diffusion model without text encoder and VAE, quantized by HSWQ or not.",
             inputs=[
                 io.Combo.Input(

@@ -13,7 +13,7 @@ from ..hswq_core.files.folders import writable_folder
 from ..hswq_core.proof.plan import ProofPlan
 from ..loader.prove import ProvedModels, prove
 from ..loader.provenance import sources_of, upstream_of
-from .common import CATEGORY, progress_bar
+from .common import CATEGORY, found_by, progress_bar
 from .inputs import checked
 from .prompts import choose_prompts
 from .sampling import prompt_inputs, sampling_inputs, seed_input
@@ -27,6 +27,7 @@ class HSWQProve(io.ComfyNode):
             node_id="HSWQProve",
             display_name="HSWQ Prove",
             category=CATEGORY,
+            **found_by("compare models", "ssim", "quality"),
             description=(
                 "Samples with the original and a quantized model from the same noise, compares them step by step, and "
                 "writes the proof: a page with verdict, figures and pairs, and the same as JSON."

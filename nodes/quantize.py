@@ -21,7 +21,7 @@ from ..hswq_core.parallel import WORKING_MEMORY
 from ..hswq_core.planning.budget import check_budget
 from ..loader.images import data_uri
 from ..loader.memory import make_room
-from .common import CATEGORY, HSWQStats, progress_bar, quantize_options, statistics_of
+from .common import CATEGORY, HSWQStats, found_by, progress_bar, quantize_options, statistics_of
 from .connected import Connected, source_to_quantize
 from .inputs import checked
 from .measure import looked_at, measured_stats
@@ -38,6 +38,7 @@ class HSWQQuantize(io.ComfyNode):
             node_id="HSWQQuantize",
             display_name="HSWQ Quantize",
             category=CATEGORY,
+            **found_by("quantize", "compress", "smaller", "shrink", "vram", "fp8", "int8", "int4", "8 bit", "4 bit"),
             description=(
                 "Writes an 8-bit copy of a checkpoint. The most sensitive layers stay unchanged, and so does "
                 "everything that is not part of the diffusion model."

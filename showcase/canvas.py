@@ -8,7 +8,8 @@ from typing import Any
 from tests.support.graph import has_control, inputs_of, is_widget
 
 CALIBRATED = "(the calibrated model)"
-COLORS = ("#3f789e", "#88A", "#8A8", "#b58b2a")
+# Bright, so that titles can be read on dark pages; on light ones web/hswq/example.js darkens them.
+COLORS = ("#8cc3ea", "#bdb2f2", "#a5d6a5", "#ecc974")
 
 
 class Canvas:

@@ -87,20 +87,26 @@ def workflow(prompt: str, seed: int, **quantize: Any) -> Workflow:
     return flow
 
 
-def quantize_all(server: ComfyServer, output: Path) -> dict[str, Path]:
-    """Measure all prompts, and write every variant with the workflow of the last one."""
-    *first, last = enumerate(CALIBRATION_PROMPTS)
-    for seed, prompt in first:
+def calibrate(server: ComfyServer) -> None:
+    """Measure all prompts but the last, whose workflow also quantizes."""
+    for seed, prompt in enumerate(CALIBRATION_PROMPTS[:-1]):
         flow = workflow(prompt, seed)
         # The calibrating part alone: what the quantize node needs, less the node itself.
         server.run(_upstream(flow, _first(flow, "SaveImage")))
-    written: dict[str, Path] = {}
-    for name, options in VARIANTS.items():
-        flow = workflow(last[1], last[0], filename=name, **options)
-        flow["path"] = node("PreviewAny", source=[_first(flow, "HSWQQuantize"), 0])
-        path = Path(server.run(flow)["path"]["text"][0])
-        written[name] = Path(shutil.copy(path, output))
-    return written
+
+
+def quantized(server: ComfyServer, name: str, **options: Any) -> Path:
+    """A file of this name, by the workflow of the last prompt."""
+    flow = workflow(CALIBRATION_PROMPTS[-1], len(CALIBRATION_PROMPTS) - 1, filename=name, **options)
+    flow["path"] = node("PreviewAny", source=[_first(flow, "HSWQQuantize"), 0])
+    return Path(server.run(flow)["path"]["text"][0])
+
+
+def quantize_all(server: ComfyServer, output: Path) -> dict[str, Path]:
+    """Every variant of the calibrated model."""
+    calibrate(server)
+    written = {name: quantized(server, name, **options) for name, options in VARIANTS.items()}
+    return {name: Path(shutil.copy(path, output)) for name, path in written.items()}
 
 
 def prove_one(server: ComfyServer, name: str, path: Path, output: Path) -> dict[str, Any]:

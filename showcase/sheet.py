@@ -6,20 +6,22 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
-AMPLIFICATION = 8
 _MARGIN, _GAP, _HEAD = 150, 8, 28
 
 
-def contact_sheet(rows: Mapping[str, Sequence[Image.Image]], columns: int = 4, zoom: int = 4) -> Image.Image:
+def contact_sheet(
+    rows: Mapping[str, Sequence[Image.Image]], columns: int = 4, zoom: int = 4, amplification: int = 8
+) -> Image.Image:
     """A row a model; for each of some images it, and beside it the difference to the first model's, amplified.
 
     Args:
         rows: images of one size by what their row says; the first row is the original.
         columns: how many of the images are shown.
         zoom: pixels are enlarged so much, without smoothing.
+        amplification: differences are made so much brighter.
     """
     original = next(iter(rows.values()))
-    amplified = [min(255, AMPLIFICATION * value) for value in range(256)] * 3
+    amplified = [min(255, amplification * value) for value in range(256)] * 3
     width, height = original[0].width * zoom, original[0].height * zoom
     size = (_MARGIN + columns * 2 * (width + _GAP), _HEAD + len(rows) * (height + _GAP))
     sheet = Image.new("RGB", size, "white")
@@ -27,7 +29,7 @@ def contact_sheet(rows: Mapping[str, Sequence[Image.Image]], columns: int = 4, z
     for column in range(columns):
         x = _MARGIN + column * 2 * (width + _GAP)
         draw.text((x, 4), "image", fill="black", font=font)
-        draw.text((x + width + _GAP, 4), f"difference x {AMPLIFICATION}", fill="black", font=font)
+        draw.text((x + width + _GAP, 4), f"difference x {amplification}", fill="black", font=font)
     for row, (said, images) in enumerate(rows.items()):
         y = _HEAD + row * (height + _GAP)
         draw.multiline_text((8, y + height // 2 - 30), said, fill="black", font=font, spacing=6)

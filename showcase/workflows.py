@@ -90,29 +90,30 @@ def quick_start(c: Canvas) -> None:
 
 
 def full_recipe(c: Canvas) -> None:
-    c.note("Read me", FULL_RECIPE, -20, -270, 2310, 200)
+    c.note("Read me", FULL_RECIPE, -20, -320, 2570, 250)
     calibration_run(c)
     c.add(
-        "measure", "HSWQMeasureSensitivity", (0, 200, 330, 180), model=("original", 0), stats=("run", 0), mode="v2",
+        "measure", "HSWQMeasureSensitivity", (840, 40, 330, 220), model=("original", 0), stats=("run", 0), mode="v2",
         rounding="calibrated",
     )  # fmt: skip
+    c.add("report", "HSWQReport", (840, 320, 330, 130), stats=("measure", 0), keep_ratio=0.1)
+    c.add("chart", "PreviewImage", (840, 510, 330, 290), "Layers, and what is kept", images=("report", 0))
     c.add(
-        "quantize", "HSWQQuantize", (820, 40, 390, 800), "Write V2", source=CALIBRATED,
+        "quantize", "HSWQQuantize", (1230, 40, 390, 800), "Write V2", source=CALIBRATED,
         stats=("measure", 0), mode="v2", keep_ratio=0.1, selection="measured", rounding="calibrated",
         model=("original", 0), clip=("original", 1), vae=("original", 2),
     )  # fmt: skip
-    c.add("report", "HSWQReport", (0, 440, 330, 130), stats=("measure", 0), keep_ratio=0.1)
-    c.add("chart", "PreviewImage", (0, 630, 330, 250), "Layers, and what is kept", images=("report", 0))
-    c.add("copy", "HSWQLoader", (1260, 40, 400, 190), "HSWQ Loader: the file just written", path=("quantize", 0))
+    c.add("copy", "HSWQLoader", (1680, 40, 360, 190), "HSWQ Loader: the file just written", path=("quantize", 0))
     c.add(
-        "prove", "HSWQProve", (1260, 270, 400, 620), reference=("original", 0), candidate=("copy", 0),
+        "prove", "HSWQProve", (1680, 270, 360, 620), reference=("original", 0), candidate=("copy", 0),
         clip=("original", 1), vae=("original", 2), sampler_name="euler", scheduler="normal", seeds=8,
     )  # fmt: skip
-    c.add("pairs", "PreviewImage", (1710, 40, 560, 480), "Original, copy, difference x 8", images=("prove", 0))
-    c.add("publish", "HSWQPublish", (1710, 580, 560, 310), path=("quantize", 0), proof=("prove", 2))
-    c.group("1  Calibrate with 32 images, measure", -20, -30, 820, 940)
-    c.group("2  Write V2", 800, -30, 430, 940)
-    c.group("3  Prove and publish", 1240, -30, 1050, 940)
+    c.add("pairs", "PreviewImage", (2090, 40, 440, 480), "Original, copy, difference x 8", images=("prove", 0))
+    c.add("publish", "HSWQPublish", (2090, 580, 440, 310), path=("quantize", 0), proof=("prove", 2))
+    c.group("1  Calibrate with 32 images", -20, -30, 820, 940)
+    c.group("2  Measure", 820, -30, 370, 940)
+    c.group("3  Write V2", 1210, -30, 430, 940)
+    c.group("4  Prove and publish", 1660, -30, 890, 940)
 
 
 def daily_use(c: Canvas) -> None:

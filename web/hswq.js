@@ -8,6 +8,8 @@ import { attachChart } from "./hswq/chart.js";
 import { attachProgress } from "./hswq/progress.js";
 import { attachSlider } from "./hswq/slider.js";
 import { attachVerdict } from "./hswq/verdict.js";
+import { openDropped } from "./hswq/dropped.js";
+import { command, commandsOf, menuOf } from "./hswq/quantize_menu.js";
 import { setLanguage } from "./hswq/words.js";
 import { openExample } from "./hswq/example.js";
 
@@ -24,6 +26,15 @@ const VIEWS = {
 
 app.registerExtension({
     name: "hswq",
+    commands: [command(app, api)],
+    getSelectionToolboxCommands: commandsOf,
+    setup() {
+        openDropped(app, api);
+    },
+    getNodeMenuItems(node) {
+        setLanguage(app.extensionManager?.setting?.get("Comfy.Locale"));
+        return menuOf(node, app, api);
+    },
     nodeCreated(node) {
         if (!VIEWS[node.comfyClass]) return;
         setLanguage(app.extensionManager?.setting?.get("Comfy.Locale"));

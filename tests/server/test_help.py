@@ -1,6 +1,6 @@
 """Every node has help, tooltips and translations, as the page gets them from the server.
 
-English is what the nodes themselves say, and no file repeats it.
+English is what the nodes themselves say; its file has only labels that read better than names of inputs.
 """
 
 import json
@@ -48,9 +48,32 @@ def test_every_text_is_translated(server: ComfyServer, nodes: dict[str, Any], la
         assert texts["description"] and texts["description"] != info["description"], name
 
 
-def test_no_language_is_forgotten_and_none_repeats_the_nodes(server: ComfyServer, nodes: dict[str, Any]) -> None:
-    assert sorted(path.name for path in (REPOSITORY / "locales").iterdir()) == sorted(TRANSLATIONS)
-    assert not server.get("/i18n").get("en", {}).get("nodeDefs", {}).keys() & nodes.keys()
+def test_no_language_is_forgotten(server: ComfyServer) -> None:
+    assert sorted(path.name for path in (REPOSITORY / "locales").iterdir()) == sorted(("en", *TRANSLATIONS))
+
+
+def test_english_has_labels_for_names_of_several_words_and_repeats_nothing(
+    server: ComfyServer, nodes: dict[str, Any]
+) -> None:
+    locale = json.loads((REPOSITORY / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8"))
+    served = server.get("/i18n")["en"]["nodeDefs"]
+    assert {name: served[name] for name in locale} == locale
+    for name, info in nodes.items():
+        labels = locale.get(name, {"inputs": {}})
+        assert labels.keys() == {"inputs"} and labels["inputs"].keys() <= inputs(info).keys(), name
+        assert {key for key in inputs(info) if "_" in key} - {"fp8_matmul"} <= labels["inputs"].keys(), name
+        for key, label in labels["inputs"].items():
+            assert label.keys() == {"name"} and label["name"] != key and "_" not in label["name"], (name, key)
+
+
+def test_the_search_finds_nodes_by_what_people_look_for(server: ComfyServer, nodes: dict[str, Any]) -> None:
+    words = {name: set(info.get("search_aliases") or ()) for name, info in nodes.items()}
+    if "search_aliases" not in server.get("/object_info")["KSampler"]:
+        assert not any(words.values())  # this ComfyUI has no such words, and a schema with them would not load
+        return
+    looked_for = {"fp8", "int8", "8 bit", "4 bit", "compress", "smaller", "vram", "quantize"}
+    assert looked_for <= words["HSWQQuantize"]
+    assert {"fp8", "int8"} <= words["HSWQLoader"] & words["HSWQDiffusionModelLoader"]
 
 
 def inputs(info: dict[str, Any]) -> dict[str, Any]:

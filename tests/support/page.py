@@ -94,6 +94,12 @@ class ComfyPage:
         self.open()
         self.clear()
 
+    def palette(self, name: str) -> None:
+        """Choose the page's colours, "dark" or "light", and open it anew."""
+        self._server.post("/settings", {"Comfy.ColorPalette": name})
+        self.open()
+        self.clear()
+
     def clear(self) -> None:
         """An empty canvas, and no errors noted."""
         self.page.evaluate("() => window.app.graph.clear()")

@@ -7,8 +7,9 @@ import { describe, moveOldSwitch } from "../../web/hswq/badge.js";
 import { filesBehind, heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt } from "../../web/hswq/curve.js";
 import { budgetAt, errorAt, layersInWords, logRange, placeOf, shown } from "../../web/hswq/error_curve.js";
 import { duration, megabytes, percent } from "../../web/hswq/format.js";
-import { around, spread, TITLE, view } from "../../web/hswq/layout.js";
+import { around, below, spread, TITLE, view } from "../../web/hswq/layout.js";
 import { describeProgress } from "../../web/hswq/progress.js";
+import { isOurs, isQuantized, readHeader } from "../../web/hswq/safetensors.js";
 import { say, setLanguage, WORDS } from "../../web/hswq/words.js";
 
 const curve = { layers: ["a", "b", "c", "d"], sensitivity: [1, 1e-1, 1e-3, 0], sizes: [100, 110, 130, 131, 140] };
@@ -163,4 +164,26 @@ test("a size that is dragged to is a budget that can be had", () => {
     const odd = { ...errors, sizes: [333.33], source_bytes: 1000 };
     assert.ok((parseFloat(budgetAt(odd, 0)) / 100) * 1000 >= 333.33);
     assert.equal(layersInWords({ int6: 79, kept: 2 }), "79 int6, 2 kept");
+});
+
+test("a quantized file is known by its header, and what is no safetensors file is none", async () => {
+    const file = (header) => {
+        const text = new TextEncoder().encode(JSON.stringify(header));
+        const length = new DataView(new ArrayBuffer(8));
+        length.setBigUint64(0, BigInt(text.length), true);
+        return new Blob([length.buffer, text, new Uint8Array(100)]);
+    };
+    const ours = await readHeader(file({ __metadata__: { "hswq.mode": "mixed" }, "a.weight": { dtype: "U8" } }));
+    const other = await readHeader(file({ "a.weight": { dtype: "F8_E4M3" } }));
+    const plain = await readHeader(file({ __metadata__: { format: "pt" }, "a.weight": { dtype: "F16" }, "b.codes": { dtype: "I8" } }));
+    assert.deepEqual([ours, other, plain].map(isQuantized), [true, true, false]);
+    assert.deepEqual([ours, other].map(isOurs), [true, false]);
+    assert.deepEqual(await readHeader(new Blob(["no such file"])), {});
+});
+
+test("what is below the notes moves down as far as they grew, and nothing moves without them", () => {
+    const others = [{ x: 0, y: 40, width: 10, height: 10, title: 30 }, { x: 0, y: 0, width: 10, height: 90 }];
+    assert.equal(below([{ y: -200, height: 230 }, { y: -200, height: 100 }], others), 54);
+    assert.equal(below([{ y: -200, height: 100 }], others), 0);
+    assert.equal(below([], others), 0);
 });

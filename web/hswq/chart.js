@@ -4,7 +4,7 @@ import { filesBehind, heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt
 import { budgetAt, errorAt, layersInWords, paintErrors } from "./error_curve.js";
 import { megabytes, percent } from "./format.js";
 import {
-    addView, FP8, isConnected, KEPT, make, onChange, onConnections, onExecuted, onServerEvent, place, swatch, widgetNamed,
+    addView, FP8, isConnected, KEPT, make, onChange, onConnections, onExecuted, onServerEvent, place, swatch, textColour, widgetNamed,
 } from "./widget.js";
 import { describeProgress } from "./progress.js";
 import { say } from "./words.js";
@@ -158,7 +158,7 @@ function paint(canvas, curve, kept, ratio) {
     });
     if (ratio === null) return;
     const x = Math.min(width - 2, keptCount(curve, ratio) * step);
-    context.fillStyle = "#fff";
+    context.fillStyle = textColour(canvas);
     context.fillRect(x - devicePixelRatio, 0, 2 * devicePixelRatio, height);
     context.beginPath();
     context.arc(x, height / 2, 5 * devicePixelRatio, 0, 2 * Math.PI);

@@ -1,7 +1,7 @@
 // HSWQ Quantize where impacts were measured: the predicted error over the size of the file, the size as a line to drag,
 // and the model card's file as a point to compare with.
 
-import { KEPT, FP8 } from "./widget.js";
+import { FP8, KEPT, textColour } from "./widget.js";
 import { say } from "./words.js";
 
 const LEAST = 1e-9; // below, nothing is to be seen in an image, and files only grow
@@ -61,7 +61,7 @@ export function paintErrors(canvas, curve, height) {
     context.stroke();
     if (curve.card_error) paintCard(context, placeOf(curve, curve.card_bytes) * width, y(curve.card_error));
     const x = placeOf(curve, curve.planned_bytes) * width;
-    context.fillStyle = "#fff";
+    context.fillStyle = textColour(canvas);
     context.fillRect(x - devicePixelRatio, 0, 2 * devicePixelRatio, canvas.height);
     context.fillStyle = KEPT;
     context.beginPath();
@@ -70,7 +70,7 @@ export function paintErrors(canvas, curve, height) {
 }
 
 function paintCard(context, x, y) {
-    context.strokeStyle = context.fillStyle = "#999";
+    context.strokeStyle = context.fillStyle = textColour(context.canvas);
     context.beginPath();
     context.arc(x, y, 4 * devicePixelRatio, 0, 2 * Math.PI);
     context.stroke();

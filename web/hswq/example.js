@@ -1,6 +1,6 @@
 // An example workflow that was just opened: whole in view, nothing on top of another, in the page's language.
 
-import { around, spread, TITLE, view } from "./layout.js";
+import { around, below, spread, TITLE, view } from "./layout.js";
 import { currentLanguage } from "./words.js";
 
 const SETTLED = 700; // milliseconds until a page has measured its nodes
@@ -10,7 +10,8 @@ export async function openExample(app) {
     if (!graph?.extra?.hswq_example) return;
     delete graph.extra.hswq_example; // what the user makes of it is arranged by the user
     await translate(graph);
-    setTimeout(() => arrange(app, graph), SETTLED);
+    if (isLight()) for (const group of graph._groups) darken(group);
+    arrange(app, graph._nodes, graph._groups);
 }
 
 async function translate(graph) {
@@ -27,21 +28,46 @@ async function translate(graph) {
     }
 }
 
-function arrange(app, graph) {
-    const nodes = graph._nodes.map((node) => ({ node, ...box(node) }));
-    const members = graph._groups.map((group) => nodes.filter((each) => inside(each, group)));
-    for (const each of spread(nodes)) {
-        if (each.y !== each.node.pos[1]) each.node.pos = [each.x, each.y];
-    }
-    const bottom = Math.max(...members.flat().map((each) => each.y + each.height), 0);
-    graph._groups.forEach((group, number) => {
-        if (members[number].length) group.size = [group.size[0], bottom + 20 - group.pos[1]];
-    });
-    const groups = graph._groups.map((group) => box(group, 0));
-    const { scale, offset } = view(around([...nodes, ...groups]), app.canvasEl.clientWidth, app.canvasEl.clientHeight);
-    app.canvas.ds.scale = scale;
-    app.canvas.ds.offset = offset;
-    app.canvas.setDirty(true, true);
+/** Titles of groups have the groups' colour: bright ones cannot be read on a bright page. */
+function isLight() {
+    return brightness(getComputedStyle(document.body).color.match(/\d+/g).map(Number)) < 128; // the page's text is dark
+}
+
+/** Newer pages brighten the titles of groups that are darker than they like. */
+function darken(group) {
+    const allowed = 1 + (group.constructor.darkBgLuminanceThreshold ?? 30);
+    const channels = group.color.match(/[0-9a-f]{2}/gi).map((pair) => parseInt(pair, 16));
+    const share = Math.min(1, allowed / brightness(channels));
+    group.color = `#${channels.map((channel) => Math.ceil(channel * share).toString(16).padStart(2, "0")).join("")}`;
+}
+
+function brightness([red, green, blue]) {
+    return 0.299 * red + 0.587 * green + 0.114 * blue;
+}
+
+/** Move nodes apart and fit groups to them, once the page knows how large nodes are, and show all of it. */
+export function arrange(app, given, groups) {
+    setTimeout(() => {
+        const nodes = given.map((node) => ({ node, ...box(node) }));
+        const members = groups.map((group) => nodes.filter((each) => inside(each, group)));
+        const notes = nodes.filter(({ node }) => node.type === "MarkdownNote");
+        const others = nodes.filter(({ node }) => node.type !== "MarkdownNote");
+        const lower = below(notes, [...others, ...groups.map((group) => box(group, 0))]);
+        for (const each of others) each.y += lower;
+        for (const group of groups) group.pos = [group.pos[0], group.pos[1] + lower];
+        for (const each of spread(others)) {
+            if (each.y !== each.node.pos[1]) each.node.pos = [each.x, each.y];
+        }
+        const bottom = Math.max(...members.flat().map((each) => each.y + each.height), 0);
+        groups.forEach((group, number) => {
+            if (members[number].length) group.size = [group.size[0], bottom + 20 - group.pos[1]];
+        });
+        const boxes = [...nodes, ...groups.map((group) => box(group, 0))];
+        const { scale, offset } = view(around(boxes), app.canvasEl.clientWidth, app.canvasEl.clientHeight);
+        app.canvas.ds.scale = scale;
+        app.canvas.ds.offset = offset;
+        app.canvas.setDirty(true, true);
+    }, SETTLED);
 }
 
 function box(item, title = TITLE) {

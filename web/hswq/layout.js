@@ -20,6 +20,13 @@ export function spread(nodes) {
     return nodes;
 }
 
+/** How much everything has to move down to begin below the notes at the top, however high their text makes them. */
+export function below(notes, others) {
+    const bottom = Math.max(...notes.map((note) => note.y + note.height));
+    const top = Math.min(...others.map((box) => box.y - (box.title ?? 0)));
+    return Math.max(0, bottom + GAP - top) || 0;
+}
+
 /** The box around boxes of x, y, width, height; a node's title stands above it. */
 export function around(boxes) {
     const left = Math.min(...boxes.map((box) => box.x));

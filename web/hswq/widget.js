@@ -10,10 +10,9 @@ const STYLE = `
         color: var(--input-text, #ddd); user-select: none; }
 .hswq[hidden], .hswq [hidden] { display: none; }
 .hswq canvas { display: block; width: 100%; touch-action: none; }
-.hswq .warn { color: #e8a33d; }
+.hswq .warn { color: color-mix(in srgb, #e8a33d 55%, var(--input-text, #ddd)); }
 .hswq-legend { display: flex; gap: 12px; }
 .hswq-badge div { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
-.hswq-axis, .hswq-legend { opacity: 0.8; }
 .hswq .swatch { display: inline-block; width: 9px; height: 9px; margin-right: 4px; }
 `;
 
@@ -89,6 +88,11 @@ export function onChange(widget, handle) {
         handle();
         return result;
     };
+}
+
+/** The colour of the page's own text, for what is painted. */
+export function textColour(element) {
+    return getComputedStyle(element).color;
 }
 
 /** Where the pointer is on an element, from 0 (left) to 1. */

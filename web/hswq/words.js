@@ -47,6 +47,8 @@ export const WORDS = {
         "predicted error {0}": "予測誤差 {0}",
         "from the connected path: {0}": "接続されたパスから: {0}",
         "there is no {0} file yet: write one with HSWQ Quantize": "{0} のファイルがまだありません。HSWQ Quantize で書き出してください",
+        "Quantize with HSWQ": "HSWQ で量子化",
+        "{0} is not where ComfyUI looks for models: move it to models/checkpoints, and drop it again": "{0} は ComfyUI がモデルを探すフォルダーにありません。models/checkpoints に移してから、もう一度ドロップしてください",
     },
     zh: {
         "Once the model is calibrated, layers and sizes are shown here.": "模型校准后，此处显示各层和文件大小。",
@@ -91,6 +93,8 @@ export const WORDS = {
         "predicted error {0}": "预测误差 {0}",
         "from the connected path: {0}": "来自已连接的路径：{0}",
         "there is no {0} file yet: write one with HSWQ Quantize": "还没有 {0} 文件：请用 HSWQ Quantize 写入一个",
+        "Quantize with HSWQ": "用 HSWQ 量化",
+        "{0} is not where ComfyUI looks for models: move it to models/checkpoints, and drop it again": "{0} 不在 ComfyUI 查找模型的文件夹中：请移到 models/checkpoints，再拖放一次",
     },
 };
 
