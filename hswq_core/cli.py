@@ -28,6 +28,7 @@ from .log import print_any_text
 from .options import QuantizeOptions
 from .progress import Progress, no_progress
 from .publishing import About, publish
+from .recipes import options_of_recipe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,7 +67,8 @@ def _inspect(args: argparse.Namespace) -> str:
 
 def _quantize(args: argparse.Namespace) -> str:
     args.thumbnail = thumbnail_of(args.thumbnail) if args.thumbnail else ""
-    options = QuantizeOptions(**{f.name: getattr(args, f.name) for f in fields(QuantizeOptions) if f.name in args})
+    given = {f.name: getattr(args, f.name) for f in fields(QuantizeOptions) if f.name in args}
+    options = options_of_recipe(args.recipe, given)
     statistics = api.load_statistics(args.stats) if args.stats else None
     if args.stats:
         check_not_source(args.output, args.stats, "statistics that are read")

@@ -19,6 +19,7 @@ from ..hswq_core.formats import FORMATS
 from ..hswq_core.options import PARTS, ROUNDINGS, SCALES, SELECTIONS
 from ..hswq_core.parallel import WORKING_MEMORY
 from ..hswq_core.planning.budget import check_budget
+from ..hswq_core.recipes import CUSTOM, RECIPES
 from ..loader.images import data_uri
 from ..loader.memory import make_room
 from .common import CATEGORY, HSWQStats, progress_bar, quantize_options, statistics_of
@@ -179,6 +180,18 @@ class HSWQQuantize(io.ComfyNode):
                     "thumbnail",
                     optional=True,
                     tooltip="A picture that sites and browsers of models show: it is put into the file, made small.",
+                ),
+                # The last one: workflows save values by their places. The page draws it first.
+                io.Combo.Input(
+                    "recipe",
+                    options=list(RECIPES),
+                    default=CUSTOM,
+                    optional=True,
+                    tooltip=(
+                        "What the file is for. best quality: closest to the original. smallest good: 2 to 16 bits by "
+                        "layer. for everyone: any FP8 loader opens it. fast: for compute fast of HSWQ Loader. HSWQ "
+                        "model card: as published. custom: the fields as they are."
+                    ),
                 ),
             ],
             outputs=[
