@@ -30,6 +30,7 @@ from ..hswq_core.files.source import FileIdentity
 from ..hswq_core.options import QuantizeOptions
 from ..hswq_core.planning.matched_source import holds_model_of, names_differ
 from ..hswq_core.progress import Progress
+from ..hswq_core.recipes import DEFAULT_RECIPE, RECIPES
 from ..hswq_core.sensitivity.rules import has_impacts
 from ..hswq_core.version import __version__
 from .common import quantize_options, session_for, statistics_folder
@@ -55,6 +56,7 @@ def add_routes() -> None:
     - /hswq/file: what a checkpoint or diffusion model holds
     - /hswq/files: those of a list that are in a format
     - /hswq/session: what a session's file says of its runs
+    - /hswq/recipes: what each recipe decides, and the one that a new node starts with
     - /hswq/version: this pack's
     """
     server = prompt_server()
@@ -85,7 +87,7 @@ def add_routes() -> None:
             return await answer(work, request, executor)
 
     serve("/hswq/curve", _curve, _one_at_a_time)
-    works = {"file": _file, "files": _files, "session": _session, "version": _version}
+    works = {"file": _file, "files": _files, "session": _session, "recipes": _recipes, "version": _version}
     for name, work in works.items():
         serve(f"/hswq/{name}", work)
 
@@ -127,6 +129,10 @@ def _session(query: Mapping[str, str], _progress: Progress) -> dict[str, object]
         "noise_levels": found.runs.noise_levels,
         "warnings": coverage_warnings(found.runs),
     }
+
+
+def _recipes(_query: Mapping[str, str], _progress: Progress) -> dict[str, object]:
+    return {"recipes": {name: dict(decided) for name, decided in RECIPES.items()}, "default": DEFAULT_RECIPE}
 
 
 def _version(_query: Mapping[str, str], _progress: Progress) -> dict[str, object]:

@@ -10,6 +10,8 @@ import { attachSlider } from "./hswq/slider.js";
 import { attachVerdict } from "./hswq/verdict.js";
 import { setLanguage } from "./hswq/words.js";
 import { openExample } from "./hswq/example.js";
+import { arrangeFields } from "./hswq/fields.js";
+import { attachRecipe, loadRecipes } from "./hswq/recipe.js";
 
 const VIEWS = {
     HSWQCalibrate: attachProgress,
@@ -19,11 +21,18 @@ const VIEWS = {
     HSWQLoader: attachBadge,
     HSWQMeasureSensitivity: attachProgress,
     HSWQProve: attachVerdict,
-    HSWQQuantize: attachChart,
+    HSWQQuantize: attachQuantize,
 };
+
+function attachQuantize(node, api) {
+    const fold = arrangeFields(node);
+    attachRecipe(node, fold);
+    attachChart(node, api);
+}
 
 app.registerExtension({
     name: "hswq",
+    init: () => loadRecipes(api).catch(() => {}), // without them a node is the same, and its fields are free
     nodeCreated(node) {
         if (!VIEWS[node.comfyClass]) return;
         setLanguage(app.extensionManager?.setting?.get("Comfy.Locale"));

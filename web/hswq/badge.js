@@ -4,7 +4,7 @@
 import { megabytes } from "./format.js";
 import { originOf } from "./curve.js";
 import {
-    addView, FP8, isConnected, make, onChange, onConnections, onExecuted, onServerEvent, widgetNamed,
+    addView, FP8, isConnected, make, onChange, onConnections, onExecuted, onServerEvent, setHidden, widgetNamed,
 } from "./widget.js";
 import { say } from "./words.js";
 
@@ -33,9 +33,7 @@ export function moveOldSwitch(node) {
     if (!before || !compute) return;
     if (before.value === true) compute.value = "fast";
     before.value = false;
-    before.hidden = true;
-    before.computeSize = () => [0, -4]; // and takes no room, not even that between two
-    before.options = { ...before.options, hidden: true }; // where nodes are elements of the page
+    setHidden(before, true);
 }
 
 export function attachBadge(node, api) {

@@ -4,7 +4,8 @@ import { filesBehind, heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt
 import { budgetAt, errorAt, layersInWords, paintErrors } from "./error_curve.js";
 import { megabytes, percent } from "./format.js";
 import {
-    addView, FP8, isConnected, KEPT, make, onChange, onConnections, onExecuted, onServerEvent, place, swatch, widgetNamed,
+    addView, FP8, isConnected, KEPT, make, onChange, onConnections, onExecuted, onServerEvent, place, setValue, swatch,
+    widgetNamed,
 } from "./widget.js";
 import { describeProgress } from "./progress.js";
 import { say } from "./words.js";
@@ -82,17 +83,14 @@ export function attachChart(node, api) {
     function chooseSize(at) {
         if (!curve?.errors || !budget) return;
         for (const [widget, value] of [[budget, budgetAt(curve, at)], [widgetNamed(node, "target"), ""]]) {
-            if (!widget) continue;
-            widget.value = value;
-            widget.callback?.(value);
+            if (widget) setValue(widget, value);
         }
         soon();
     }
 
     function choose(value) {
         if (!curve || curve.errors || curve.budgeted) return;
-        ratio.value = value;
-        ratio.callback?.(value);
+        setValue(ratio, value);
         draw();
     }
 

@@ -5,6 +5,8 @@ let language = "en";
 /** Every sentence by language, by its English text. */
 export const WORDS = {
     ja: {
+        "more fields": "その他の項目",
+        "fewer fields": "項目を減らす",
         "Once the model is calibrated, layers and sizes are shown here.": "モデルをキャリブレーションすると、ここに層とサイズが表示されます。",
         "Layers and sizes are shown here once their sensitivity is measured: when this node runs.": "感度を測ると、ここに層とサイズが表示されます(このノードの実行時に測ります)。",
         "Layers and sizes are shown here once their sensitivity is measured: connect the model, or run HSWQ Measure Sensitivity.": "感度を測ると、ここに層とサイズが表示されます。モデルを接続するか、HSWQ Measure Sensitivity を実行してください。",
@@ -49,6 +51,8 @@ export const WORDS = {
         "there is no {0} file yet: write one with HSWQ Quantize": "{0} のファイルがまだありません。HSWQ Quantize で書き出してください",
     },
     zh: {
+        "more fields": "更多选项",
+        "fewer fields": "收起选项",
         "Once the model is calibrated, layers and sizes are shown here.": "模型校准后，此处显示各层和文件大小。",
         "Layers and sizes are shown here once their sensitivity is measured: when this node runs.": "测量灵敏度后，此处显示各层和文件大小(运行此节点时测量)。",
         "Layers and sizes are shown here once their sensitivity is measured: connect the model, or run HSWQ Measure Sensitivity.": "测量灵敏度后，此处显示各层和文件大小：请连接模型，或运行 HSWQ Measure Sensitivity。",
