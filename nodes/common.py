@@ -11,6 +11,7 @@ from typing import Any
 import comfy.model_management
 import comfy.utils
 import folder_paths
+import torch
 from comfy_api.latest import io
 
 from ..hswq_core.calibration.session import CalibrationSession
@@ -82,3 +83,9 @@ def progress_bar() -> Progress:
         bar.update_absolute(done, total)
 
     return progress
+
+
+def work_device() -> torch.device:
+    """Where weights are rounded: CUDA where ComfyUI uses it, otherwise the CPU, whose cores work side by side."""
+    device = comfy.model_management.get_torch_device()
+    return device if device.type == "cuda" else torch.device("cpu")

@@ -34,6 +34,7 @@ from ..hswq_core.recipes import DEFAULT_RECIPE, RECIPES
 from ..hswq_core.sensitivity.rules import has_impacts
 from ..hswq_core.version import __version__
 from .common import quantize_options, session_for, statistics_folder
+from .estimate import estimate_of
 from .events import prompt_server
 from .found_source import find_source
 from .sources import CALIBRATED, SOURCES, list_of, model_path
@@ -170,12 +171,16 @@ def _curve_of(stored: Path, query: Mapping[str, str], progress: Progress) -> dic
     statistics = replace(_statistics_in(stored), patches="")
     if _is_of_another_model(statistics, query):
         return {"waiting": True}
-    options = quantize_options(dict(query))
+    options = chosen = quantize_options(dict(query))
     if options.selection != "measured":
         # The chart itself varies the keep ratio, and rounding changes neither sizes nor ranks, only predicted errors.
         options = quantize_options({k: v for k, v in query.items() if k not in ("keep_ratio", "rounding")})
     if options.selection == "measured" and not has_impacts(statistics, options):
-        return {"waiting": True, "calibrated": True}
+        answer: dict[str, Any] = {"waiting": True, "calibrated": True}
+        with contextlib.suppress(HSWQError, OSError), contextlib.ExitStack() as stack:
+            found = find_source(query.get("source", ""), statistics, stack)
+            answer["estimate"] = estimate_of(found, statistics, chosen, None)
+        return answer
     with contextlib.ExitStack() as stack:
         found = find_source(query.get("source", ""), statistics, stack)
         asked = (found.file.identity, FileIdentity.of(stored, stored.stat()), options)
@@ -184,7 +189,10 @@ def _curve_of(stored: Path, query: Mapping[str, str], progress: Progress) -> dic
                 _answers.clear()
             curve = size_curve(found.matched or found.file, statistics, options, progress=progress)
             _answers[asked] = curve.as_dict()
-    return _answers[asked] | {"budgeted": bool(options.budget)}
+        answer = _answers[asked] | {"budgeted": bool(options.budget)}
+        with contextlib.suppress(HSWQError):  # of a file whose tensors ComfyUI renames, only the size is known
+            answer["estimate"] = estimate_of(found, statistics, chosen, answer["planned_bytes"])
+    return answer
 
 
 def _is_of_another_model(statistics: Statistics, query: Mapping[str, str]) -> bool:
