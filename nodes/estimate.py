@@ -34,15 +34,16 @@ def estimate_of(
     needed = estimate(least, largest, Path(folder_paths.get_output_directory()) / found.folder)
     device, runs_on = work_device(), comfy.model_management.get_torch_device()
     is_missing = options.selection == "measured" and not has_impacts(statistics, options)
-    places: dict[Step, torch.device] = {"measuring": runs_on, "rounding": device}
-    steps = {step: place for step, place in places.items() if is_missing or step != "measuring"}
+    steps: list[tuple[Step, torch.device]] = [("rounding", device)]
+    if is_missing:
+        steps.insert(0, ("measuring", runs_on))
     return {
         "bytes": planned,
         "least_bytes": least,
         "disk_free": needed.disk_free,
         "memory": needed.memory,
         "memory_of": "CPU" if device.type == "cpu" else "card",
-        "seconds": {step: seconds_of(kind_of(step, options, weights.values(), place)) for step, place in steps.items()},
+        "seconds": {step: seconds_of(kind_of(step, options, weights.values(), place)) for step, place in steps},
         "measuring": {
             "memory": measuring_memory(weights.values()),
             "total": total_memory(runs_on),
