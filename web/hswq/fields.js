@@ -15,9 +15,7 @@ export function arrangeFields(node) {
     const folded = FOLDED.filter((name) => defaults.has(name));
     const more = node.addWidget("button", "hswq_more", null, toggle, { serialize: false });
     more.serialize = false;
-    const shown = names.filter((name) => name !== FIRST && !folded.includes(name));
-    node.widgets = [FIRST, ...shown, "hswq_more", ...folded].map((name) => widgetNamed(node, name)).filter(Boolean);
-
+    const always = [FIRST, ...names.filter((name) => name !== FIRST && !folded.includes(name))];
     const isNeeded = (name) => widgetNamed(node, name).value !== defaults.get(name) || isConnected(node, name);
 
     function fold() {
@@ -26,13 +24,15 @@ export function arrangeFields(node) {
         show((name) => isOpen || isNeeded(name));
     }
 
+    /** Shows these of the folded fields. They stand before the button; that they move tells the page to look anew. */
     function show(isShown) {
-        const changed = folded.filter((name) => Boolean(widgetNamed(node, name).hidden) === isShown(name));
-        if (!changed.length) return;
         const before = node.computeSize()[1];
-        for (const name of changed) setHidden(widgetNamed(node, name), !isShown(name));
-        node.widgets = [...node.widgets]; // where nodes are elements, the page looks at its list of fields anew
-        node.setSize([node.size[0], Math.max(node.computeSize()[1], node.size[1] + node.computeSize()[1] - before)]);
+        for (const name of folded) setHidden(widgetNamed(node, name), !isShown(name));
+        const [open, closed] = [folded.filter(isShown), folded.filter((name) => !isShown(name))];
+        const ours = [...always, ...open, "hswq_more", ...closed].map((name) => widgetNamed(node, name));
+        node.widgets = [...ours, ...node.widgets.filter((widget) => !ours.includes(widget))];
+        const least = node.computeSize()[1];
+        node.setSize([node.size[0], Math.max(least, node.size[1] + least - before)]);
         node.setDirtyCanvas?.(true, true);
     }
 
@@ -43,7 +43,8 @@ export function arrangeFields(node) {
 
     // A field that got a value is seen; one that lost it is not taken away from under the pointer.
     for (const name of folded) onChange(widgetNamed(node, name), () => {
-        if (isNeeded(name)) show((each) => each === name || !widgetNamed(node, each).hidden);
+        const isHidden = (each) => widgetNamed(node, each).hidden;
+        if (isNeeded(name) && isHidden(name)) show((each) => each === name || !isHidden(each));
     });
     keepSavedOrder(node, names, defaults);
     const configured = node.onConfigure;
