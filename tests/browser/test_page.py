@@ -111,7 +111,7 @@ def _check_what_is_told(page: ComfyPage, file: str) -> None:
     verdict, badge = page.texts("hswq-verdict"), page.texts("hswq-badge")
     assert file in verdict and "of the original" in verdict and "kept" in verdict
     assert "only 1 image" in verdict, "a warning is a part of the verdict"
-    assert f"from the connected path: {file}" in badge and "V2" in badge and "layers in FP8" in badge
+    assert f"from the connected path: {file}" in badge and "INT8" in badge and "layers in INT8" in badge
     assert "SSIM 0.9" in page.texts("hswq-figures")
 
 

@@ -1,14 +1,18 @@
 // HSWQ Quantize: the recipe comes first, and fields that few need are folded while they have their default.
 // Workflows save values by their places, so what is saved keeps the server's order whatever the page shows.
 
-import { isConnected, onChange, setHidden, widgetNamed } from "./widget.js";
+import { isConnected, setHidden, widgetNamed } from "./widget.js";
 import { say } from "./words.js";
 
 const FIRST = "recipe";
 const FOLDED = ["budget", "target", "rotate", "scales", "part", "force_keep", "force_quantize", "overwrite"];
 const UNFOLDED = "hswq_all_fields"; // a property of the node, so that it is saved with it
 
-/** Arranges the fields of a node that was just made. Returns a function that folds what may be folded. */
+/**
+ * Arranges the fields of a node that was just made. Returns a function that folds what may be folded.
+ *
+ * It is not called when the chart sets a field: nothing may move under the pointer.
+ */
 export function arrangeFields(node) {
     const names = node.widgets.map((widget) => widget.name);
     const defaults = new Map(node.widgets.map((widget) => [widget.name, widget.value]));
@@ -41,11 +45,6 @@ export function arrangeFields(node) {
         fold();
     }
 
-    // A field that got a value is seen; one that lost it is not taken away from under the pointer.
-    for (const name of folded) onChange(widgetNamed(node, name), () => {
-        const isHidden = (each) => widgetNamed(node, each).hidden;
-        if (isNeeded(name) && isHidden(name)) show((each) => each === name || !isHidden(each));
-    });
     keepSavedOrder(node, names, defaults);
     const configured = node.onConfigure;
     node.onConfigure = function (...given) {

@@ -29,7 +29,7 @@ export function attachRecipe(node, applied) {
             if (widget && widget.value !== value) setValue(widget, value);
         }
         isSetting = false;
-        applied();
+        if (decided().length) applied();
     }
 
     /** A field that says something else, or gets its value from another node, is not the recipe's any more. */
