@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.browser.test_page import QUICK_START, session_name, small
+from tests.browser.test_recipe import CAPTURE, TRACKER
 from tests.support.page import ComfyPage
 
 
@@ -29,12 +30,10 @@ def test_what_a_run_takes_is_told_once_there_is_a_session(page: ComfyPage, rende
     assert page.texts("hswq-verdict").startswith("written: ")
 
     # Undo makes the nodes anew.
-    tracker = "window.app.extensionManager.workflow.activeWorkflow.changeTracker"
-    capture = f"() => {{ const t = {tracker}; (t.captureCanvasState ?? t.checkState).call(t); }}"
-    page.page.evaluate(capture)
+    page.page.evaluate(CAPTURE)
     page.set("HSWQQuantize", {"keep_ratio": 0.5})
-    page.page.evaluate(capture)
-    page.page.evaluate(f"async () => {tracker}.undo()")
+    page.page.evaluate(CAPTURE)
+    page.page.evaluate(f"async () => {TRACKER}.undo()")
     page.page.wait_for_timeout(1500)
     assert told(page).startswith(first.partition(" of ")[0])
     assert page.texts("hswq-verdict").startswith("written: ")

@@ -57,7 +57,7 @@ const type = (node, name, value) => {
 
 test("a new node has the recipe first, is the best one, and shows few fields", () => {
     const node = makeNode();
-    assert.deepEqual(shown(node), ["recipe", "source", "mode", "keep_ratio", "hswq_more"]);
+    assert.deepEqual(shown(node), ["recipe", "source", "mode", "keep_ratio", "more fields"]);
     assert.deepEqual(values(node), { ...DEFAULTS, recipe: "best", mode: "int8" });
 });
 
@@ -66,10 +66,10 @@ test("a recipe sets its fields and leaves the others; what is not the default is
     type(node, "budget", "57%");
     type(node, "recipe", "fast");
     assert.deepEqual(values(node), { ...DEFAULTS, recipe: "fast", mode: "int8", rotate: true, budget: "57%" });
-    assert.deepEqual(shown(node).slice(-3), ["budget", "rotate", "hswq_more"]);
+    assert.deepEqual(shown(node).slice(-3), ["budget", "rotate", "more fields"]);
     type(node, "recipe", "small");
     assert.equal(widget(node, "budget").value, "");
-    assert.equal(shown(node).at(-1), "hswq_more");
+    assert.equal(shown(node).at(-1), "more fields");
 });
 
 test("a field that is changed makes it custom, one that a recipe leaves free does not", () => {
@@ -114,13 +114,13 @@ test("what is saved has the server's order, and comes back", () => {
 
 test("the button unfolds all fields, which is saved", () => {
     const node = makeNode();
-    widget(node, "hswq_more").callback();
+    widget(node, "more fields").callback();
     assert.equal(shown(node).length, NAMES.length + 1);
     const again = makeNode();
     again.configure(structuredClone(node.serialize()));
     assert.equal(shown(again).length, NAMES.length + 1);
     const height = again.size[1];
-    widget(again, "hswq_more").callback();
+    widget(again, "more fields").callback();
     assert.equal(shown(again).length, 5);
     assert.ok(again.size[1] < height);
 });

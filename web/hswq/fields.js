@@ -17,7 +17,8 @@ export function arrangeFields(node) {
     const names = node.widgets.map((widget) => widget.name);
     const defaults = new Map(node.widgets.map((widget) => [widget.name, widget.value]));
     const folded = FOLDED.filter((name) => defaults.has(name));
-    const more = node.addWidget("button", "hswq_more", null, toggle, { serialize: false });
+    // Some pages show a button's name, not its label.
+    const more = node.addWidget("button", say("more fields"), null, toggle, { serialize: false });
     more.serialize = false;
     const always = [FIRST, ...names.filter((name) => name !== FIRST && !folded.includes(name))];
     const isNeeded = (name) => widgetNamed(node, name).value !== defaults.get(name) || isConnected(node, name);
@@ -33,7 +34,7 @@ export function arrangeFields(node) {
         const before = node.computeSize()[1];
         for (const name of folded) setHidden(widgetNamed(node, name), !isShown(name));
         const [open, closed] = [folded.filter(isShown), folded.filter((name) => !isShown(name))];
-        const ours = [...always, ...open, "hswq_more", ...closed].map((name) => widgetNamed(node, name));
+        const ours = [...always, ...open, more.name, ...closed].map((name) => widgetNamed(node, name));
         node.widgets = [...ours, ...node.widgets.filter((widget) => !ours.includes(widget))];
         const least = node.computeSize()[1];
         node.setSize([node.size[0], Math.max(least, node.size[1] + least - before)]);
