@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, create_model, field_
 
 from hswq_core.errors import HSWQError
 from hswq_core.options import QuantizeOptions
+from hswq_core.recipes import CUSTOM, options_of_recipe, recipe_fields
 
 from .lines import Mistake
 
@@ -20,12 +22,18 @@ _MODE_OF = {"rotate": "comfy-int8"}
 class _Output(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
+    recipe: Any = CUSTOM
+
     @field_validator("*")
     @classmethod
     def _fits(cls, value: Any, info: ValidationInfo) -> Any:
         key = str(info.field_name)
+        if key == "recipe":
+            with _as_value_error():
+                recipe_fields(value)
+            return value
         _check({"mode": _MODE_OF.get(key, "v2"), key: value})  # whether it is a value of this key at all
-        if "mode" in info.data:
+        if "mode" in info.data and info.data.get("recipe") == CUSTOM:
             _check({"mode": info.data["mode"], key: value})  # and one of this mode
         return value
 
@@ -36,7 +44,9 @@ Output = create_model("Output", __base__=_Output, **_OPTIONS)
 
 def read_output(table: Any) -> QuantizeOptions:
     """Errors: pydantic's ValidationError with every key that is wrong."""
-    return QuantizeOptions(**Output.model_validate(table).model_dump(exclude_unset=True))
+    given = Output.model_validate(table).model_dump(exclude_unset=True)
+    with _as_value_error():
+        return options_of_recipe(given.pop("recipe", CUSTOM), given)
 
 
 def rows_missing(outputs: Sequence[QuantizeOptions], rows: int) -> list[Mistake]:
@@ -50,7 +60,14 @@ def rows_missing(outputs: Sequence[QuantizeOptions], rows: int) -> list[Mistake]
 
 
 def _check(options: dict[str, Any]) -> None:
-    try:
+    with _as_value_error():
         QuantizeOptions(**options)
+
+
+@contextmanager
+def _as_value_error() -> Iterator[None]:
+    """An error of the core as pydantic takes it."""
+    try:
+        yield
     except HSWQError as error:
         raise ValueError(f"{error.what}. {error.remedy}") from error

@@ -22,12 +22,15 @@ from .calibration.statistics_file import save_statistics
 from .calibration.summary import is_statistics, summarize
 from .cli_options import command_line
 from .errors import HSWQError, StatisticsError
+from .estimate import estimate
 from .files.modelspec import thumbnail_of
 from .files.writer import check_not_source, check_target, same_file
 from .log import print_any_text
 from .options import QuantizeOptions
+from .planning import QuantizationPlan
 from .progress import Progress, no_progress
 from .publishing import About, publish
+from .recipes import options_of_recipe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,19 +69,26 @@ def _inspect(args: argparse.Namespace) -> str:
 
 def _quantize(args: argparse.Namespace) -> str:
     args.thumbnail = thumbnail_of(args.thumbnail) if args.thumbnail else ""
-    options = QuantizeOptions(**{f.name: getattr(args, f.name) for f in fields(QuantizeOptions) if f.name in args})
+    given = {f.name: getattr(args, f.name) for f in fields(QuantizeOptions) if f.name in args}
+    options = options_of_recipe(args.recipe, given)
     statistics = api.load_statistics(args.stats) if args.stats else None
     if args.stats:
         check_not_source(args.output, args.stats, "statistics that are read")
     with _progress(args) as progress:
         if args.dry_run:
-            done = api.plan(args.source, statistics, options, progress=progress)
-        else:
-            done = api.quantize(
-                args.source, args.output, statistics, options,
-                device=args.device, overwrite=args.overwrite, progress=progress,
-            )  # fmt: skip
+            return _dry_run(args, api.plan(args.source, statistics, options, progress=progress))
+        done = api.quantize(
+            args.source, args.output, statistics, options,
+            device=args.device, overwrite=args.overwrite, progress=progress,
+        )  # fmt: skip
     return json.dumps(done.as_dict(), indent=2) if args.json else str(done)
+
+
+def _dry_run(args: argparse.Namespace, planned: QuantizationPlan) -> str:
+    needed = estimate(planned.nbytes, planned.largest_layer, args.output.parent)
+    if args.json:
+        return json.dumps({**planned.as_dict(), "estimate": needed.as_dict()}, indent=2)
+    return f"{needed}\n{planned}"
 
 
 def _convert(args: argparse.Namespace) -> str:

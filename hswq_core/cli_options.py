@@ -12,6 +12,7 @@ from .convert_file import targets
 from .errors import nearest_name
 from .formats import FORMATS
 from .options import PARTS, ROUNDINGS, SCALES, SELECTIONS
+from .recipes import CUSTOM, RECIPES
 from .version import __version__
 
 Run = Callable[[argparse.Namespace], str]
@@ -90,17 +91,24 @@ def command_line(runs: Mapping[str, Run], add_more: Callable[[CommandLine], None
         "model.safetensors model_v2.safetensors --mode v2 --stats session.safetensors --keep-ratio 0.25",
     )
     _add_source_and_target(quantize)
-    quantize.add_argument("--mode", choices=tuple(FORMATS), required=True, help="the format")
+    unless_given: dict[str, Any] = {"default": argparse.SUPPRESS}
+    what = quantize.add_mutually_exclusive_group(required=True)
+    what.add_argument("--mode", choices=tuple(FORMATS), help="the format", **unless_given)
+    named = ", ".join(name.replace(" ", "-") for name in RECIPES if name != CUSTOM)
+    what.add_argument("--recipe", default=CUSTOM, help=f"options that belong together: {named}")
     quantize.add_argument("--stats", type=Path, help="the statistics of a calibration session")
     size = quantize.add_mutually_exclusive_group()
     size.add_argument("--keep-ratio", type=float, default=0.25, help="share of the layers to keep")
-    size.add_argument("--budget", default="", help="size the file may have: 3.2GB, or 57%% of the source")
-    size.add_argument("--target", default="", help="error that the output may have: 1e-4 (mixed, comfy-mixed)")
-    quantize.add_argument("--selection", choices=SELECTIONS, default="variance", help="how they are chosen")
-    quantize.add_argument("--rounding", choices=ROUNDINGS, default="nearest", help="how weights are rounded")
-    quantize.add_argument("--scales", choices=SCALES, default="tensor", help="what has a scale of its own (v2)")
-    quantize.add_argument("--rotate", action="store_true", help="rotate inputs where more exact (int8, comfy-int8)")
-    pattern: dict[str, Any] = {"action": "append", "default": argparse.SUPPRESS, "metavar": "PATTERN"}
+    # What a recipe may decide is there only where it is asked for; so is a size, which a recipe may leave open.
+    size.add_argument("--budget", help="size the file may have: 3.2GB, or 57%% of the source", **unless_given)
+    size.add_argument("--target", help="error that the output may have: 1e-4 (mixed, comfy-mixed)", **unless_given)
+    quantize.add_argument("--selection", choices=SELECTIONS, help="how they are chosen (variance)", **unless_given)
+    quantize.add_argument("--rounding", choices=ROUNDINGS, help="how weights are rounded (nearest)", **unless_given)
+    quantize.add_argument("--scales", choices=SCALES, help="what has a scale of its own: v2 (tensor)", **unless_given)
+    quantize.add_argument(
+        "--rotate", action="store_true", help="rotate inputs where more exact (int8, comfy-int8)", **unless_given
+    )
+    pattern: dict[str, Any] = {**unless_given, "action": "append", "metavar": "PATTERN"}
     quantize.add_argument("--part", choices=PARTS, default="unet", help="what is quantized; others stay as they are")
     quantize.add_argument("--keep", dest="force_keep", help="layers to keep in any case", **pattern)
     quantize.add_argument("--quantize", dest="force_quantize", help="layers to quantize in any case", **pattern)

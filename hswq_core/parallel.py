@@ -25,12 +25,21 @@ def workers_on(device: torch.device, largest: int) -> int:
 
     Args: largest: weights of the largest layer.
     """
-    workers = min(os.cpu_count() or 1, _MOST_WORKERS)
+    workers = _most_workers()
     if device.type != "cuda":
         return workers
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     free = torch.cuda.mem_get_info(device)[0] + unused
     return max(1, min(workers, free // max(1, largest * _BYTES_A_WEIGHT)))
+
+
+def working_memory(largest: int) -> int:
+    """Bytes that the most workers take together. Args: largest: weights of the largest layer."""
+    return _most_workers() * largest * _BYTES_A_WEIGHT
+
+
+def _most_workers() -> int:
+    return min(os.cpu_count() or 1, _MOST_WORKERS)
 
 
 def ordered_map(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import torch
@@ -69,7 +68,7 @@ def quantize_checkpoint(
     total = sum(info.nbytes for info in source.tensors.values())
     done, losses = 0, Losses()
     layout = FileLayout(plan.full_layout, plan.metadata())
-    workers = workers_on(device, max((math.prod(layer.info.shape) for layer in plan.quantized), default=0))
+    workers = workers_on(device, plan.largest_layer)
     with CheckpointWriter(target, layout, overwrite=overwrite) as writer:
         for key, result in zip(keys, ordered_map(convert, keys, workers), strict=True):
             progress(done, total)

@@ -1,4 +1,4 @@
-"""Sizes as people write them."""
+"""Sizes as people write and read them."""
 
 from __future__ import annotations
 
@@ -23,3 +23,8 @@ def parse_budget(text: str, source_bytes: int) -> int:
     if unit == "%":
         return int(source_bytes * number / 100)
     return int(number * (_BINARY_UNITS[unit[0]] if unit.endswith("i") else _UNITS[unit]))
+
+
+def size_in_words(nbytes: int) -> str:
+    """ "4.40 GB", "11.53 MB": in decimal units, as disks and downloads are sold."""
+    return f"{nbytes / 1e9:,.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:,.2f} MB"

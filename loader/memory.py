@@ -17,6 +17,11 @@ def make_room(device: torch.device, needed: int) -> None:
         comfy.model_management.free_memory(needed, device)
 
 
+def total_memory(device: torch.device) -> int:
+    """Bytes that a device has in all: a card's own, or the machine's."""
+    return int(comfy.model_management.get_total_memory(device))
+
+
 @contextmanager
 def reserved_memory(base_model: Any, extra: int) -> Iterator[None]:
     """Meanwhile a run of the model asks for so many bytes more, so that ComfyUI leaves them free.

@@ -11,6 +11,7 @@ from typing import Any
 import comfy.model_management
 import comfy.utils
 import folder_paths
+import torch
 from comfy_api.latest import io
 
 from ..hswq_core.calibration.session import CalibrationSession
@@ -19,6 +20,7 @@ from ..hswq_core.errors import is_printable
 from ..hswq_core.files.names import EXTENSION, usable_name
 from ..hswq_core.options import QuantizeOptions
 from ..hswq_core.progress import Progress
+from ..hswq_core.recipes import CUSTOM, recipe_fields
 
 CATEGORY = "HSWQ"
 DEFAULT_SESSION = "default"
@@ -58,8 +60,11 @@ def session_for(session: str, sources: Iterable[str]) -> str:
 def quantize_options(values: Mapping[str, Any]) -> QuantizeOptions:
     """The options among a node's inputs or the page's query; patterns are separated by commas or lines.
 
-    Errors: PlanError for a value that cannot be used.
+    A ``recipe`` among them decides its fields, whatever they say: an API prompt always has all of them.
+
+    Errors: PlanError for a value that cannot be used, or an unknown recipe.
     """
+    values = {**values, **recipe_fields(values.get("recipe") or CUSTOM)}
     known = {field.name for field in fields(QuantizeOptions)}
     chosen = {name: value for name, value in values.items() if name in known}
     for name in ("force_keep", "force_quantize"):
@@ -87,3 +92,9 @@ def progress_bar() -> Progress:
         bar.update_absolute(done, total)
 
     return progress
+
+
+def work_device() -> torch.device:
+    """Where weights are rounded: CUDA where ComfyUI uses it, otherwise the CPU, whose cores work side by side."""
+    device = comfy.model_management.get_torch_device()
+    return device if device.type == "cuda" else torch.device("cpu")

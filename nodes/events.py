@@ -55,19 +55,24 @@ def calibration_events(node: str | None, session: str, whole: int = 0) -> Callab
     return tell
 
 
-def work_events(node: str | None, progress: Progress) -> Progress:
-    """A progress function that also sends the page a node's progress, twice a second at most."""
-    began, told = time.monotonic(), 0.0
+def work_events(node: str | None, progress: Progress, doing: str) -> Progress:
+    """A progress function that also sends the page a node's progress, twice a second at most.
+
+    Args: doing: what is done, in a word that the page has a sentence for.
+    """
+    began, told, whole = time.monotonic(), 0.0, 0
 
     def tell(done: int, total: int) -> None:
-        nonlocal told
+        nonlocal began, told, whole
         progress(done, total)
         now = time.monotonic()
+        if total != whole:  # planning counts layers, writing counts bytes: another step, with a time of its own
+            began, whole = now, total
         if done < total and now - told < _SECONDS_BETWEEN_EVENTS:
             return
         told = now
         left = (now - began) * (total - done) / done if done else None
-        announce("progress", {"node": node, "share": done / max(total, 1), "seconds_left": left})
+        announce("progress", {"node": node, "doing": doing, "share": done / max(total, 1), "seconds_left": left})
 
     return tell
 

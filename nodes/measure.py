@@ -27,6 +27,7 @@ from ..loader.provenance import patches_of
 from .common import CATEGORY, HSWQStats, progress_bar, statistics_of
 from .events import work_events
 from .inputs import checked
+from .run_times import timed
 
 logger = get_logger(__name__)
 _SECONDS_BETWEEN_SAVES = 60.0
@@ -109,13 +110,17 @@ class HSWQMeasureSensitivity(io.ComfyNode):
         return io.NodeOutput(with_impacts(model, stats, options, probes, method, cls.hidden.unique_id))
 
 
-def measured_stats(model: Any, stats: Any, options: QuantizeOptions, node: str | None) -> Any:
-    """The same with the impacts that these options need. What is missing is measured on few inputs, which is quick."""
+def measured_stats(model: Any, stats: Any, options: QuantizeOptions, node: str | None, kind: str) -> Any:
+    """The same with the impacts that these options need. What is missing is measured on few inputs, which is quick.
+
+    Args: kind: of this step, to remember how long it took.
+    """
     if has_impacts(statistics_of(stats), options):
         return stats
     predicting = bool(FORMATS[options.mode].menu)
     probes, vectors = (PREDICTING_PROBES, PREDICTING_VECTORS) if predicting else (FEW_PROBES, FEW_VECTORS)
-    return with_impacts(model, stats, options, probes, "gradient", node, vectors)
+    with timed(kind):
+        return with_impacts(model, stats, options, probes, "gradient", node, vectors)
 
 
 def looked_at(report: Report, model: Any, statistics: Statistics) -> Report:
@@ -179,7 +184,7 @@ def with_impacts(
         purposes=list(missing),
         probes=probes,
         method=method,
-        progress=work_events(node, progress_bar()),
+        progress=work_events(node, progress_bar(), "measuring"),
         vectors=vectors,
     )
     saved = time.monotonic()

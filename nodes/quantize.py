@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import comfy.model_management
 import folder_paths
 import torch
 from comfy_api.latest import io
@@ -19,12 +18,15 @@ from ..hswq_core.formats import FORMATS
 from ..hswq_core.options import PARTS, ROUNDINGS, SCALES, SELECTIONS
 from ..hswq_core.parallel import WORKING_MEMORY
 from ..hswq_core.planning.budget import check_budget
+from ..hswq_core.recipes import CUSTOM, RECIPES
 from ..loader.images import data_uri
 from ..loader.memory import make_room
-from .common import CATEGORY, HSWQStats, found_by, progress_bar, quantize_options, statistics_of
+from .common import CATEGORY, HSWQStats, found_by, progress_bar, quantize_options, statistics_of, work_device
 from .connected import Connected, source_to_quantize
+from .events import work_events
 from .inputs import checked
 from .measure import looked_at, measured_stats
+from .run_times import kind_of, timed
 from .sources import sources
 
 _THUMBNAIL = 256
@@ -181,6 +183,18 @@ class HSWQQuantize(io.ComfyNode):
                     optional=True,
                     tooltip="A picture that sites and browsers of models show: it is put into the file, made small.",
                 ),
+                # The last one: workflows save values by their places. The page draws it first.
+                io.Combo.Input(
+                    "recipe",
+                    options=list(RECIPES),
+                    default=CUSTOM,
+                    optional=True,
+                    tooltip=(
+                        "What the file is for. best quality: closest to the original. smallest good: 2 to 16 bits by "
+                        "layer. for everyone: any FP8 loader opens it. fast: for compute fast of HSWQ Loader. HSWQ "
+                        "model card: as published. custom: the fields as they are."
+                    ),
+                ),
             ],
             outputs=[
                 io.String.Output(
@@ -223,20 +237,17 @@ class HSWQQuantize(io.ComfyNode):
             check_target(target, overwrite=overwrite)  # before minutes of measuring
             check_budget(matched.source, options)
             if options.selection == "measured" and model is not None:
-                statistics = statistics_of(measured_stats(model, stats, options, cls.hidden.unique_id))
-            device = _device()
+                kind = kind_of("measuring", options, matched.weights.values(), torch.device(model.load_device))
+                statistics = statistics_of(measured_stats(model, stats, options, cls.hidden.unique_id, kind))
+            device = work_device()
             make_room(device, WORKING_MEMORY)
-            report = quantize(
-                matched, target, statistics, options, device=device, overwrite=overwrite, progress=progress_bar()
-            )
+            told = work_events(cls.hidden.unique_id, progress_bar(), "rounding")
+            with timed(kind_of("rounding", options, matched.weights.values(), device)):
+                report = quantize(
+                    matched, target, statistics, options, device=device, overwrite=overwrite, progress=told
+                )
         if model is not None and report.plan.predicted_error is not None:
             report = looked_at(report, model, statistics)
         said = json.dumps(report.as_dict(), indent=2)
         verdict = {"text": report.verdict, "warnings": list(report.warnings), "name": target.name}
         return io.NodeOutput(str(target), said, ui={"text": [str(report)], "report": [said], "hswq_verdict": [verdict]})
-
-
-def _device() -> torch.device:
-    """Where weights are rounded: CUDA where ComfyUI uses it, otherwise the CPU, whose cores work side by side."""
-    device = comfy.model_management.get_torch_device()
-    return device if device.type == "cuda" else torch.device("cpu")

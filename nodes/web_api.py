@@ -30,9 +30,11 @@ from ..hswq_core.files.source import FileIdentity
 from ..hswq_core.options import QuantizeOptions
 from ..hswq_core.planning.matched_source import holds_model_of, names_differ
 from ..hswq_core.progress import Progress
+from ..hswq_core.recipes import DEFAULT_RECIPE, RECIPES
 from ..hswq_core.sensitivity.rules import has_impacts
 from ..hswq_core.version import __version__
 from .common import quantize_options, session_for, statistics_folder
+from .estimate import estimate_of
 from .events import prompt_server
 from .found_source import find_source
 from .sources import CALIBRATED, SOURCES, list_of, model_path
@@ -55,6 +57,7 @@ def add_routes() -> None:
     - /hswq/file: what a checkpoint or diffusion model holds
     - /hswq/files: those of a list that are in a format
     - /hswq/session: what a session's file says of its runs
+    - /hswq/recipes: what each recipe decides, and the one that a new node starts with
     - /hswq/version: this pack's
     """
     server = prompt_server()
@@ -85,7 +88,7 @@ def add_routes() -> None:
             return await answer(work, request, executor)
 
     serve("/hswq/curve", _curve, _one_at_a_time)
-    works = {"file": _file, "files": _files, "session": _session, "version": _version}
+    works = {"file": _file, "files": _files, "session": _session, "recipes": _recipes, "version": _version}
     for name, work in works.items():
         serve(f"/hswq/{name}", work)
 
@@ -129,6 +132,10 @@ def _session(query: Mapping[str, str], _progress: Progress) -> dict[str, object]
     }
 
 
+def _recipes(_query: Mapping[str, str], _progress: Progress) -> dict[str, object]:
+    return {"recipes": {name: dict(decided) for name, decided in RECIPES.items()}, "default": DEFAULT_RECIPE}
+
+
 def _version(_query: Mapping[str, str], _progress: Progress) -> dict[str, object]:
     return {"version": __version__}
 
@@ -164,12 +171,16 @@ def _curve_of(stored: Path, query: Mapping[str, str], progress: Progress) -> dic
     statistics = replace(_statistics_in(stored), patches="")
     if _is_of_another_model(statistics, query):
         return {"waiting": True}
-    options = quantize_options(dict(query))
+    options = chosen = quantize_options(dict(query))
     if options.selection != "measured":
         # The chart itself varies the keep ratio, and rounding changes neither sizes nor ranks, only predicted errors.
         options = quantize_options({k: v for k, v in query.items() if k not in ("keep_ratio", "rounding")})
     if options.selection == "measured" and not has_impacts(statistics, options):
-        return {"waiting": True, "calibrated": True}
+        answer: dict[str, Any] = {"waiting": True, "calibrated": True}
+        with contextlib.suppress(HSWQError, OSError), contextlib.ExitStack() as stack:
+            found = find_source(query.get("source", ""), statistics, stack)
+            answer["estimate"] = estimate_of(found, statistics, chosen, None)
+        return answer
     with contextlib.ExitStack() as stack:
         found = find_source(query.get("source", ""), statistics, stack)
         asked = (found.file.identity, FileIdentity.of(stored, stored.stat()), options)
@@ -178,7 +189,10 @@ def _curve_of(stored: Path, query: Mapping[str, str], progress: Progress) -> dic
                 _answers.clear()
             curve = size_curve(found.matched or found.file, statistics, options, progress=progress)
             _answers[asked] = curve.as_dict()
-    return _answers[asked] | {"budgeted": bool(options.budget)}
+        answer = _answers[asked] | {"budgeted": bool(options.budget)}
+        with contextlib.suppress(HSWQError):  # of a file whose tensors ComfyUI renames, only the size is known
+            answer["estimate"] = estimate_of(found, statistics, chosen, answer["planned_bytes"])
+    return answer
 
 
 def _is_of_another_model(statistics: Statistics, query: Mapping[str, str]) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+from hswq_core.recipes import DEFAULT_RECIPE, RECIPES
+
 from .canvas import CALIBRATED, Canvas
 
 _INPUT, _OUTPUT = -10, -20
@@ -79,8 +81,8 @@ def quantize(object_info: dict[str, Any]) -> dict[str, Any]:
     b = Blueprint(object_info)
     b.add("run", "HSWQCalibrateRun", (0, 40, 400, 760), sampler_name="euler", scheduler="normal")
     b.add(
-        "write", "HSWQQuantize", (460, 40, 400, 830), source=CALIBRATED, stats=("run", 0), mode="v2", keep_ratio=0.1,
-        selection="measured", rounding="calibrated",
+        "write", "HSWQQuantize", (460, 40, 400, 830), source=CALIBRATED, stats=("run", 0), keep_ratio=0.1,
+        recipe=DEFAULT_RECIPE, **RECIPES[DEFAULT_RECIPE],
     )  # fmt: skip
     b.takes("model", "MODEL", ("run", "model"), ("write", "model"))
     b.takes("clip", "CLIP", ("run", "clip"), ("write", "clip"))
@@ -88,7 +90,7 @@ def quantize(object_info: dict[str, Any]) -> dict[str, Any]:
     b.gives("path", "write", 0)
     b.gives("report", "write", 1)
     b.shows("run", "samples", "steps", "cfg", "width", "height")
-    b.shows("write", "mode", "keep_ratio", "filename")
+    b.shows("write", "recipe", "keep_ratio", "filename")
     return b.blueprint("HSWQ: calibrate and quantize", "Makes images with a model and writes an 8-bit copy of it.")
 
 

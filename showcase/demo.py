@@ -20,6 +20,7 @@ from PIL import Image
 
 from farm.prove import ProofRequest, prove
 from hswq_core import inspect
+from hswq_core.recipes import CUSTOM
 from tests.support.server import REPOSITORY, TINY_CHECKPOINT, ComfyServer
 from tests.support.workflows import TINY, Workflow, node
 
@@ -76,7 +77,7 @@ def workflow(prompt: str, seed: int, **quantize: Any) -> Workflow:
         "CheckpointLoaderSimple": {"ckpt_name": TINY},
         "HSWQLoader": {"ckpt_name": TINY},
         "HSWQCalibrate": {"session": "demo", "rows_per_layer": 1024},
-        "HSWQQuantize": {"overwrite": False, **quantize},
+        "HSWQQuantize": {"overwrite": False, "recipe": CUSTOM, **quantize},
         "EmptyLatentImage": {"width": SIZE, "height": SIZE, "batch_size": BATCH},
         "KSampler": {"seed": seed, "steps": STEPS, "cfg": CFG},
     }

@@ -14,6 +14,7 @@ from PIL import Image
 from playwright.sync_api import FloatRect
 from safetensors.torch import load_file, save_file
 
+from hswq_core.recipes import DEFAULT_RECIPE
 from tests.support.page import ComfyPage, chromium
 from tests.support.server import REPOSITORY, TINY_CHECKPOINT, ComfyServer
 
@@ -51,8 +52,9 @@ def photograph(page: ComfyPage, name: str) -> None:
         for mode in ("v1", "v2"):
             page.set("HSWQQuantize", {"mode": mode, "filename": f"tiny_{mode}"})
             _run(page)
+        page.set("HSWQQuantize", {"recipe": DEFAULT_RECIPE, "filename": "tiny_best"})
     if name == "hswq_daily_use_with_lora":
-        page.set("HSWQLoader", {"ckpt_name": "tiny_v2.safetensors"})
+        page.set("HSWQLoader", {"ckpt_name": "tiny_best.safetensors"})
     if name == "hswq_compare_fp16_v1_v2":
         page.set_in_order("HSWQLoader", "ckpt_name", ["tiny_v1.safetensors", "tiny_v2.safetensors"])
     if name == "hswq_merge_with_lora":

@@ -4,7 +4,8 @@ QUICK_START = """# Your checkpoint in 8 bits
 ## 1. Choose it at **①**. &nbsp; 2. Press **Run**.
 ## An image is made with the original, the layers that matter are found, an 8-bit copy is written and makes the same \
 image, and both are compared. The copy is in *output/checkpoints*; *HSWQ Loader* lists it. The next run replaces it \
-(*overwrite*). For another size, drag the line in the chart of *Write V2*."""
+(*overwrite*). *recipe* says what the copy is for; for another size, drag in the chart of \
+*Write the copy*."""
 MORE_IMAGES = """# For a file you publish
 ## Use the *full recipe*: 32 images, proof and model card.
 ## One image is enough to see it work. Every run with another prompt is added to the session on disk (*output/hswq*), \
@@ -15,8 +16,8 @@ FULL_RECIPE = """# The full recipe: a file to publish, with its proof
 you like: finished images are kept, and *Run* continues. Then the layers are measured, the file is written, and \
 original and copy draw the same pictures from the same noise. *HSWQ Publish* writes what an upload needs.
 ## Not enough memory? Set *rows per layer* to 256. Without rows (0), choose *rounding: nearest* in both nodes."""
-DAILY_USE = """# V2 for daily use
-## 1. Choose your V2 file at **①**. &nbsp; 2. Press **Run**.
+DAILY_USE = """# Your copy for daily use
+## 1. Choose it at **①**. &nbsp; 2. Press **Run**.
 ## It is in *output/checkpoints*; you can move it to *models/checkpoints*. To use a LoRA, choose it at **②** and \
 switch the node on with *Ctrl+B*. Weights stay in 8 bits in memory; the layers that a LoRA changes are 16 bits \
 meanwhile."""
@@ -32,5 +33,5 @@ layers to FP8. *hswq convert FILE NEW --to comfy* makes one of a V2 file."""
 MERGE = """# A merge with a LoRA, baked in and quantized
 ## 1. Two checkpoints at **①** and **②**, a LoRA at **③**. &nbsp; 2. Press **Run**.
 ## Switch the LoRA on with *Ctrl+B*. What is connected to *HSWQ Calibrate Run* is measured, and the same MODEL, \
-connected to *Write V2*, is written: its patches are part of the file. Text encoder and VAE are those that are \
+connected to *Write the copy*, is written: its patches are part of the file. Text encoder and VAE are those that are \
 connected."""

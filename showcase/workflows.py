@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from hswq_core.recipes import DEFAULT_RECIPE, RECIPES
 from tests.support.graph import to_prompt
 from tests.support.server import REPOSITORY, ComfyServer
 
@@ -32,6 +33,14 @@ SUBGRAPHS = REPOSITORY / "subgraphs"
 SDXL = "sd_xl_base_1.0.safetensors"
 PROMPT = "a lighthouse on a cliff above a stormy sea, a small red boat, evening light, photograph"
 NEGATIVE = "blurry, watermark, text"
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """A recipe and the fields that it sets."""
+    return {"recipe": name, **RECIPES[name]}
+
+
+BEST = recipe(DEFAULT_RECIPE)
 
 
 def text_inputs(c: Canvas, clip: tuple[str, int], x: int, y: int, width: int = 360) -> None:
@@ -59,14 +68,14 @@ def quick_start(c: Canvas) -> None:
     c.note("Read me", QUICK_START, -20, -230, 1210, 160)
     c.note("For a file you publish", MORE_IMAGES, 1240, -230, 1180, 160)
     c.add("original", "CheckpointLoaderSimple", (0, 40, 330, 100), "① Your checkpoint")
-    c.add("calibrate", "HSWQCalibrate", (0, 200, 330, 260), model=("original", 0), rows_per_layer=0)
+    c.add("calibrate", "HSWQCalibrate", (0, 200, 330, 260), model=("original", 0))
     text_inputs(c, ("original", 1), 380, 40)
     sampler(c, "sampler", ("calibrate", 0), 0, 510, "KSampler: original, measured")
     c.add("decode", "VAEDecode", (380, 540, 360, 50), samples=("sampler", 0), vae=("original", 2))
     c.add("image", "SaveImage", (380, 640, 360, 260), "Original", images=("decode", 0), filename_prefix="hswq_original")
     c.add(
-        "quantize", "HSWQQuantize", (800, 40, 390, 860), "Write V2", source=CALIBRATED,
-        stats=("calibrate", 1), mode="v2", keep_ratio=0.25, selection="measured", overwrite=True, after=("sampler", 0),
+        "quantize", "HSWQQuantize", (800, 40, 390, 860), "Write the copy", source=CALIBRATED,
+        stats=("calibrate", 1), **BEST, keep_ratio=0.25, overwrite=True, after=("sampler", 0),
         model=("calibrate", 0), clip=("original", 1), vae=("original", 2),
     )  # fmt: skip
     c.add("hswq", "HSWQLoader", (1240, 40, 370, 190), "HSWQ Loader: the file just written", path=("quantize", 0))
@@ -79,12 +88,12 @@ def quick_start(c: Canvas) -> None:
         filename_prefix="hswq_compare",
     )  # fmt: skip
     c.as_app(
-        [("original", "ckpt_name"), ("positive", "text"), ("negative", "text"), ("quantize", "keep_ratio"),
-         ("quantize", "filename")],
+        [("original", "ckpt_name"), ("positive", "text"), ("negative", "text"), ("quantize", "recipe"),
+         ("quantize", "keep_ratio"), ("quantize", "filename")],
         ["image", "fp8", "sheet"],
     )  # fmt: skip
     c.group("1  Calibrate while sampling", -20, -30, 780, 950)
-    c.group("2  Write V2", 780, -30, 430, 950)
+    c.group("2  Write the copy", 780, -30, 430, 950)
     c.group("3  Load and render", 1220, -30, 410, 950)
     c.group("4  Compare", 1640, -30, 780, 950)
 
@@ -93,14 +102,14 @@ def full_recipe(c: Canvas) -> None:
     c.note("Read me", FULL_RECIPE, -20, -320, 2570, 250)
     calibration_run(c)
     c.add(
-        "measure", "HSWQMeasureSensitivity", (840, 40, 330, 220), model=("original", 0), stats=("run", 0), mode="v2",
-        rounding="calibrated",
+        "measure", "HSWQMeasureSensitivity", (840, 40, 330, 220), model=("original", 0), stats=("run", 0),
+        mode=BEST["mode"], rounding=BEST["rounding"],
     )  # fmt: skip
     c.add("report", "HSWQReport", (840, 320, 330, 130), stats=("measure", 0), keep_ratio=0.1)
     c.add("chart", "PreviewImage", (840, 510, 330, 290), "Layers, and what is kept", images=("report", 0))
     c.add(
-        "quantize", "HSWQQuantize", (1230, 40, 390, 800), "Write V2", source=CALIBRATED,
-        stats=("measure", 0), mode="v2", keep_ratio=0.1, selection="measured", rounding="calibrated",
+        "quantize", "HSWQQuantize", (1230, 40, 390, 800), "Write the copy", source=CALIBRATED,
+        stats=("measure", 0), **BEST, keep_ratio=0.1,
         model=("original", 0), clip=("original", 1), vae=("original", 2),
     )  # fmt: skip
     c.add("copy", "HSWQLoader", (1680, 40, 360, 190), "HSWQ Loader: the file just written", path=("quantize", 0))
@@ -112,13 +121,13 @@ def full_recipe(c: Canvas) -> None:
     c.add("publish", "HSWQPublish", (2090, 580, 440, 310), path=("quantize", 0), proof=("prove", 2))
     c.group("1  Calibrate with 32 images", -20, -30, 820, 940)
     c.group("2  Measure", 820, -30, 370, 940)
-    c.group("3  Write V2", 1210, -30, 430, 940)
+    c.group("3  Write the copy", 1210, -30, 430, 940)
     c.group("4  Prove and publish", 1660, -30, 890, 940)
 
 
 def daily_use(c: Canvas) -> None:
     c.note("Read me", DAILY_USE, 0, -230, 1660, 190)
-    c.add("hswq", "HSWQLoader", (0, 40, 340, 190), "① Your V2 file", properties={"hswq_kind": "v2"})
+    c.add("hswq", "HSWQLoader", (0, 40, 340, 190), "① Your copy", properties={"hswq_kind": BEST["mode"]})
     c.add(
         "lora", "LoraLoader", (0, 270, 340, 130), "② A LoRA (Ctrl+B switches it on)", bypass=True, model=("hswq", 0),
         clip=("hswq", 1), strength_model=1.0, strength_clip=1.0,
@@ -154,12 +163,13 @@ def compare_modes(c: Canvas) -> None:
 def stock_loaders(c: Canvas) -> None:
     c.note("Read me", STOCK_LOADERS, -20, -260, 1690, 190)
     calibration_run(c)
-    for column, mode in enumerate(("comfy", "v1")):
+    choices = {"comfy": {"mode": "comfy", "rounding": "calibrated"}, "v1": recipe("for everyone")}
+    for column, (mode, chosen) in enumerate(choices.items()):
         x = 840 + column * 430
         title = "For recent ComfyUI: comfy" if mode == "comfy" else "For every FP8 loader: V1"
         c.add(
             f"quantize_{mode}", "HSWQQuantize", (x, 40, 390, 750), title, source=CALIBRATED,
-            stats=("run", 0), mode=mode, keep_ratio=0.1, rounding="calibrated",
+            stats=("run", 0), **chosen, keep_ratio=0.1,
             model=("original", 0), clip=("original", 1), vae=("original", 2),
         )  # fmt: skip
     c.group("1  Calibrate", -20, -30, 820, 850)
@@ -183,14 +193,13 @@ def merge(c: Canvas) -> None:
         sampler_name="euler", scheduler="normal",
     )  # fmt: skip
     c.add(
-        "quantize", "HSWQQuantize", (830, 40, 390, 830), "Write V2", source=CALIBRATED, stats=("run", 0), mode="v2",
-        keep_ratio=0.25, selection="measured", rounding="calibrated", model=("lora", 0), clip=("lora", 1),
-        vae=("first", 2),
+        "quantize", "HSWQQuantize", (830, 40, 390, 830), "Write the copy", source=CALIBRATED, stats=("run", 0), **BEST,
+        keep_ratio=0.25, model=("lora", 0), clip=("lora", 1), vae=("first", 2),
     )  # fmt: skip
     c.add("report", "HSWQReport", (1270, 40, 330, 130), stats=("run", 0), keep_ratio=0.25, after=("quantize", 0))
     c.add("chart", "PreviewImage", (1270, 230, 330, 400), "Layers, and what is kept", images=("report", 0))
     c.group("1  Merge, and calibrate the result", -20, -30, 820, 940)
-    c.group("2  Write V2", 810, -30, 430, 940)
+    c.group("2  Write the copy", 810, -30, 430, 940)
     c.group("3  Look", 1250, -30, 370, 940)
 
 

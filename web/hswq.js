@@ -12,6 +12,8 @@ import { openDropped } from "./hswq/dropped.js";
 import { command, commandsOf, menuOf } from "./hswq/quantize_menu.js";
 import { setLanguage } from "./hswq/words.js";
 import { openExample } from "./hswq/example.js";
+import { arrangeFields } from "./hswq/fields.js";
+import { attachRecipe, loadRecipes } from "./hswq/recipe.js";
 
 const VIEWS = {
     HSWQCalibrate: attachProgress,
@@ -21,13 +23,20 @@ const VIEWS = {
     HSWQLoader: attachBadge,
     HSWQMeasureSensitivity: attachProgress,
     HSWQProve: attachVerdict,
-    HSWQQuantize: attachChart,
+    HSWQQuantize: attachQuantize,
 };
+
+function attachQuantize(node, api) {
+    const fold = arrangeFields(node);
+    attachRecipe(node, fold);
+    attachChart(node, api);
+}
 
 app.registerExtension({
     name: "hswq",
     commands: [command(app, api)],
     getSelectionToolboxCommands: commandsOf,
+    init: () => loadRecipes(api).catch(() => {}), // without them a node is the same, and its fields are free
     setup() {
         openDropped(app, api);
     },

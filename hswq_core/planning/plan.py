@@ -69,6 +69,11 @@ class QuantizationPlan:
         return [layer for layer in self.layers if layer.quantize]
 
     @property
+    def largest_layer(self) -> int:
+        """Weights of the largest layer that is quantized."""
+        return max((layer.info.elements for layer in self.quantized), default=0)
+
+    @property
     def keep_ratio(self) -> float | None:
         """The keep ratio, where nothing took its place."""
         return None if self.options.budget or self.format.menu else self.options.keep_ratio

@@ -14,9 +14,9 @@ PACKAGES = ("hswq_core", "farm", "loader", "nodes")
 # A folder or file of the core imports only from those before it.
 ORDER = (
     "version", "words", "errors", "log", "sizes", "progress", "heap", "parallel", "devices", "sums", "grids",
-    "formats", "options", "fingerprint", "prompts", "kernels", "backend", "rounding", "inference", "metrics",
+    "formats", "options", "recipes", "fingerprint", "prompts", "kernels", "backend", "rounding", "inference", "metrics",
     "files", "calibration", "quantize_layer", "sensitivity", "planning", "proof",
-    "report", "quantize_file", "convert_file", "api", "publishing",
+    "estimate", "report", "quantize_file", "convert_file", "api", "publishing",
     "cli_options", "added_commands", "cli", "__main__", "__init__",
 )  # fmt: skip
 LINES = 260

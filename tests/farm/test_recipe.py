@@ -127,6 +127,17 @@ def test_every_mistake_of_an_output_is_told_at_its_line(recipe: Path) -> None:
     assert "6 mistakes" in said
 
 
+def test_an_output_may_be_a_recipe_by_name(recipe: Path) -> None:
+    recipe.write_text(GOOD + '[[outputs]]\nrecipe = "best quality"\nkeep_ratio = 0.1\n')
+    options = read_recipe(recipe).outputs[-1]
+    assert (options.mode, options.rounding, options.keep_ratio) == ("int8", "calibrated", 0.1)
+    for wrong, what in (
+        ('recipe = "best"', "'best' is not a recipe"),
+        ('recipe = "fast"\nmode = "v2"', "the recipe 'fast' has mode 'int8'"),
+    ):
+        assert what in told(recipe, f"{GOOD}[[outputs]]\n{wrong}\n")
+
+
 def test_no_mistake_hides_another(recipe: Path) -> None:
     wrong = 'samples = "32"\nprompts = "missing.txt"\nrows_per_layer = 0\n'
     text = GOOD.replace('budget = "60%"', 'budget = "1KB"\nkeep_ratio = 7\nrounding = "calibrated"')

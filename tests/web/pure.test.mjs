@@ -6,7 +6,8 @@ import { test } from "node:test";
 import { describe, moveOldSwitch } from "../../web/hswq/badge.js";
 import { filesBehind, heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt } from "../../web/hswq/curve.js";
 import { budgetAt, errorAt, layersInWords, logRange, placeOf, shown } from "../../web/hswq/error_curve.js";
-import { duration, megabytes, percent } from "../../web/hswq/format.js";
+import { describeEstimate } from "../../web/hswq/estimate.js";
+import { duration, percent, size } from "../../web/hswq/format.js";
 import { around, below, spread, TITLE, view } from "../../web/hswq/layout.js";
 import { describeProgress } from "../../web/hswq/progress.js";
 import { isOurs, isQuantized, readHeader } from "../../web/hswq/safetensors.js";
@@ -79,14 +80,14 @@ test("the checkpoint is found behind what calibrates it", () => {
 });
 
 test("numbers read well", () => {
-    assert.equal(megabytes(3_412_345_678), "3,412 MB");
-    assert.equal(megabytes(9_220_000), "9.22 MB");
+    assert.equal(size(3_412_345_678), "3.41 GB");
+    assert.equal(size(9_220_000), "9.22 MB");
     assert.equal(percent(1, 3), "33.3 %");
     assert.deepEqual([5, 65, 7260].map(duration), ["5 s", "1 min 5 s", "2 h 1 min"]);
     const loaded = { format: "v2", quantized_layers: 157, grid: "FP8", other_layers: 18, dtype: "F16", nbytes: 7e6 };
-    assert.deepEqual(describe(loaded), ["V2  ·  7 MB of weights", "157 layers in FP8, 18 in F16"]);
+    assert.deepEqual(describe(loaded), ["V2  ·  7.00 MB of weights", "157 layers in FP8, 18 in F16"]);
     assert.deepEqual(describe({ ...loaded, origin: "HSWQ 0.1.0, from A" })[2], "HSWQ 0.1.0, from A");
-    assert.equal(describe({ ...loaded, predicted_error: 3.14e-5 })[0], "V2  ·  7 MB of weights  ·  predicted error 3.1e-5");
+    assert.equal(describe({ ...loaded, predicted_error: 3.14e-5 })[0], "V2  ·  7.00 MB of weights  ·  predicted error 3.1e-5");
     const computing = { fast: 139, exact: { convolutions: 16, "not quantized": 2 } };
     const line = "139 layers multiply in 8 bits; exact: 16 convolutions, 2 not quantized";
     assert.equal(describe({ ...loaded, computing })[2], line);
@@ -141,6 +142,7 @@ test("a sentence is in the page's language, or else in English", () => {
     const event = { image: 2, images: 4, step: 3, steps: 25, share: 0.5, seconds_left: 5 };
     assert.equal(describeProgress(event), "image 2 of 4, step 3 of 25, 5 s left");
     assert.equal(describeProgress({ share: 1, seconds_left: 0 }), "measuring the sensitivity of the layers, done");
+    assert.equal(describeProgress({ doing: "rounding", share: 0.5, seconds_left: 70 }), "rounding the layers, 1 min 10 s left");
     setLanguage("ja");
     assert.equal(describeProgress(event), "画像 2/4、ステップ 3/25, 残り 5 s");
     assert.equal(say("no such sentence {0}", 1), "no such sentence 1");
@@ -186,4 +188,29 @@ test("what is below the notes moves down as far as they grew, and nothing moves 
     assert.equal(below([{ y: -200, height: 230 }, { y: -200, height: 100 }], others), 54);
     assert.equal(below([{ y: -200, height: 100 }], others), 0);
     assert.equal(below([], others), 0);
+});
+
+test("an estimate says what is known, and what is in the way", () => {
+    const found = {
+        least_bytes: 3e9, disk_free: 50e9, memory: 1.57e9, memory_of: "CPU", seconds: { rounding: 130 }, measuring: null,
+    };
+    assert.deepEqual(describeEstimate(found, 4.4e9, true), {
+        text: "disk: 4.40 GB of 50.00 GB free  ·  RAM: 1.57 GB  ·  rounding about 2 min 10 s", problem: "",
+    });
+    assert.equal(
+        describeEstimate({ ...found, seconds: { rounding: null } }, 4.4e9, true).text,
+        "disk: 4.40 GB of 50.00 GB free  ·  RAM: 1.57 GB",
+    );
+    assert.ok(describeEstimate({ ...found, disk_free: 4e9 }, 4.4e9, true).problem.includes("not enough free space"));
+    const measuring = { memory: 7e9, total: 6e9, memory_of: "card" };
+    const unmeasured = { ...found, memory_of: "card", seconds: { measuring: 30, rounding: null }, measuring };
+    const said = describeEstimate(unmeasured, null, true);
+    assert.equal(
+        said.text,
+        "disk: at least 3.00 GB of 50.00 GB free  ·  VRAM: 1.57 GB  ·  measuring about 30 s  ·  measuring: 7.00 GB of 6.00 GB of VRAM",
+    );
+    assert.ok(said.problem.startsWith("measuring does not fit"));
+    assert.deepEqual(describeEstimate(unmeasured, null, false), {
+        text: "disk: at least 3.00 GB of 50.00 GB free  ·  VRAM: 1.57 GB", problem: "",
+    });
 });

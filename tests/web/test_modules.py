@@ -17,8 +17,7 @@ def node() -> str:
 
 def test_modules() -> None:
     folder = Path(__file__).parent
-    done = subprocess.run(
-        [node(), "--test", str(folder / "pure.test.mjs")], capture_output=True, text=True, timeout=120, check=False
-    )
+    tests = [str(path) for path in sorted(folder.glob("*.test.mjs"))]
+    done = subprocess.run([node(), "--test", *tests], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "# fail 0" in done.stdout or "fail 0" in done.stdout

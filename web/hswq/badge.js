@@ -1,10 +1,10 @@
 // The loaders: format, layers in 8 bits and kept, memory of the file that was opened, and who made it from what.
 // A workflow may say which kind of file a loader is for (property "hswq_kind"): the list's first such file is chosen.
 
-import { megabytes } from "./format.js";
+import { size as sizeInWords } from "./format.js";
 import { originOf } from "./curve.js";
 import {
-    addView, FP8, isConnected, make, onChange, onConnections, onExecuted, onServerEvent, widgetNamed,
+    addView, FP8, isConnected, make, onChange, onConnections, onExecuted, onServerEvent, setHidden, widgetNamed,
 } from "./widget.js";
 import { say } from "./words.js";
 
@@ -13,7 +13,7 @@ export function describe(loaded) {
     const layers = loaded.quantized_layers
         ? say("{0} layers in {1}, {2}", loaded.quantized_layers, loaded.grid, kept)
         : say("{0}, none quantized", kept);
-    const facts = [loaded.format.toUpperCase(), say("{0} of weights", megabytes(loaded.nbytes))];
+    const facts = [loaded.format.toUpperCase(), say("{0} of weights", sizeInWords(loaded.nbytes))];
     if (loaded.predicted_error) facts.push(say("predicted error {0}", loaded.predicted_error.toExponential(1)));
     const how = loaded.computing ? [computing(loaded.computing)] : [];
     return [facts.join("  ·  "), layers, ...how, ...(loaded.origin ? [loaded.origin] : [])];
@@ -33,9 +33,7 @@ export function moveOldSwitch(node) {
     if (!before || !compute) return;
     if (before.value === true) compute.value = "fast";
     before.value = false;
-    before.hidden = true;
-    before.computeSize = () => [0, -4]; // and takes no room, not even that between two
-    before.options = { ...before.options, hidden: true }; // where nodes are elements of the page
+    setHidden(before, true);
 }
 
 export function attachBadge(node, api) {

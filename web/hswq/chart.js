@@ -1,16 +1,19 @@
 // HSWQ Quantize: layers by damage, the keep ratio as a line to drag, what is kept and how large the file will be.
 
 import { filesBehind, heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt } from "./curve.js";
+import { describeEstimate } from "./estimate.js";
 import { budgetAt, errorAt, layersInWords, paintErrors } from "./error_curve.js";
-import { megabytes, percent } from "./format.js";
+import { percent, size as sizeInWords } from "./format.js";
 import {
-    addView, FP8, isConnected, KEPT, make, onChange, onConnections, onExecuted, onServerEvent, place, swatch, textColour, widgetNamed,
+    addView, FP8, isConnected, KEPT, make, onChange, onConnections, onExecuted, onServerEvent, place, setValue, swatch,
+    textColour, widgetNamed,
 } from "./widget.js";
 import { describeProgress } from "./progress.js";
 import { say } from "./words.js";
 
 const ASKED = ["source", "mode", "selection", "budget", "force_keep", "force_quantize", "scales", "rotate", "rounding", "target", "keep_ratio"];
 const HEIGHT = 96;
+const TOLD = new Map(); // what the latest run said of a node, by graph and node
 const WAITING = "Once the model is calibrated, layers and sizes are shown here.";
 const UNMEASURED = "Layers and sizes are shown here once their sensitivity is measured: ";
 const AXIS = "layers, the most sensitive on the left; height: sensitivity, logarithmic";
@@ -24,32 +27,43 @@ export function attachChart(node, api) {
     const about = make("div", "hswq-about");
     const legend = make("div", "hswq-legend", swatch(KEPT, say("kept in 16 bits")), swatch(FP8, say("in 8 bits")));
     const axis = make("div", "hswq-axis", say(AXIS));
-    const element = make("div", "", verdict, said, canvas, axis, legend, about);
+    const needs = make("div", "hswq-estimate");
+    const problem = make("div", "hswq-problem warn");
+    const element = make("div", "", verdict, said, needs, problem, canvas, axis, legend, about);
     Object.assign(canvas, { tabIndex: 0, title: say("Drag: the share of layers that are kept") });
     canvas.style.height = `${HEIGHT}px`;
-    const view = addView(node, api, "hswq_chart", element, HEIGHT + 168);
+    const view = addView(node, api, "hswq_chart", element, HEIGHT + 200);
     const ratio = widgetNamed(node, "keep_ratio");
     const budget = widgetNamed(node, "budget");
     let curve = null;
+    let estimate = null;
+
+    function drawEstimate(bytes) {
+        const told = estimate ? describeEstimate(estimate, bytes, isConnected(node, "model")) : { text: "", problem: "" };
+        needs.textContent = told.text;
+        problem.textContent = told.problem;
+    }
 
     function draw() {
-        if (!curve) return;
+        if (!curve) return drawEstimate(null);
         if (curve.errors) return drawErrors();
         const kept = keptLayers(curve, ratio.value);
         const size = curve.budgeted ? curve.planned_bytes : sizeAt(curve, ratio.value);
-        const figures = [megabytes(size), percent(size, curve.source_bytes), kept.size, curve.layers.length];
+        const figures = [sizeInWords(size), percent(size, curve.source_bytes), kept.size, curve.layers.length];
         said.textContent = curve.always_kept
             ? say("{0}, {1} of the original; {2} of {3} layers kept + {4} always", ...figures, curve.always_kept)
             : say("{0}, {1} of the original; {2} of {3} layers kept", ...figures);
         said.dataset.bytes = size;
+        drawEstimate(size);
         paint(canvas, curve, kept, curve.budgeted ? null : ratio.value);
     }
 
     function drawErrors() {
-        const figures = [megabytes(curve.planned_bytes), percent(curve.planned_bytes, curve.source_bytes)];
+        const figures = [sizeInWords(curve.planned_bytes), percent(curve.planned_bytes, curve.source_bytes)];
         const layers = layersInWords(curve.layers_by_form);
         said.textContent = say("{0}, {1} of the original; predicted error {2}; {3}", ...figures, curve.planned_error.toExponential(1), layers);
         said.dataset.bytes = curve.planned_bytes;
+        drawEstimate(curve.planned_bytes);
         paintErrors(canvas, curve, HEIGHT);
     }
 
@@ -60,6 +74,7 @@ export function attachChart(node, api) {
         for (const name of ASKED) query.set(name, widgetNamed(node, name)?.value ?? "");
         const response = await api.fetchApi(`/hswq/curve?${query}`);
         const answer = await response.json();
+        estimate = answer.estimate ?? null;
         curve = answer.layers?.length || answer.errors?.length ? answer : null;
         for (const part of [canvas, axis, legend]) part.hidden = !curve;
         legend.hidden ||= Boolean(answer.errors);
@@ -82,17 +97,14 @@ export function attachChart(node, api) {
     function chooseSize(at) {
         if (!curve?.errors || !budget) return;
         for (const [widget, value] of [[budget, budgetAt(curve, at)], [widgetNamed(node, "target"), ""]]) {
-            if (!widget) continue;
-            widget.value = value;
-            widget.callback?.(value);
+            if (widget) setValue(widget, value);
         }
         soon();
     }
 
     function choose(value) {
         if (!curve || curve.errors || curve.budgeted) return;
-        ratio.value = value;
-        ratio.callback?.(value);
+        setValue(ratio, value);
         draw();
     }
 
@@ -132,13 +144,17 @@ export function attachChart(node, api) {
         verdict.textContent = event.share < 1 ? describeProgress(event) : "";
         view.show();
     });
-    onExecuted(node, (output) => {
-        const found = output.hswq_verdict?.[0];
+    // Undo makes nodes anew, and asks no server what it has said.
+    const whereabouts = () => `${node.graph?.id}/${node.id}`;
+    function showVerdict(found) {
         if (!found) return;
+        TOLD.set(whereabouts(), found);
         const warnings = found.warnings.map((warning) => make("div", "warn", warning));
         verdict.replaceChildren(make("div", "", say("written: {0}", found.text)), ...warnings);
         view.show();
-    });
+    }
+    onExecuted(node, (output) => showVerdict(output.hswq_verdict?.[0]));
+    setTimeout(() => showVerdict(TOLD.get(whereabouts())), 100); // once it is in its graph
     soon();
 }
 

@@ -1,8 +1,8 @@
 // Numbers as people read them.
 
-export function megabytes(bytes) {
-    const value = bytes / 1e6;
-    return `${value.toLocaleString("en", { maximumFractionDigits: value < 100 ? 2 : 0 })} MB`;
+/** In decimal units, as disks and downloads are sold. */
+export function size(bytes) {
+    return bytes >= 1e9 ? `${(bytes / 1e9).toFixed(2)} GB` : `${(bytes / 1e6).toFixed(2)} MB`;
 }
 
 export function percent(part, whole) {

@@ -12,7 +12,7 @@ const LEVELS = 34;
 export function describeProgress(event) {
     const where = event.image
         ? say("image {0} of {1}, step {2} of {3}", event.image, event.images, event.step, event.steps)
-        : say("measuring the sensitivity of the layers");
+        : say(event.doing === "rounding" ? "rounding the layers" : "measuring the sensitivity of the layers");
     const left = event.seconds_left === null ? "" : `, ${say("{0} left", duration(event.seconds_left))}`;
     return where + (event.share < 1 ? left : `, ${say("done")}`);
 }

@@ -79,6 +79,20 @@ export function widgetNamed(node, name) {
     return node.widgets?.find((widget) => widget.name === name);
 }
 
+/** Gives a widget a value as if it were typed. */
+export function setValue(widget, value) {
+    widget.value = value;
+    widget.callback?.(value);
+}
+
+/** Hides a widget in both of the page's node renderers, or shows it again. */
+export function setHidden(widget, hidden) {
+    widget.hidden = hidden;
+    widget.options = { ...widget.options, hidden }; // where nodes are elements of the page
+    if (hidden) widget.computeSize = () => [0, -4]; // and takes no room, not even that between two
+    else delete widget.computeSize;
+}
+
 /** Calls ``handle`` whenever the page changes a widget's value. */
 export function onChange(widget, handle) {
     if (!widget) return;
