@@ -17,7 +17,7 @@ from typing import Any
 from . import api
 from .added_commands import add_commands
 from .backend import forced_set
-from .calibration.coverage import coverage_warnings
+from .calibration.coverage import coverage_lines
 from .calibration.statistics_file import save_statistics
 from .calibration.summary import is_statistics, summarize
 from .cli_options import command_line
@@ -104,7 +104,7 @@ def _merge(args: argparse.Namespace) -> str:
     total = api.merge_statistics(args.parts)
     save_statistics(total, args.target)
     said = f"{args.target}: {len(total.layers)} layers, {total.runs} runs, {total.samples} images"
-    return "\n".join([said, *(f"warning: {warning}" for warning in coverage_warnings(total))])
+    return "\n".join([said, *coverage_lines(total)])
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from .common import CATEGORY, progress_bar
 from .inputs import checked
 from .prompts import choose_prompts
 from .sampling import prompt_inputs, sampling_inputs, seed_input
+from .served import served
 from .sources import list_of
 
 
@@ -104,7 +105,7 @@ class HSWQProve(io.ComfyNode):
             on_steps=comfy.utils.ProgressBar(2 * seeds * steps).update_absolute,
             hashing=progress_bar(),
         )
-        proof, page = found.proof, str(found.page)
-        verdict = {"text": proof.verdict, "warnings": [] if proof.passed and not proof.identical else [proof.verdict]}
-        ui = {"text": [proof.verdict, page], "hswq_verdict": [verdict]}
-        return io.NodeOutput(found.images, proof.verdict, page, ui=ui)
+        said, page = found.proof.verdict, str(found.page)
+        verdict = said.as_dict() | {"notes": [found.proof.gate], "file": served(found.page)}
+        ui = {"text": [said.text, page], "hswq_verdict": [verdict]}
+        return io.NodeOutput(found.images, said.text, page, ui=ui)

@@ -117,7 +117,7 @@ def test_a_proof_goes_into_the_folder_and_the_card(quantized: Path, tmp_path: Pa
     names = {"README.md", "civitai.html", "hashes.txt", "pairs.jpg", "proof.html", "proof.json"}
     assert {path.name for path in folder.iterdir()} == names
     card = ModelCard.load(folder / "README.md")
-    assert proof.verdict in card.text and "](pairs.jpg)" in card.text and "median 0.97" in card.text
+    assert proof.verdict.text in card.text and "](pairs.jpg)" in card.text and "median 0.97" in card.text
     assert "2; 0 part ways" in (folder / "civitai.html").read_text("utf-8")
     with pytest.raises(CheckpointError, match="this is no proof"):
         publish(quantized, tmp_path / "other", proof=quantized)

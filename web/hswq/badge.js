@@ -4,7 +4,7 @@
 import { megabytes } from "./format.js";
 import { originOf } from "./curve.js";
 import {
-    addView, FP8, isConnected, make, onChange, onConnections, onExecuted, onServerEvent, widgetNamed,
+    addView, FP8, isConnected, make, onChange, onConfigured, onConnections, onExecuted, onServerEvent, widgetNamed,
 } from "./widget.js";
 import { say } from "./words.js";
 
@@ -83,11 +83,7 @@ export function attachBadge(node, api) {
     }
 
     moveOldSwitch(node);
-    const configured = node.onConfigure;
-    node.onConfigure = function (...given) {
-        configured?.apply(this, given);
-        moveOldSwitch(node);
-    };
+    onConfigured(node, () => moveOldSwitch(node));
     const soon = () => setTimeout(() => ask().catch(() => {}), 100); // a workflow's values are set after its nodes
     onChange(chosen, () => {
         if (node.properties) delete node.properties.hswq_kind; // the user has chosen

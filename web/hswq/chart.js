@@ -7,6 +7,8 @@ import {
     addView, FP8, isConnected, KEPT, make, onChange, onConnections, onExecuted, onServerEvent, place, swatch, widgetNamed,
 } from "./widget.js";
 import { describeProgress } from "./progress.js";
+import { pathLine } from "./result.js";
+import { verdictLines } from "./verdict.js";
 import { say } from "./words.js";
 
 const ASKED = ["source", "mode", "selection", "budget", "force_keep", "force_quantize", "scales", "rotate", "rounding", "target", "keep_ratio"];
@@ -18,7 +20,7 @@ const AXIS_OF_ERRORS = "size, up to the original's; height: predicted error of t
 
 export function attachChart(node, api) {
     const verdict = make("div", "hswq-verdict");
-    Object.assign(verdict.style, { maxHeight: "80px", overflowY: "auto" });
+    Object.assign(verdict.style, { maxHeight: "110px", overflowY: "auto" });
     const said = make("div", "hswq-size");
     const canvas = make("canvas", "hswq-chart");
     const about = make("div", "hswq-about");
@@ -27,7 +29,7 @@ export function attachChart(node, api) {
     const element = make("div", "", verdict, said, canvas, axis, legend, about);
     Object.assign(canvas, { tabIndex: 0, title: say("Drag: the share of layers that are kept") });
     canvas.style.height = `${HEIGHT}px`;
-    const view = addView(node, api, "hswq_chart", element, HEIGHT + 168);
+    const view = addView(node, api, "hswq_chart", element, HEIGHT + 198);
     const ratio = widgetNamed(node, "keep_ratio");
     const budget = widgetNamed(node, "budget");
     let curve = null;
@@ -135,8 +137,9 @@ export function attachChart(node, api) {
     onExecuted(node, (output) => {
         const found = output.hswq_verdict?.[0];
         if (!found) return;
-        const warnings = found.warnings.map((warning) => make("div", "warn", warning));
-        verdict.replaceChildren(make("div", "", say("written: {0}", found.text)), ...warnings);
+        const written = make("div", "", say("written: {0}", found.written));
+        const where = found.path ? [pathLine(found.path, say("Show file"))] : [];
+        verdict.replaceChildren(...verdictLines(found), written, ...where);
         view.show();
     });
     soon();
