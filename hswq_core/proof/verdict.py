@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field, replace
 
 import torch
 
-from ..words import listed
 from .pair import Pair
 from .sentence import Sizes, Verdict, verdict_of_images
 
@@ -132,13 +131,13 @@ class Proof:
         figures, count = self.figures(), len(self.pairs)
         cosine = figures["cosine"]
         said = [
-            f"mean cosine of the latents {cosine.mean:.4f} (95 %: {cosine.low:.4f} to {cosine.high:.4f}), over all "
-            f"steps of {count} pair{'s' if count > 1 else ''}; at least {MIN_MEAN_COSINE} is asked",
-            f"{self.bifurcated} of {count} runs part ways; at most {MAX_BIFURCATED:.0%} may",
+            f"mean cosine of the latents {cosine.mean:.4f} (95 %: {cosine.low:.4f} to {cosine.high:.4f}) over all "
+            f"steps of {count} pair{'s' if count > 1 else ''}, where at least {MIN_MEAN_COSINE} is asked",
+            f"{self.bifurcated} of {count} runs part ways, where at most {MAX_BIFURCATED:.0%} may",
         ]
         if "model_error" in figures:
             said.append(f"the model's output differs by {figures['model_error'].median:.2e} (median)")
-        return f"{'Passed' if self.passed else 'Failed'}: {listed(said)}."
+        return f"{'Passed' if self.passed else 'Failed'}: {'; '.join(said)}."
 
     def as_dict(self) -> dict[str, object]:
         """proof.json; see docs/formats.md."""
