@@ -67,7 +67,6 @@ class Judge:
             "latent_mse": float(each.mean()),
             "latent_mse_each": each.tolist(),
             "ssim": compared.ssim,
-            "ssim_each": list(compared.each),
             "psnr": compared.psnr,
         }
 

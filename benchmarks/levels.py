@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator
-from functools import cache, partial
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,7 +22,10 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
+from hswq_core.files.checkpoint import CheckpointReader
+from hswq_core.files.layers import find_layers
 from hswq_core.formats import FORMATS
+from hswq_core.metrics import compare_images
 from hswq_core.proof.levels import LEVELS, level_of_error, level_of_ssim
 
 from . import fidelity, inprocess_comfy
@@ -46,26 +49,22 @@ def rounded_plainly(bits: int, target: Path, layers: list[str]) -> Path:
     return target
 
 
-def files(statistics: Any, measured: Callable[..., Any], target: Path) -> Iterator[tuple[str, Path]]:
+def files(target: Path) -> Iterator[tuple[str, Path]]:
     """Each file under its name, written when it is asked for; all take each other's place."""
+    with CheckpointReader(ORIGINAL) as reader:
+        layers = sorted(find_layers(reader).weights)
+    for bits in (6, 5, 4, 3, 2):
+        yield f"plain {bits} bits", rounded_plainly(bits, target, layers)
     write = partial(fidelity.write, ORIGINAL, target)
-    yield (
-        "int8, calibrated, a tenth kept",
-        write(measured("int8", "calibrated"), mode="int8", keep_ratio=0.1, rounding="calibrated", selection="measured"),
-    )
-    yield "int8, nearest, none kept", write(statistics, mode="int8", keep_ratio=0.0)
+    model, statistics = fidelity.calibrate(ORIGINAL, target.with_name("statistics.safetensors"))
+    for mode in ("int8", "v2", "v1"):
+        yield f"{mode}, nearest, none kept", write(statistics, mode=mode, keep_ratio=0.0)
     yield "v2, the model card's, 0.25", write(statistics, mode="v2", keep_ratio=0.25)
-    yield "v2, nearest, none kept", write(statistics, mode="v2", keep_ratio=0.0)
-    yield "v1, nearest, none kept", write(statistics, mode="v1", keep_ratio=0.0)
+    measured = fidelity.measure(model, statistics, "mixed", "calibrated")
     whole = sum(tensor.nbytes for key, tensor in load_file(ORIGINAL).items() if key.startswith(UNET))
     for share in _MIXED:
         budget = str(ORIGINAL.stat().st_size - round((1 - share) * whole))
-        yield (
-            f"mixed, {share:.0%} of the UNet",
-            write(measured("mixed", "calibrated"), mode="mixed", budget=budget, rounding="calibrated"),
-        )
-    for bits in (6, 5, 4, 3, 2):
-        yield f"plain {bits} bits", rounded_plainly(bits, target, sorted(statistics.layers))
+        yield f"mixed, {share:.0%} of the UNet", write(measured, mode="mixed", budget=budget, rounding="calibrated")
 
 
 def sheet(pairs: list[tuple[float, torch.Tensor, torch.Tensor]]) -> Image.Image:
@@ -119,22 +118,21 @@ def main() -> None:
     started = time.time()
     inprocess_comfy.start(args.comfyui)
     args.output.mkdir(parents=True, exist_ok=True)
-    model, statistics = fidelity.calibrate(ORIGINAL, args.output / "statistics.safetensors")
     judge, results = fidelity.Judge(ORIGINAL, args.images), dict[str, dict[str, Any]]()
     pairs: list[tuple[float, torch.Tensor, torch.Tensor]] = []
-    measured = cache(partial(fidelity.measure, model, statistics))
-    for name, file in files(statistics, measured, args.output / "a.safetensors"):
-        results[name] = judge.figures(file)
+    for name, file in files(args.output / "a.safetensors"):
+        opened, size = inprocess_comfy.LoadedModel(file), file.stat().st_size
         if (beside := file.with_suffix(".json")).is_file():  # the size that plainly rounded weights would have
-            results[name]["bytes"] = json.loads(beside.read_text(encoding="utf-8"))["bytes"]
+            size = json.loads(beside.read_text(encoding="utf-8"))["bytes"]
             beside.unlink()
-        opened = inprocess_comfy.LoadedModel(file)
-        pairs += zip(results[name]["ssim_each"], judge.images, opened.images(judge.latents(opened)), strict=True)
-        file.unlink()
+        images = opened.images(judge.latents(opened))
+        each = compare_images(judge.images, images).each
+        pairs += zip(each, judge.images, images, strict=True)
+        results[name] = {"bytes": size, "unet_error_each": judge.unet_errors(opened), "ssim_each": list(each)}
+        said = {"machine": platform.machine(), "torch": torch.__version__, "images": args.images, "models": results}
+        (args.output / "levels.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+        sheet(pairs).save(args.output / "levels.png")
         print(f"{name}, {time.time() - started:.0f} s", flush=True)
-    said = {"machine": platform.machine(), "torch": torch.__version__, "images": args.images, "models": results}
-    (args.output / "levels.json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-    sheet(pairs).save(args.output / "levels.png")
     print(f"{args.images} images, {time.time() - started:.0f} s")
     print(table(results))
     print(agreement(results))

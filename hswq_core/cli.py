@@ -91,7 +91,8 @@ def _card(args: argparse.Namespace) -> str:
     folder = args.out or args.file.with_name(f"{args.file.stem}_publish")
     with _progress(args) as progress:
         written = publish(args.file, folder, about, proof=args.proof, overwrite=args.overwrite, progress=progress)
-    return f"{written}: {', '.join(sorted(path.name for path in written.iterdir()))}"
+    said = f"{written.folder}: {', '.join(written.names)}"
+    return "\n".join([said, *(f"missing: {each}" for each in written.missing)])
 
 
 def _merge(args: argparse.Namespace) -> str:
