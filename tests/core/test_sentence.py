@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -80,3 +81,13 @@ def test_a_proof_that_fails_its_gate_is_never_shown_as_good() -> None:
     files = {side: ProvedFile(side, size, "") for side, size in zip(("reference", "candidate"), SDXL, strict=True)}
     assert replace(passed, files=files).verdict.text.endswith(" 4.4 GB instead of 6.9.")
     assert passed.as_dict()["verdict"] == passed.verdict.text
+
+
+def test_every_phrase_is_translated() -> None:
+    words = (Path(__file__).resolve().parents[2] / "web" / "hswq" / "words.js").read_text("utf-8")
+    some = [verdict_of_error(None), verdict_of_error(1.0), verdict_of_images([1.0], SDXL, same_model=True)]
+    phrases = [phrase for found in some for phrase in (*found.found, found.basis, found.size, found.action) if phrase]
+    for level in LEVELS:
+        phrases += [(text,) for text in (level.one, level.several, level.others, f"{level.one} expected")]
+    for template, *_ in phrases:
+        assert words.count(f"        {json.dumps(template)}: ") == 2, template

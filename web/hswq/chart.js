@@ -138,7 +138,7 @@ export function attachChart(node, api) {
         const found = output.hswq_verdict?.[0];
         if (!found) return;
         const written = make("div", "", say("written: {0}", found.written));
-        const where = found.path ? [pathLine(found.path, say("Show file"))] : [];
+        const where = found.path ? [pathLine(found.path, say("Copy path"))] : [];
         verdict.replaceChildren(...verdictLines(found), written, ...where);
         view.show();
     });

@@ -13,7 +13,7 @@ export function attachPublished(node, api) {
         if (!found) return;
         const missing = found.missing.map((text) => make("div", "warn", say(text)));
         const links = found.files.map((file) => link(api, file));
-        element.replaceChildren(pathLine(found.folder, say("Copy the folder's path")), ...missing, make("div", "hswq-row", ...links));
+        element.replaceChildren(pathLine(found.folder, say("Copy path")), ...missing, make("div", "hswq-row", ...links));
         view.show();
     });
 }
