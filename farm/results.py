@@ -36,9 +36,9 @@ def put_results(recipe: Recipe, store: Store, tasks: Sequence[Task]) -> None:
         else:
             _put_all(source / "publish", place / f"{file.stem}_publish")
     for place in {recipe.folder / "results" / task.checkpoint.stem for task in tasks if task.kind == "prove"}:
-        proofs = [Compared.read(page) for page in sorted(place.glob("*_proof/proof.html"))]
-        if len(proofs) > 1:
-            put_comparison(place, proofs)
+        pages = sorted(place.glob("*_proof/proof.html"))
+        if len(pages) > 1:
+            put_comparison(place, [Compared.read(page) for page in pages])
 
 
 def _put_all(source: Path, target: Path) -> None:

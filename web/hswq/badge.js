@@ -48,7 +48,7 @@ export function attachBadge(node, api) {
 
     function tell(loaded) {
         // A file that is not quantized, where one of ours was meant, shows no difference to the original.
-        const className = loaded.quantized_layers ? "" : "warn";
+        const className = loaded.quantized_layers ? "" : byPath() ? "warn" : "note";
         const lines = byPath() ? [say("from the connected path: {0}", loaded.name)] : [];
         element.replaceChildren(...[...lines, ...describe(loaded)].map((line) => make("div", className, line)));
         element.title = loaded.name;
