@@ -9,6 +9,7 @@ import { budgetAt, errorAt, layersInWords, logRange, placeOf, shown } from "../.
 import { duration, megabytes, percent } from "../../web/hswq/format.js";
 import { around, spread, TITLE, view } from "../../web/hswq/layout.js";
 import { describeProgress } from "../../web/hswq/progress.js";
+import { sentenceOf } from "../../web/hswq/verdict.js";
 import { say, setLanguage, WORDS } from "../../web/hswq/words.js";
 
 const curve = { layers: ["a", "b", "c", "d"], sensitivity: [1, 1e-1, 1e-3, 0], sizes: [100, 110, 130, 131, 140] };
@@ -163,4 +164,16 @@ test("a size that is dragged to is a budget that can be had", () => {
     const odd = { ...errors, sizes: [333.33], source_bytes: 1000 };
     assert.ok((parseFloat(budgetAt(odd, 0)) / 100) * 1000 >= 333.33);
     assert.equal(layersInWords({ int6: 79, kept: 2 }), "79 int6, 2 kept");
+});
+
+test("a verdict is said as the server says it, and in the page's language", () => {
+    const verdict = {
+        found: [["Practically the same image in {0} of {1}", "3", "4"], ["another one in {0}", "1"]],
+        basis: ["worst SSIM {0}", "0.20"], size: ["{0} {1} instead of {2}.", "4.4", "GB", "6.9"], action: null,
+    };
+    const text = "Practically the same image in 3 of 4, another one in 1 (worst SSIM 0.20). 4.4 GB instead of 6.9.";
+    assert.equal(sentenceOf(verdict), text);
+    setLanguage("ja");
+    assert.equal(sentenceOf(verdict), "4 枚中 3 枚がほぼ同じ画像, 別の画像が 1 枚 (最低 SSIM 0.20). 6.9 GB が 4.4 GB に。");
+    setLanguage("en");
 });

@@ -7,6 +7,9 @@ import { addView, make, onConfigured, onExecuted } from "./widget.js";
 import { say } from "./words.js";
 
 const KEPT = "hswq_compare"; // of the node's properties: a refresh and undo bring it back
+const seen = new Map(); // for undoing to before it was there
+
+const keyOf = (node) => `${node.graph?.id} ${node.id}`;
 
 export function attachSlider(node, api, noteChange) {
     const { stage, images, fit, toPixels } = makeStage();
@@ -25,7 +28,6 @@ export function attachSlider(node, api, noteChange) {
         button("full", say("full screen"), () => (document.fullscreenElement ? document.exitFullscreen() : whole.requestFullscreen())),
     );
     whole.append(tools);
-    whole.style.cssText = "flex:1 1 auto;min-height:0;display:flex;flex-direction:column;gap:2px";
     const element = make("div", "", verdict, gone, whole, text);
     element.style.cssText = "height:100%;display:flex;flex-direction:column;gap:3px";
     const view = addView(node, api, "hswq_slider", element, 360, { grows: true });
@@ -52,7 +54,7 @@ export function attachSlider(node, api, noteChange) {
     }
 
     function restore() {
-        const kept = node.properties?.[KEPT];
+        const kept = node.properties?.[KEPT] ?? seen.get(keyOf(node));
         if (kept?.pairs?.length) show(kept);
     }
 
@@ -67,6 +69,7 @@ export function attachSlider(node, api, noteChange) {
         if (!output.hswq_compare?.length) return;
         const kept = { pairs: output.hswq_compare, verdict: output.hswq_verdict?.[0] };
         node.properties = { ...node.properties, [KEPT]: kept };
+        seen.set(keyOf(node), kept);
         show(kept);
         noteChange();
     });

@@ -18,6 +18,7 @@ const STYLE = `
         padding: 1px 7px; }
 .hswq button { cursor: pointer; }
 .hswq a { color: inherit; }
+.hswq-whole { display: flex; flex: 1 1 auto; flex-direction: column; gap: 2px; min-height: 0; }
 .hswq-whole:fullscreen { background: #111; padding: 8px; color: #ddd; }
 .hswq-legend { display: flex; gap: 12px; }
 .hswq-badge div { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
