@@ -49,16 +49,16 @@ class Judge:
         first = self._draw(model, 0)
         hook.remove()
         self._latents = torch.cat([first, *(self._draw(model, i) for i in range(1, len(self._batches)))])
-        self._images, self._calls = model.images(self._latents), calls
+        self.images, self._calls = model.images(self._latents), calls
 
     def figures(self, checkpoint: Path, **loading: Any) -> dict[str, Any]:
         from hswq.hswq_core import inspect  # type: ignore[import-not-found]
         from hswq.hswq_core.metrics import compare_images  # type: ignore[import-not-found]
 
         model = inprocess_comfy.LoadedModel(checkpoint, **loading)
-        latents = torch.cat([self._draw(model, i) for i in range(len(self._batches))])
+        latents = self.latents(model)
         each = (latents - self._latents).double().square().mean((1, 2, 3))
-        compared = compare_images(self._images, model.images(latents))
+        compared = compare_images(self.images, model.images(latents))
         return {
             "bytes": checkpoint.stat().st_size,
             "unet_error": self.unet_error(model),
@@ -69,6 +69,10 @@ class Judge:
             "ssim": compared.ssim,
             "psnr": compared.psnr,
         }
+
+    def latents(self, model: inprocess_comfy.LoadedModel) -> torch.Tensor:
+        """The final latents of all prompts, from the original's noise."""
+        return torch.cat([self._draw(model, i) for i in range(len(self._batches))])
 
     def _draw(self, model: inprocess_comfy.LoadedModel, batch: int) -> torch.Tensor:
         return model.latents(self._batches[batch], 1000 + batch).float().cpu()

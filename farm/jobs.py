@@ -98,7 +98,9 @@ def _prove(task: Task, needs: Sequence[Path], out: Path, worker: Worker) -> None
     candidate = written_in(needs[0])
     asked: dict[str, Any] = {key: value for key, value in task.settings.items() if key != "threads"}
     asked |= {"sampler_name": asked.pop("sampler")}
-    request = ProofRequest(task.checkpoint.name, f"{candidate.parent.name}/{candidate.name}", **asked)
+    # Another output of the same checkpoint may be next.
+    name = f"{candidate.parent.name}/{candidate.name}"
+    request = ProofRequest(task.checkpoint.name, name, keep_reference=True, **asked)
     _, page = prove(worker, request)
     for file in page.parent.iterdir():
         shutil.move(file, out / file.name)

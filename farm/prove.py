@@ -36,6 +36,7 @@ class ProofRequest:
     width: int = 1024
     height: int = 1024
     save_pictures: bool = False
+    keep_reference: bool = False
 
 
 def prove(client: RunsWorkflows, request: ProofRequest) -> tuple[dict[str, Any], Path]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hswq_core.files.replace import replace
 from hswq_core.files.unfinished import temporary_beside
+from hswq_core.proof.comparison import Compared, put_comparison
 
 from .jobs import written_in
 from .store import Store
@@ -17,7 +18,10 @@ from .tasks import Task
 
 
 def put_results(recipe: Recipe, store: Store, tasks: Sequence[Task]) -> None:
-    """Link, or copy where links cannot be, what is finished to ``results``. What stands there already is left."""
+    """Link, or copy where links cannot be, what is finished to ``results``. What stands there already is left.
+
+    Where several outputs of a checkpoint were proved, a page compares them.
+    """
     for task in tasks:
         if not store.has(task.name) or task.kind not in ("quantize", "prove", "card"):
             continue
@@ -31,6 +35,10 @@ def put_results(recipe: Recipe, store: Store, tasks: Sequence[Task]) -> None:
             _put_all(source, place / f"{file.stem}_proof")
         else:
             _put_all(source / "publish", place / f"{file.stem}_publish")
+    for place in {recipe.folder / "results" / task.checkpoint.stem for task in tasks if task.kind == "prove"}:
+        pages = sorted(place.glob("*_proof/proof.html"))
+        if len(pages) > 1:
+            put_comparison(place, [Compared.read(page) for page in pages])
 
 
 def _put_all(source: Path, target: Path) -> None:

@@ -26,6 +26,7 @@ from pydantic import (
 from hswq_core.errors import HSWQError
 from hswq_core.options import Method, QuantizeOptions
 from hswq_core.prompts import VARIED, read_prompts
+from hswq_core.publishing.licences import checked_licence
 
 from .outputs import read_output
 
@@ -57,6 +58,13 @@ def _text(value: object, info: ValidationInfo) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{info.field_name} is {value!r}; give a text")
     return value
+
+
+def _licence(value: str) -> str:
+    try:
+        return checked_licence(value)
+    except HSWQError as error:
+        raise ValueError(f"licence: {error.what}. {error.remedy}") from error
 
 
 def _in_base(value: object, info: ValidationInfo) -> Path:
@@ -150,7 +158,7 @@ class Card(Table):
 
     title: str = ""
     author: str = ""
-    licence: str = ""
+    licence: Annotated[str, AfterValidator(_licence)] = ""
     base_model: str = ""
     trigger: str = ""
 

@@ -17,7 +17,7 @@ from typing import Any
 from . import api
 from .added_commands import add_commands
 from .backend import forced_set
-from .calibration.coverage import coverage_warnings
+from .calibration.coverage import coverage_lines
 from .calibration.statistics_file import save_statistics
 from .calibration.summary import is_statistics, summarize
 from .cli_options import command_line
@@ -101,7 +101,8 @@ def _card(args: argparse.Namespace) -> str:
     folder = args.out or args.file.with_name(f"{args.file.stem}_publish")
     with _progress(args) as progress:
         written = publish(args.file, folder, about, proof=args.proof, overwrite=args.overwrite, progress=progress)
-    return f"{written}: {', '.join(sorted(path.name for path in written.iterdir()))}"
+    said = f"{written.folder}: {', '.join(written.names)}"
+    return "\n".join([said, *(f"missing: {each}" for each in written.missing)])
 
 
 def _merge(args: argparse.Namespace) -> str:
@@ -114,7 +115,7 @@ def _merge(args: argparse.Namespace) -> str:
     total = api.merge_statistics(args.parts)
     save_statistics(total, args.target)
     said = f"{args.target}: {len(total.layers)} layers, {total.runs} runs, {total.samples} images"
-    return "\n".join([said, *(f"warning: {warning}" for warning in coverage_warnings(total))])
+    return "\n".join([said, *coverage_lines(total)])
 
 
 @contextlib.contextmanager

@@ -135,7 +135,9 @@ def command_line(runs: Mapping[str, Run], add_more: Callable[[CommandLine], None
     card.add_argument("--proof", type=Path, help="the proof.html of HSWQ Prove or 'hswq prove'")
     card.add_argument("--title", default="", help="default: the file's own")
     card.add_argument("--author", default="", help="who made the original")
-    card.add_argument("--licence", default="", help="of Hugging Face's list, as openrail++")
+    card.add_argument(
+        "--licence", "--license", default="", help="of Hugging Face's list, as openrail++; default: the file's own"
+    )
     card.add_argument("--base-model", default="", help="the original's repository")
     card.add_argument("--trigger", default="", help="trigger words")
     card.add_argument("--overwrite", action="store_true", help="replace a folder that this command wrote")

@@ -73,15 +73,21 @@ def _ssim_of_pair(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class ImageComparison:
-    """Means over a batch of image pairs, their amplified ``difference`` [B, H, W, C], and all side by side."""
+    """Means over a batch of image pairs; the SSIM of ``each``; their amplified ``difference`` [B, H, W, C]; and all of
+    them side by side.
+    """
 
     ssim: float
-    worst_ssim: float
+    each: tuple[float, ...]
     psnr: float
     mse: float
     images: int
     difference: torch.Tensor
     side_by_side: torch.Tensor
+
+    @property
+    def worst_ssim(self) -> float:
+        return min(self.each)
 
     def figures(self) -> dict[str, object]:
         """All but the images, for JSON, which has no infinity."""
@@ -102,7 +108,7 @@ def compare_images(reference: torch.Tensor, candidate: torch.Tensor) -> ImageCom
     gap = torch.ones_like(reference[:, :, : max(2, reference.shape[2] // 64)])
     return ImageComparison(
         ssim=float(similarity.mean()),
-        worst_ssim=float(similarity.min()),
+        each=tuple(similarity.tolist()),
         psnr=psnr(reference, candidate),
         mse=mse(reference, candidate),
         images=reference.shape[0],

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .calibration.coverage import coverage_warnings
+from .calibration.coverage import coverage_notes, coverage_warnings
 from .calibration.statistics import Statistics
 from .planning.plan import QuantizationPlan
+from .proof.sentence import Phrase, Verdict, verdict_of_error
 from .rounding.weight import QuantizedWeight
 from .sensitivity.exact import OutputErrors
 
@@ -54,6 +55,8 @@ class Report:
         calibrated_gain: their squared output error over that of nearest rounding, on average.
         rotated_layers: layers whose inputs are rotated.
         fallbacks: why a layer was rounded to nearest where it was to be calibrated, by layer.
+        notes: what is good to know, and nothing has to be done about.
+        warnings: what something should be done about.
         measured: the error of the model's output on recorded images, with all layers as they are in the file; ``None``
             where nobody looked.
     """
@@ -67,6 +70,7 @@ class Report:
     calibrated_gain: float | None
     rotated_layers: int
     fallbacks: Mapping[str, str]
+    notes: tuple[str, ...]
     warnings: tuple[str, ...]
     measured: OutputErrors | None = None
 
@@ -83,8 +87,9 @@ class Report:
             calibrated_gain=sum(gains) / len(gains) if gains else None,
             rotated_layers=losses.rotated,
             fallbacks=losses.fallbacks,
-            warnings=(
-                *(coverage_warnings(statistics) if statistics else ()),
+            warnings=tuple(coverage_warnings(statistics)) if statistics else (),
+            notes=(
+                *(coverage_notes(statistics) if statistics else ()),
                 *(f"layer {name} was rounded to nearest: {why}" for name, why in losses.fallbacks.items()),
             ),
         )
@@ -100,7 +105,18 @@ class Report:
         return len(self.plan.quantized)
 
     @property
-    def verdict(self) -> str:
+    def verdict(self) -> Verdict:
+        """How close its images are expected to be, by what was measured or is predicted."""
+        sizes = (self.plan.source.nbytes, self.bytes)
+        if self.measured is None:
+            return verdict_of_error(self.plan.predicted_error, None, sizes)
+        each = self.measured.each
+        template = "error of the output {0} on {1} recorded steps, worst {2}"
+        basis: Phrase = (template, f"{self.measured.mean:.1e}", str(len(each)), f"{max(each):.1e}")
+        return verdict_of_error(self.measured.mean, basis, sizes)
+
+    @property
+    def summary(self) -> str:
         """The file, its size and what is kept, in one line."""
         plan = self.plan
         return (
@@ -137,6 +153,8 @@ class Report:
             "rotated_layers": self.rotated_layers,
             "rounded_to_nearest": dict(self.fallbacks),
             "kept": {layer.layer: layer.reason for layer in plan.kept},
+            "verdict": self.verdict.text,
+            "notes": list(self.notes),
             "warnings": list(self.warnings),
         }
 
@@ -151,6 +169,7 @@ class Report:
             f"({self.bytes / plan.source.nbytes:.1%}); diffusion model {plan.unet_bytes / plan.source_unet_bytes:.1%}",
             f"  layers   {plan.count_in_words()}{kept}",
             f"  error    {self._error()}",
+            f"  verdict  {self.verdict.text}",
         ]
         if plan.options.rotate:
             lines.append(f"  rotated  the inputs of {self.rotated_layers} of {self.quantized_layers} layers")
@@ -158,6 +177,7 @@ class Report:
             lines.insert(
                 3, f"  other    {plan.other_bytes / 1e6:,.1f} MB of matrices that are no layers stay as they are"
             )
+        lines += [f"  note     {note}" for note in self.notes]
         return "\n".join([*lines, *(f"  warning  {warning}" for warning in self.warnings)])
 
     def _error(self) -> str:

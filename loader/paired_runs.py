@@ -13,6 +13,7 @@ import torch
 
 from ..hswq_core.calibration.arguments import Argument, map_tensors
 from ..hswq_core.calibration.model_inputs import OPTIONS, TOO_LARGE, ModelInput, not_recorded, recorded_call
+from ..hswq_core.log import get_logger
 from ..hswq_core.proof.pair import relative_error
 from ..hswq_core.proof.plan import ProofPlan
 from ..hswq_core.proof.runs import Run, UnfinishedRuns
@@ -22,6 +23,8 @@ from .compat import on_one_device
 from .hooks import weight_hooks
 from .impact import own_options
 from .sample import sample
+
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,27 +50,31 @@ class Sampling:
         return bool(weight_hooks(extras for _, extras in parts))
 
 
-def paired_runs(reference: Any, candidate: Any, sampling: Sampling, runs: UnfinishedRuns) -> Iterator[tuple[Run, Run]]:
-    """The runs of two MODELs, pair by pair; those that ``runs`` has already are not sampled again.
+def paired_runs(
+    reference: Any, candidate: Any, sampling: Sampling, runs: tuple[UnfinishedRuns, UnfinishedRuns]
+) -> Iterator[tuple[Run, Run]]:
+    """The runs of two MODELs, pair by pair; those that ``runs`` of either have already are not sampled again.
 
     One model is sampled after the other, as a card may not hold both, and one pair is in memory at a time.
     """
 
-    numbers = range(sampling.plan.count)
+    numbers, (kept, kept_of_candidate) = range(sampling.plan.count), runs
 
     def ours(number: int) -> Run:
         def make() -> Run:
             # Hooks of the conditioning would not act when the candidate is called again on these inputs.
+            logger.info("HSWQ: sampling the original, %d of %d", number + 1, len(numbers))
             return _sampled(reference, sampling, number, number, keep_calls=not sampling.has_weight_hooks(number))
 
-        return runs.run(f"reference_{number}", make)
+        return kept.run(f"reference_{number}", make)
 
     def theirs(number: int) -> Run:
         def make() -> Run:
+            logger.info("HSWQ: sampling the candidate, %d of %d", number + 1, len(numbers))
             run = _sampled(candidate, sampling, number, len(numbers) + number, keep_calls=False)
             return replace(run, forced_error=forced_errors(candidate, ours(number)))
 
-        return runs.run(f"candidate_{number}", make)
+        return kept_of_candidate.run(f"candidate_{number}", make)
 
     for done, (side, number) in enumerate(itertools.product((ours, theirs), numbers), 1):
         side(number)

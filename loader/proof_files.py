@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 import torch
 
-from ..hswq_core.errors import TargetError, printable
+from ..hswq_core.errors import CheckpointError, TargetError, printable
+from ..hswq_core.files.checkpoint import CheckpointReader
+from ..hswq_core.files.inspection import inspect_checkpoint
 from ..hswq_core.files.names import next_free, usable_name
 from ..hswq_core.files.replace import replace
 from ..hswq_core.progress import Progress
@@ -52,12 +54,17 @@ def proved_file(files: Collection[Path], model: Any, progress: Progress) -> Prov
         return None
     (file,) = files
     try:
-        return ProvedFile(file.name, file.stat().st_size, hashes_of(file, progress)["SHA256"])
+        sha256 = hashes_of(file, progress)["SHA256"]
+        with contextlib.suppress(CheckpointError):  # one that is no safetensors file says nothing of itself
+            with CheckpointReader(file) as reader:
+                found = inspect_checkpoint(reader)
+            return ProvedFile(file.name, found.bytes, sha256, found.format, found.predicted_error)
+        return ProvedFile(file.name, file.stat().st_size, sha256)
     except OSError:
         return None
 
 
-@contextmanager
+@contextlib.contextmanager
 def unfinished_folder(folder: Path) -> Iterator[Path]:
     """A folder inside ``folder`` to write into; gone in the end, unless it was renamed."""
     with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as temporary:

@@ -68,17 +68,22 @@ def prove(
     folder: Path,
     *,
     workflow: Mapping[str, Any],
+    reference_workflow: Mapping[str, Any],
     save_images: bool,
+    keep_reference: bool,
     on_steps: Callable[[int], None],
     hashing: Progress,
 ) -> WrittenProof:
     """Make the pairs of a plan, compare them, and write the proof into a new folder inside ``folder``.
 
-    Runs of a proof that was cancelled are kept in ``folder``: the same proof continues with them.
+    Runs of a proof that was cancelled are kept in ``folder``: the same proof continues with them, and one of another
+    candidate with those of the reference.
 
     Args:
         workflow: the nodes that decide what is sampled; runs of another workflow are not continued.
+        reference_workflow: those among them that decide what is sampled of the reference.
         save_images: whether to write all images as PNG.
+        keep_reference: whether the reference's runs stay in ``folder`` for the next candidate.
         on_steps: called with the steps that were made of both models together.
         hashing: called while the models' files are hashed.
 
@@ -92,8 +97,9 @@ def prove(
         on_steps=on_steps,
     )
     settings = plan.settings(str(models.reference.load_device))
-    weights = [(weights_digest(model), patches_of(model)) for model in models.sides.values()]
-    runs = UnfinishedRuns(folder / "unfinished", [settings, plan.pairs, workflow, weights])
+    original, other = [(weights_digest(model), patches_of(model)) for model in models.sides.values()]
+    kept = UnfinishedRuns(folder / "unfinished", [settings, plan.pairs, reference_workflow, original])
+    runs = kept, UnfinishedRuns(kept.folder / "candidates", [workflow, other])
     judge = ClipMetrics(models.clip_vision, models.clip) if models.clip_vision is not None else None
     pairs, pictures, shown = list[Pair](), list[Pictures](), PairImages(plan.count)
     with unfinished_folder(folder) as unfinished:
@@ -110,7 +116,7 @@ def prove(
                 write_images(unfinished, number, images)
         proof = _proof(models, pairs, settings, hashing)
         page = write_proof(folder, proof, pictures, shown.images, unfinished)
-    runs.remove()
+    (runs[1] if keep_reference else kept).remove()
     return WrittenProof(proof, page, shown.images)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,14 @@ def upstream_of(prompt: Prompt | None, node: str | None) -> dict[str, Mapping[st
         if each in prompt and each not in found:
             found[each] = prompt[each]
             waiting += [str(link[0]) for link in _links(prompt, each, "")]
+    return found
+
+
+def upstream_of_inputs(prompt: Prompt | None, node: str | None, sockets: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """All that some of a node's inputs depend on, by id."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for link in (link for socket in sockets for link in _links(prompt, node, socket)):
+        found |= upstream_of(prompt, str(link[0]))
     return found
 
 

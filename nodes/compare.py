@@ -9,6 +9,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..hswq_core.metrics import ImageComparison, compare_images
+from ..hswq_core.proof.sentence import Verdict, verdict_of_images
 from .common import CATEGORY, found_by
 from .inputs import checked
 
@@ -47,11 +48,11 @@ class HSWQCompare(io.ComfyNode):
     @checked
     def execute(cls, reference: Any, candidate: Any) -> io.NodeOutput:
         result = compare_images(reference, candidate)
-        report = json.dumps(result.figures(), indent=2)
-        return io.NodeOutput(
-            result.side_by_side, result.ssim, result.psnr, report,
-            ui={"hswq_compare": _pairs(reference, candidate, result)},
-        )  # fmt: skip
+        report = json.dumps(result.figures() | {"verdict": _verdict(result).text}, indent=2)
+        shown = {
+            "hswq_compare": _pairs(reference, candidate, result), "hswq_verdict": [_verdict(result).as_dict()],
+        }  # fmt: skip
+        return io.NodeOutput(result.side_by_side, result.ssim, result.psnr, report, ui=shown)
 
 
 def _pairs(reference: Any, candidate: Any, result: ImageComparison) -> list[dict[str, Any]]:
@@ -61,6 +62,11 @@ def _pairs(reference: Any, candidate: Any, result: ImageComparison) -> list[dict
         for name, images in (("reference", reference), ("candidate", candidate))
     )
     decibels = "infinite" if math.isinf(result.psnr) else f"{result.psnr:.1f} dB"
-    same = "both are the same image: is the candidate the quantized model's?" if math.isinf(result.psnr) else ""
-    figures = {"ssim": f"{result.ssim:.4f}", "psnr": decibels, "warning": same}
-    return [{"reference": dict(a), "candidate": dict(b), **figures} for a, b in zip(*saved, strict=True)]
+    return [
+        {"reference": dict(a), "candidate": dict(b), "ssim": f"{ssim:.4f}", "psnr": decibels}
+        for a, b, ssim in zip(*saved, result.each, strict=True)
+    ]
+
+
+def _verdict(result: ImageComparison) -> Verdict:
+    return verdict_of_images(result.each, same_model=math.isinf(result.psnr))

@@ -12,11 +12,12 @@ from comfy_api.latest import io
 from ..hswq_core.files.folders import writable_folder
 from ..hswq_core.proof.plan import ProofPlan
 from ..loader.prove import ProvedModels, prove
-from ..loader.provenance import sources_of, upstream_of
+from ..loader.provenance import sources_of, upstream_of, upstream_of_inputs
 from .common import CATEGORY, found_by, progress_bar
 from .inputs import checked
 from .prompts import choose_prompts
 from .sampling import prompt_inputs, sampling_inputs, seed_input
+from .served import served
 from .sources import list_of
 
 
@@ -58,6 +59,12 @@ class HSWQProve(io.ComfyNode):
                     optional=True,
                     tooltip="Write all images as PNG beside the page, for other tools.",
                 ),
+                io.Boolean.Input(
+                    "keep_reference",
+                    default=False,
+                    optional=True,
+                    tooltip="Keep what the original made: the next candidate, settings unchanged, takes half the time.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -91,6 +98,7 @@ class HSWQProve(io.ComfyNode):
         height: int,
         clip_vision: Any = None,
         save_pictures: bool = False,
+        keep_reference: bool = False,
     ) -> io.NodeOutput:
         prompt, node = cls.hidden.prompt, cls.hidden.unique_id
         listed = [sources_of(prompt, node, list_of, "model", socket) for socket in ("reference", "candidate")]
@@ -101,11 +109,13 @@ class HSWQProve(io.ComfyNode):
             ),
             writable_folder(Path(folder_paths.get_output_directory()) / "hswq_proof"),
             workflow=upstream_of(prompt, node),
+            reference_workflow=upstream_of_inputs(prompt, node, ("reference", "clip")),
+            keep_reference=keep_reference,
             save_images=save_pictures,
             on_steps=comfy.utils.ProgressBar(2 * seeds * steps).update_absolute,
             hashing=progress_bar(),
         )
-        proof, page = found.proof, str(found.page)
-        verdict = {"text": proof.verdict, "warnings": [] if proof.passed and not proof.identical else [proof.verdict]}
-        ui = {"text": [proof.verdict, page], "hswq_verdict": [verdict]}
-        return io.NodeOutput(found.images, proof.verdict, page, ui=ui)
+        said, page = found.proof.verdict, str(found.page)
+        verdict = said.as_dict() | {"notes": [found.proof.gate], "file": served(found.page)}
+        ui = {"text": [said.text, page], "hswq_verdict": [verdict]}
+        return io.NodeOutput(found.images, said.text, page, ui=ui)

@@ -11,6 +11,7 @@ from ..hswq_core.files.names import next_free
 from ..hswq_core.publishing import About, publish
 from .common import CATEGORY, progress_bar
 from .inputs import checked
+from .served import served
 from .sources import known_path
 
 
@@ -36,7 +37,9 @@ class HSWQPublish(io.ComfyNode):
                 io.String.Input("title", default="", tooltip="Empty: the file's own."),
                 io.String.Input("author", default="", tooltip="Who made the original model."),
                 io.String.Input(
-                    "licence", default="", tooltip="The original's licence as Hugging Face names it, as openrail++."
+                    "licence",
+                    default="",
+                    tooltip="The original's licence as Hugging Face names it, as openrail++. Empty: the file's own.",
                 ),
                 io.String.Input(
                     "base_model", default="", optional=True, tooltip="The original's repository: owner/name."
@@ -52,5 +55,12 @@ class HSWQPublish(io.ComfyNode):
     def execute(cls, path: str, proof: str = "", **about: Any) -> io.NodeOutput:
         file = known_path(path)
         folder = next_free(Path(f"{file.with_suffix('')}_publish"))
-        publish(file, folder, About(**about), proof=known_path(proof) if proof else None, progress=progress_bar())
-        return io.NodeOutput(str(folder), ui={"text": [(folder / "README.md").read_text("utf-8")]})
+        made = publish(
+            file, folder, About(**about), proof=known_path(proof) if proof else None, progress=progress_bar()
+        )
+        shown = {
+            "folder": str(folder), "missing": made.missing,
+            "files": [{"name": name, "served": served(folder / name)} for name in made.names],
+        }  # fmt: skip
+        card = (folder / "README.md").read_text("utf-8")
+        return io.NodeOutput(str(folder), ui={"text": [card], "hswq_published": [shown]})

@@ -249,5 +249,8 @@ class HSWQQuantize(io.ComfyNode):
         if model is not None and report.plan.predicted_error is not None:
             report = looked_at(report, model, statistics)
         said = json.dumps(report.as_dict(), indent=2)
-        verdict = {"text": report.verdict, "warnings": list(report.warnings), "name": target.name}
+        verdict = report.verdict.as_dict() | {
+            "written": report.summary, "notes": report.notes, "warnings": report.warnings, "name": target.name,
+            "path": str(target),
+        }  # fmt: skip
         return io.NodeOutput(str(target), said, ui={"text": [str(report)], "report": [said], "hswq_verdict": [verdict]})

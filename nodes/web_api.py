@@ -19,7 +19,7 @@ import folder_paths
 
 from ..hswq_core.api import inspect, size_curve
 from ..hswq_core.calibration import Statistics, load_statistics
-from ..hswq_core.calibration.coverage import coverage_warnings
+from ..hswq_core.calibration.coverage import coverage_notes, coverage_warnings
 from ..hswq_core.calibration.summary import summarize
 from ..hswq_core.errors import HSWQError
 from ..hswq_core.files.checkpoint import CheckpointReader
@@ -128,6 +128,7 @@ def _session(query: Mapping[str, str], _progress: Progress) -> dict[str, object]
     return {
         "images": found.runs.samples,
         "noise_levels": found.runs.noise_levels,
+        "notes": coverage_notes(found.runs),
         "warnings": coverage_warnings(found.runs),
     }
 

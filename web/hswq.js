@@ -6,6 +6,7 @@ import { app } from "../../scripts/app.js";
 import { attachBadge } from "./hswq/badge.js";
 import { attachChart } from "./hswq/chart.js";
 import { attachProgress } from "./hswq/progress.js";
+import { attachPublished } from "./hswq/publish.js";
 import { attachSlider } from "./hswq/slider.js";
 import { attachVerdict } from "./hswq/verdict.js";
 import { openDropped } from "./hswq/dropped.js";
@@ -23,6 +24,7 @@ const VIEWS = {
     HSWQLoader: attachBadge,
     HSWQMeasureSensitivity: attachProgress,
     HSWQProve: attachVerdict,
+    HSWQPublish: attachPublished,
     HSWQQuantize: attachQuantize,
 };
 
@@ -30,6 +32,12 @@ function attachQuantize(node, api) {
     const fold = arrangeFields(node);
     attachRecipe(node, fold);
     attachChart(node, api);
+}
+
+/** Let the page keep what has just been put into a node's properties, as it keeps what the user does. */
+function noteChange() {
+    const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
+    (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker);
 }
 
 app.registerExtension({
@@ -47,7 +55,7 @@ app.registerExtension({
     nodeCreated(node) {
         if (!VIEWS[node.comfyClass]) return;
         setLanguage(app.extensionManager?.setting?.get("Comfy.Locale"));
-        VIEWS[node.comfyClass](node, api);
+        VIEWS[node.comfyClass](node, api, noteChange);
     },
     afterConfigureGraph() {
         openExample(app);

@@ -10,12 +10,17 @@ FEW_SAMPLES = 8
 """Below this, a layer's statistics depend noticeably on the choice of images; 32 are recommended."""
 
 
+def coverage_notes(statistics: Statistics) -> list[str]:
+    """What is as it should be in a first try, and could be better."""
+    if statistics.samples >= FEW_SAMPLES:
+        return []
+    images = "1 image" if statistics.samples == 1 else f"{statistics.samples} images"
+    return [f"the calibration has only {images}; 32 are recommended"]
+
+
 def coverage_warnings(statistics: Statistics) -> list[str]:
     """Warnings about what the calibration did not cover; empty when it covers enough."""
     found = []
-    if statistics.samples < FEW_SAMPLES:
-        images = "1 image" if statistics.samples == 1 else f"{statistics.samples} images"
-        found.append(f"the calibration has only {images}; 32 are recommended")
     for why, count in statistics.left_out.items():
         runs = "1 run was" if count == 1 else f"{count} runs were"
         found.append(f"{runs} left out: {why}")
@@ -32,6 +37,12 @@ def coverage_warnings(statistics: Statistics) -> list[str]:
         remedy = "sample with more steps" if is_expert else "sample with full denoise and 20 steps or more"
         found.append(f"these noise levels were not calibrated: {tenths}; {remedy}")
     return found
+
+
+def coverage_lines(statistics: Statistics) -> list[str]:
+    """Both, as a terminal shows them."""
+    notes, warnings = coverage_notes(statistics), coverage_warnings(statistics)
+    return [*(f"note: {note}" for note in notes), *(f"warning: {warning}" for warning in warnings)]
 
 
 def _never_ran(shares: Mapping[str, float]) -> str:

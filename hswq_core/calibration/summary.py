@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError, StatisticsError
 from ..files.checkpoint import CheckpointReader
-from .coverage import coverage_warnings
+from .coverage import coverage_lines, coverage_notes, coverage_warnings
 from .rows import SAMPLES
 from .statistics import Statistics
 from .statistics_file import check_readable, described, purposes_in
@@ -40,7 +40,7 @@ class StatisticsSummary:
             "partial_runs": runs.partial_runs, "samplers": sorted(runs.samplers),
             "noise_levels": list(runs.noise_levels), "layers": self.layers, "layers_with_rows": self.layers_with_rows,
             "rows": self.rows, "impacts_of": list(self.impacts_of), "left_out": dict(runs.left_out),
-            "warnings": coverage_warnings(runs),
+            "notes": coverage_notes(runs), "warnings": coverage_warnings(runs),
         }  # fmt: skip
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ class StatisticsSummary:
             f"  layers     {self.layers}{sampled}",
             f"  impacts    {', '.join(self.impacts_of) or 'not measured'}",
         ]
-        return "\n".join([*lines, *(f"warning: {warning}" for warning in coverage_warnings(runs))])
+        return "\n".join([*lines, *coverage_lines(runs)])
 
 
 def is_statistics(path: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..calibration.coverage import coverage_warnings
+from ..calibration.coverage import coverage_lines
 from ..calibration.statistics import Statistics
 from ..options import MODEL_CARD, check_keep_ratio
 from .selection import cut_by_ratio, ranked
@@ -49,7 +49,7 @@ class Preview:
             f"{len(self.layers)} layers; {s.runs} runs, {s.samples} images, {s.steps} steps; "
             f"samplers: {', '.join(sorted(s.samplers)) or 'unknown'}",
             f"steps by noise level, from clean to pure noise: {' '.join(map(str, s.noise_levels))}",
-            *(f"warning: {warning}" for warning in coverage_warnings(s)),
+            *coverage_lines(s),
             f"keep ratio {self.keep_ratio:g} by {self.selection}: {self.kept} layers kept; weights "
             f"{(self.fp8_bytes + self.kept_bytes) / 1e6:,.1f} MB, {self.kept_bytes / 1e6:,.1f} MB of it for keeping",
             "",

@@ -51,7 +51,6 @@ def proof_page(proof: Proof, pictures: Sequence[Pictures]) -> str:
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_TEMPLATE.read_text("utf-8"))
     return template.render(
         proof=proof,
-        kind="same" if proof.identical else "passed" if proof.passed else "failed",
         rows=[
             {"title": FIGURES[name]} | {part: _said(name, value) for part, value in asdict(figure).items()}
             for name, figure in proof.figures().items()

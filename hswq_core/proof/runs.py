@@ -39,7 +39,10 @@ class Run:
 
 
 class UnfinishedRuns:
-    """Runs in files, until ``remove``. Starting another proof in the folder removes what was left of an earlier one.
+    """Runs in files, until ``remove``. Starting others in ``folder`` removes what was left of earlier ones.
+
+    Attributes:
+        folder: where these are.
 
     Args:
         folder: where proofs that are not finished are kept.
@@ -48,9 +51,9 @@ class UnfinishedRuns:
 
     def __init__(self, folder: Path, depends_on: object) -> None:
         text = json.dumps(depends_on, sort_keys=True, default=str)
-        self._folder = folder / hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        self.folder = folder / hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         for other in folder.glob("*") if folder.is_dir() else ():
-            if other != self._folder:
+            if other != self.folder:
                 shutil.rmtree(other, ignore_errors=True)
 
     def run(self, name: str, make: Callable[[], Run]) -> Run:
@@ -58,13 +61,13 @@ class UnfinishedRuns:
 
         Errors: TargetError when it cannot be written.
         """
-        path = self._folder / f"{name}.safetensors"
+        path = self.folder / f"{name}.safetensors"
         try:
             return _loaded(path)
         except (CheckpointError, ValueError, KeyError):
             made = make()
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             _save(made, path)
         except (OSError, SafetensorError) as error:
             raise TargetError(
@@ -73,8 +76,8 @@ class UnfinishedRuns:
         return made
 
     def remove(self) -> None:
-        """When the proof is finished."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """When they are of no more use."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _save(run: Run, path: Path) -> None:

@@ -1,14 +1,15 @@
-"""All pairs together: figures with intervals, and whether the candidate passes."""
+"""All pairs together: figures with intervals, the verdict, and whether the candidate passes."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 
 from .pair import Pair
+from .sentence import Sizes, Verdict, verdict_of_images
 
 MIN_MEAN_COSINE = 0.98
 """Of the latents, the mean over steps and pairs: what a candidate must reach."""
@@ -54,11 +55,19 @@ class Figure:
 
 @dataclass(frozen=True)
 class ProvedFile:
-    """The file of a model that was compared. Attributes: sha256: in capitals, as sites show it."""
+    """The file of a model that was compared.
+
+    Attributes:
+        sha256: in capitals, as sites show it.
+        format: what its layers are in.
+        predicted_error: of the model's output, as the file says of itself.
+    """
 
     name: str
     bytes: int
     sha256: str
+    format: str = ""
+    predicted_error: float | None = None
 
     def __str__(self) -> str:
         return f"{self.name}, {self.bytes:,} bytes, SHA256 {self.sha256}"
@@ -105,23 +114,30 @@ class Proof:
         return found
 
     @property
-    def verdict(self) -> str:
+    def sizes(self) -> Sizes | None:
+        """Of both files, where both models are one."""
+        files = self.files
+        return (files["reference"].bytes, files["candidate"].bytes) if len(files) == 2 else None
+
+    @property
+    def verdict(self) -> Verdict:
         """In one sentence."""
-        if self.identical:
-            return (
-                "Identical: every latent and image is the same. If the candidate is a quantized model, the wrong "
-                "one is connected."
-            )
+        found = verdict_of_images([pair.ssim for pair in self.pairs], self.sizes, same_model=self.identical)
+        return found if self.passed or found.tone == "bad" else replace(found, tone="poor")
+
+    @property
+    def gate(self) -> str:
+        """Whether the candidate passes, by what, and what was averaged."""
         figures, count = self.figures(), len(self.pairs)
         cosine = figures["cosine"]
-        error = (
-            f", the model's output differs by {figures['model_error'].median:.2e}" if "model_error" in figures else ""
-        )
-        return (
-            f"{'Passed' if self.passed else 'Failed'}: mean cosine of the latents {cosine.mean:.4f} "
-            f"[{cosine.low:.4f}, {cosine.high:.4f}], {self.bifurcated} of {count} runs part ways{error}, "
-            f"SSIM {figures['ssim'].median:.3f}."
-        )
+        said = [
+            f"mean cosine of the latents {cosine.mean:.4f} (95 %: {cosine.low:.4f} to {cosine.high:.4f}) over all "
+            f"steps of {count} pair{'s' if count > 1 else ''}, where at least {MIN_MEAN_COSINE} is asked",
+            f"{self.bifurcated} of {count} runs part ways, where at most {MAX_BIFURCATED:.0%} may",
+        ]
+        if "model_error" in figures:
+            said.append(f"the model's output differs by {figures['model_error'].median:.2e} (median)")
+        return f"{'Passed' if self.passed else 'Failed'}: {'; '.join(said)}."
 
     def as_dict(self) -> dict[str, object]:
         """proof.json; see docs/formats.md."""
@@ -133,8 +149,9 @@ class Proof:
             "files": {side: asdict(file) for side, file in self.files.items()},
             "passed": self.passed,
             "identical": self.identical,
-            "verdict": self.verdict,
-            "gate": {"least_mean_cosine": MIN_MEAN_COSINE, "most_bifurcated": MAX_BIFURCATED},
+            "verdict": self.verdict.text,
+            "tone": self.verdict.tone,
+            "gate": {"said": self.gate, "least_mean_cosine": MIN_MEAN_COSINE, "most_bifurcated": MAX_BIFURCATED},
             "bifurcated": self.bifurcated,
             "figures": {name: figure.as_dict() for name, figure in self.figures().items()},
             "settings": dict(self.settings),

@@ -18,7 +18,7 @@ class About:
 
     Attributes:
         title: empty for the file's own.
-        licence: an identifier of Hugging Face's list, as ``openrail++``; empty for none said.
+        licence: an identifier of Hugging Face's list, as ``openrail++``; empty for the one that the file has.
         base_model: the original's repository, as ``stabilityai/stable-diffusion-xl-base-1.0``.
         trigger: words that call the model's subject up.
     """
@@ -44,6 +44,17 @@ def model_card(facts: Facts, about: About, hashes: Mapping[str, str], proof: Sho
         f"## Hashes of `{facts.file}`\n\n{_table(list(hashes.items()))}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def missing_in(facts: Facts, about: About, proof: ShownProof | None = None) -> list[str]:
+    """What should be said before the folder is uploaded, and is not."""
+    asked = {
+        "no licence is said: give that of the original": about.licence or facts.licence[0],
+        "no base model is said: give the original's repository, as owner/name": about.base_model,
+        "no author is said: give the original's": about.author,
+        "there is no proof: connect HSWQ Prove": proof,
+    }
+    return [text for text, value in asked.items() if not value]
 
 
 def civitai_description(facts: Facts, about: About, proof: ShownProof | None = None) -> str:
@@ -84,7 +95,9 @@ def _sentence(facts: Facts, about: About) -> str:
 def _front_matter(facts: Facts, about: About, title: str) -> str:
     """JSON strings are YAML strings, whatever is in them."""
     tags = ["hswq", "comfyui", "quantized", *facts.grid.lower().split(" and "), facts.architecture]
-    lines = [f"license: {json.dumps(about.licence)}"] if about.licence else []
+    licence, own_words = (about.licence, "") if about.licence else facts.licence
+    lines = [f"license: {json.dumps(licence)}"] if licence else []
+    lines += [f"license_name: {json.dumps(own_words, ensure_ascii=False)}"] if own_words else []
     if about.base_model:
         lines += [f"base_model: {json.dumps(about.base_model)}", "base_model_relation: quantized"]
     if about.author:

@@ -17,6 +17,7 @@ from ..files.modelspec import original_title
 from ..formats import FORMATS
 from ..formats.stored_layer import DESCRIPTION, MARKERS, PACKED_DTYPE, SCALE_SUFFIXES, is_quantized
 from ..planning.plan import KEPT
+from .licences import licence_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Facts:
         grid: what the quantized ones are in.
         lines: how it was made, by name.
         base: what it was made from, as far as the file says.
+        licence: what the file says, which has that of the original: an identifier, and its own words, if others.
     """
 
     file: str
@@ -44,6 +46,7 @@ class Facts:
     grid: str
     lines: tuple[tuple[str, str], ...]
     base: str
+    licence: tuple[str, str]
 
 
 def facts_of(path: Path) -> Facts:
@@ -88,6 +91,7 @@ def facts_of(path: Path) -> Facts:
         grid=found.grid,
         lines=tuple((name, value) for name, value in lines if value),
         base=said.get("modelspec.base_model", "") or original_title(said),
+        licence=licence_of(said),
     )
 
 

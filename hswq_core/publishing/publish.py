@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 from pathlib import Path
 
 from ..errors import CheckpointError, TargetError, printable
 from ..files.names import check_stem
 from ..files.replace import replace
 from ..progress import Progress, no_progress
-from .card import About, civitai_description, model_card
+from .card import About, civitai_description, missing_in, model_card
 from .facts import facts_of
 from .hashes import hashes_of
+from .licences import checked_licence
 from .shown_proof import read_proof
 
-__all__ = ["About", "publish"]
+__all__ = ["About", "Published", "publish"]
 _LONGEST = 230
 """Bytes of the folder's name: that of its file is part of it, and temporary ones beside it are longer."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """Attributes: missing: what should be said before the folder is uploaded, and is not."""
+
+    folder: Path
+    missing: tuple[str, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the files in it."""
+        return sorted(path.name for path in self.folder.iterdir())
 
 
 def publish(
@@ -28,7 +44,7 @@ def publish(
     proof: Path | None = None,
     overwrite: bool = False,
     progress: Progress = no_progress,
-) -> Path:
+) -> Published:
     """Write ``README.md``, ``civitai.html`` and ``hashes.txt`` into a folder, from a quantized file. The same file and
     words give the same folder. The file itself is neither moved nor copied.
 
@@ -37,10 +53,12 @@ def publish(
         overwrite: whether a folder that is there may be replaced.
         progress: called with bytes read and bytes in all.
 
-    Errors: CheckpointError for a file that HSWQ did not quantize, or a proof that is none or of another file;
+    Errors: PlanError for a licence that Hugging Face does not know;
+    CheckpointError for a file that HSWQ did not quantize, or a proof that is none or of another file;
     TargetError for a folder that is there, cannot be written, or has no name for every system. Nothing is left then.
     """
     about = about or About()
+    about = replace_fields(about, licence=checked_licence(about.licence))
     check_stem(folder.name, folder.name, "folder name", _LONGEST)
     facts = facts_of(file)
     shown = read_proof(proof) if proof else None
@@ -74,7 +92,7 @@ def publish(
         raise TargetError(
             f"the folder could not be written ({error.strerror})", where=folder, remedy="Check the disk and the folder"
         ) from error
-    return folder
+    return Published(folder, tuple(missing_in(facts, about, shown)))
 
 
 def _put_in_place(made: Path, folder: Path) -> None:

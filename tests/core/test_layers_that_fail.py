@@ -42,13 +42,13 @@ def test_one_bad_layer_is_rounded_to_nearest_and_said(example: Example, tmp_path
     report = quantize(example.path, tmp_path / "out.safetensors", statistics, **options)
     assert list(report.fallbacks) == [BAD] and why in report.fallbacks[BAD]
     said = f"layer {BAD} was rounded to nearest: {report.fallbacks[BAD]}"
-    assert said in report.warnings and said in str(report)
+    assert said in report.notes and said in str(report)
     assert report.as_dict()["rounded_to_nearest"] == dict(report.fallbacks)
     assert report.calibrated_layers == report.quantized_layers - 1
 
     # The others are what they are without the bad one.
     plain = quantize(example.path, tmp_path / "plain.safetensors", example.statistics, **options)
-    assert not plain.fallbacks and not any("nearest" in warning for warning in plain.warnings)
+    assert not plain.fallbacks and not any("nearest" in note for note in plain.notes)
     found, expected = load_file(tmp_path / "out.safetensors"), load_file(tmp_path / "plain.safetensors")
     same = {key for key in found if torch.equal(found[key].view(torch.uint8), expected[key].view(torch.uint8))}
     assert {key.removeprefix(PREFIX).rpartition(".")[0] for key in found.keys() - same} == {BAD}

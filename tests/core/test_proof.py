@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 from collections.abc import Callable
@@ -56,13 +57,13 @@ def test_runs_part_ways_in_the_step_in_which_the_cosine_falls() -> None:
 
 def test_the_gate() -> None:
     good = Proof("a", "b", (pair(0.01),) * 10)
-    assert good.passed and good.verdict.startswith("Passed: mean cosine") and "0 of 10 runs part ways" in good.verdict
+    assert good.passed and good.gate.startswith("Passed: mean cosine") and "0 of 10 runs part ways" in good.gate
     assert not Proof("a", "b", (pair(0.8),) * 10).passed
     parted = pair(0.01, cosine=(1.0, 1.0, 1.0, 1.0, 0.94))
     assert Proof("a", "b", (*[pair(0.01)] * 9, parted)).passed
     assert not Proof("a", "b", (*[pair(0.01)] * 8, parted, parted)).passed
     same = Proof("a", "b", (pair(0.0, ssim=1.0),) * 3)
-    assert same.passed and same.identical and "wrong one is connected" in same.verdict
+    assert same.passed and same.identical and "wrong one is connected" in same.verdict.text
     assert same.figures()["cosine"].as_dict() == {"mean": 1.0, "low": 1.0, "high": 1.0, "median": 1.0}
 
 
@@ -212,7 +213,8 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere() -> None:
     reader.feed(page)
     assert reader.open == [] and all(source.startswith("data:") for source in reader.sources)
     assert reader.sources[0] == "data:4", "the worst pair first"
-    assert "a &lt;cat&gt;" in page and "<cat>" not in page and proof.verdict[:20] in page
+    assert "a &lt;cat&gt;" in page and "<cat>" not in page and proof.verdict.text in page
+    assert proof.gate in html.unescape(page)
     assert json.loads(json.dumps(proof.as_dict()))["hswq.kind"] == "proof"
 
 

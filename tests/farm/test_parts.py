@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from farm.store import Store
 from farm.tasks import Task
 from farm.worker import Worker, comfyui_of_this_node
 from hswq_core.errors import TargetError
+from hswq_core.proof import Pair, Proof
+from hswq_core.proof.comparison import PAGE
 from hswq_core.version import __version__
 
 
@@ -124,3 +127,27 @@ def test_results_get_their_own_names_once(tmp_path: Path) -> None:
         put_results(FakeRecipe(), store, [written, proved])  # type: ignore[arg-type]
     found = sorted(str(path.relative_to(tmp_path / "results")) for path in (tmp_path / "results").rglob("*.*"))
     assert found == ["model/model_v2.safetensors", "model/model_v2_proof/proof.html"]
+
+
+def test_several_proved_outputs_of_a_checkpoint_are_compared(tmp_path: Path) -> None:
+    store, checkpoint, tasks = Store(tmp_path / "tasks"), Path("model.safetensors"), list[Task]()
+    pair = Pair("a", 1, (1.0,), (0.01,), (1e-4,), 0.97, 31.0)
+    for mode in ("v2", "int8"):
+        name = f"model_{mode}.safetensors"
+        written = Task("quantize", checkpoint, "write", {"mode": mode})
+        proved = Task("prove", checkpoint, "prove", {}, (written,))
+        with store.making(written.name) as folder:
+            (folder / name).write_text("")
+        with store.making(proved.name) as folder:
+            (folder / "proof.html").write_text("")
+            (folder / "proof.json").write_text(json.dumps(Proof("model.safetensors", name, (pair,)).as_dict()))
+        tasks += [written, proved]
+
+    class FakeRecipe:
+        folder = tmp_path
+
+    put_results(FakeRecipe(), store, tasks)  # type: ignore[arg-type]
+    place = tmp_path / "results" / "model"
+    rows = json.loads((place / "comparison.json").read_text("utf-8"))["candidates"]
+    assert [row["page"] for row in rows] == ["model_int8_proof/proof.html", "model_v2_proof/proof.html"]
+    assert all((place / row["page"]).is_file() and row["page"] in (place / PAGE).read_text("utf-8") for row in rows)

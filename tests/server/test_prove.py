@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import subprocess
 import sys
@@ -50,6 +51,7 @@ def test_a_good_file_passes_and_a_broken_one_fails(server: ComfyServer) -> None:
     save_file(tensors, server.checkpoints / "broken.safetensors")
     good = proof_of(server, proving("good.safetensors"))
     assert good["passed"] and not good["identical"], good["verdict"]
+    assert good["tone"] in ("good", "fair") and "MB instead of" in good["verdict"]
     assert good["reference"] == w.TINY and good["candidate"] == "good.safetensors"
     assert [(pair["prompt"], pair["seed"]) for pair in good["pairs"]] == [
         ("apple", 50), ("cat", 51), ("rose", 52), ("apple", 53),
@@ -76,13 +78,17 @@ def test_a_proof_names_the_file_that_was_just_written(server: ComfyServer, tmp_p
     proof = json.loads(page.with_name("proof.json").read_text("utf-8"))
     file = server.output / "checkpoints/just_written.safetensors"
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest().upper()
-    expected = {"name": file.name, "bytes": file.stat().st_size, "sha256": sha256}
+    expected = {"name": file.name, "bytes": file.stat().st_size, "sha256": sha256, "format": "int8"}
+    (said,) = outputs["prove"]["hswq_verdict"]
+    assert said["text"] == outputs["prove"]["text"][0] == proof["verdict"]
+    assert said["file"] == {"filename": page.name, "subfolder": "hswq_proof/just_written", "type": "output"}
+    assert said["notes"] == [proof["gate"]["said"]]
     assert proof["reference"] == w.TINY == proof["files"]["reference"]["name"]
-    assert proof["candidate"] == file.name and proof["files"]["candidate"] == expected
+    assert proof["candidate"] == file.name and proof["files"]["candidate"] == expected | {"predicted_error": None}
     assert page.parent.name == "just_written"
     card = (Path(outputs["folder"]["text"][0]) / "README.md").read_text("utf-8")
-    for text in (page.read_text("utf-8"), card):
-        assert f"{file.name}, {file.stat().st_size:,} bytes, SHA256 {sha256}" in text
+    for text in (html.unescape(page.read_text("utf-8")), card):
+        assert said["text"] in text and f"{file.name}, {file.stat().st_size:,} bytes, SHA256 {sha256}" in text
     other = tmp_path / "another.safetensors"
     quantize(TINY_CHECKPOINT, other, mode="int8", keep_ratio=0)
     with pytest.raises(CheckpointError, match=f"the proof is of another file than {other.name}"):
@@ -174,7 +180,29 @@ def test_the_command_drives_a_running_server(server: ComfyServer, tmp_path: Path
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     verdict, page = done.stdout.splitlines()
-    assert verdict.startswith("Passed") and Path(page).is_file()
+    assert "image in 2 of 2" in verdict and Path(page).is_file()
     command[5] = "missing.safetensors"
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "missing.safetensors" in done.stderr
+
+
+def test_the_original_is_sampled_once_for_all_candidates(server: ComfyServer) -> None:
+    names = [f"{mode}.safetensors" for mode in ("int8", "v2", "v1")]
+    for name in names:
+        quantize(TINY_CHECKPOINT, server.checkpoints / name, mode=Path(name).stem, keep_ratio=0)
+    before = server.log.count("sampling the original")
+    command = [sys.executable, "-m", "hswq_core", "prove", w.TINY, *names]
+    command += ["--server", f"http://127.0.0.1:{server.port}", "--seeds", "2", "--steps", "4", "--cfg", "2"]
+    command += ["--width", "256", "--height", "256"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert server.log.count("sampling the original") - before == 2, "once for each pair"
+    assert not list((server.output / "hswq_proof" / "unfinished").rglob("*.safetensors"))
+    *verdicts, last = done.stdout.splitlines()
+    page = Path(last)
+    said = json.loads((page.parent / "comparison.json").read_text("utf-8"))
+    assert sorted(row["candidate"] for row in said["candidates"]) == sorted(names)
+    for row in said["candidates"]:
+        proof = json.loads((page.parent / row["page"]).with_name("proof.json").read_text("utf-8"))
+        assert proof["verdict"] == row["verdict"] and f"{row['candidate']}: {row['verdict']}" in verdicts
+        assert row["format"] == Path(row["candidate"]).stem and row["opened_by"] and row["share"] < 0.8

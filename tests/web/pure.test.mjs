@@ -11,6 +11,7 @@ import { duration, percent, size } from "../../web/hswq/format.js";
 import { around, below, spread, TITLE, view } from "../../web/hswq/layout.js";
 import { describeProgress } from "../../web/hswq/progress.js";
 import { isOurs, isQuantized, readHeader } from "../../web/hswq/safetensors.js";
+import { sentenceOf } from "../../web/hswq/verdict.js";
 import { say, setLanguage, WORDS } from "../../web/hswq/words.js";
 
 const curve = { layers: ["a", "b", "c", "d"], sensitivity: [1, 1e-1, 1e-3, 0], sizes: [100, 110, 130, 131, 140] };
@@ -213,4 +214,16 @@ test("an estimate says what is known, and what is in the way", () => {
     assert.deepEqual(describeEstimate(unmeasured, null, false), {
         text: "disk: at least 3.00 GB of 50.00 GB free  ·  VRAM: 1.57 GB", problem: "",
     });
+});
+
+test("a verdict is said as the server says it, and in the page's language", () => {
+    const verdict = {
+        found: [["Practically the same image in {0} of {1}", "3", "4"], ["another one in {0}", "1"]],
+        basis: ["worst SSIM {0}", "0.20"], size: ["{0} {1} instead of {2}.", "4.4", "GB", "6.9"], action: null,
+    };
+    const text = "Practically the same image in 3 of 4, another one in 1 (worst SSIM 0.20). 4.4 GB instead of 6.9.";
+    assert.equal(sentenceOf(verdict), text);
+    setLanguage("ja");
+    assert.equal(sentenceOf(verdict), "4 枚中 3 枚がほぼ同じ画像, 別の画像が 1 枚 (最低 SSIM 0.20). 6.9 GB が 4.4 GB に。");
+    setLanguage("en");
 });

@@ -4,7 +4,8 @@
 import { size as sizeInWords } from "./format.js";
 import { originOf } from "./curve.js";
 import {
-    addView, FP8, isConnected, make, onChange, onConnections, onExecuted, onServerEvent, setHidden, widgetNamed,
+    addView, FP8, isConnected, make, onChange, onConfigured, onConnections, onExecuted, onServerEvent, setHidden,
+    widgetNamed,
 } from "./widget.js";
 import { say } from "./words.js";
 
@@ -46,7 +47,7 @@ export function attachBadge(node, api) {
 
     function tell(loaded) {
         // A file that is not quantized, where one of ours was meant, shows no difference to the original.
-        const className = loaded.quantized_layers ? "" : "warn";
+        const className = loaded.quantized_layers ? "" : byPath() ? "warn" : "note";
         const lines = byPath() ? [say("from the connected path: {0}", loaded.name)] : [];
         element.replaceChildren(...[...lines, ...describe(loaded)].map((line) => make("div", className, line)));
         element.title = loaded.name;
@@ -81,11 +82,7 @@ export function attachBadge(node, api) {
     }
 
     moveOldSwitch(node);
-    const configured = node.onConfigure;
-    node.onConfigure = function (...given) {
-        configured?.apply(this, given);
-        moveOldSwitch(node);
-    };
+    onConfigured(node, () => moveOldSwitch(node));
     const soon = () => setTimeout(() => ask().catch(() => {}), 100); // a workflow's values are set after its nodes
     onChange(chosen, () => {
         if (node.properties) delete node.properties.hswq_kind; // the user has chosen

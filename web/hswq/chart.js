@@ -9,6 +9,8 @@ import {
     textColour, widgetNamed,
 } from "./widget.js";
 import { describeProgress } from "./progress.js";
+import { pathLine } from "./result.js";
+import { verdictLines } from "./verdict.js";
 import { say } from "./words.js";
 
 const ASKED = ["source", "mode", "selection", "budget", "force_keep", "force_quantize", "scales", "rotate", "rounding", "target", "keep_ratio"];
@@ -21,7 +23,7 @@ const AXIS_OF_ERRORS = "size, up to the original's; height: predicted error of t
 
 export function attachChart(node, api) {
     const verdict = make("div", "hswq-verdict");
-    Object.assign(verdict.style, { maxHeight: "80px", overflowY: "auto" });
+    Object.assign(verdict.style, { maxHeight: "110px", overflowY: "auto" });
     const said = make("div", "hswq-size");
     const canvas = make("canvas", "hswq-chart");
     const about = make("div", "hswq-about");
@@ -149,8 +151,9 @@ export function attachChart(node, api) {
     function showVerdict(found) {
         if (!found) return;
         TOLD.set(whereabouts(), found);
-        const warnings = found.warnings.map((warning) => make("div", "warn", warning));
-        verdict.replaceChildren(make("div", "", say("written: {0}", found.text)), ...warnings);
+        const written = make("div", "", say("written: {0}", found.written));
+        const where = found.path ? [pathLine(found.path, say("Copy path"))] : [];
+        verdict.replaceChildren(...verdictLines(found), written, ...where);
         view.show();
     }
     onExecuted(node, (output) => showVerdict(output.hswq_verdict?.[0]));

@@ -20,12 +20,13 @@ export function describeProgress(event) {
 export function attachProgress(node, api) {
     const text = make("div", "hswq-progress");
     const warning = make("div", "hswq-left-out warn");
+    const note = make("div", "hswq-note note");
     const bar = make("progress", "");
     bar.style.width = "100%";
     const levels = make("div", "hswq-levels");
     Object.assign(levels.style, { display: "flex", alignItems: "flex-end", gap: "2px", height: `${LEVELS}px` });
     const axis = make("div", "hswq-axis", say("measured steps by noise level: clean"), " → ", say("pure noise"));
-    const parts = make("div", "", text, warning, bar, levels, axis);
+    const parts = make("div", "", text, warning, note, bar, levels, axis);
     const view = addView(node, api, "hswq_progress", parts, LEVELS + 84);
     const session = widgetNamed(node, "session");
     let working = false;
@@ -44,6 +45,7 @@ export function attachProgress(node, api) {
             : event.unwritten
               ? say("kept in memory: {0}", event.unwritten)
               : "";
+        note.textContent = "";
         bar.hidden = false;
         bar.value = event.share;
         drawLevels(event.noise_levels);
@@ -63,6 +65,7 @@ export function attachProgress(node, api) {
         if (working || !found?.images) return;
         text.textContent = say("the session holds {0} images", found.images);
         warning.textContent = found.warnings.join("; ");
+        note.textContent = found.notes.join("; ");
         bar.hidden = true;
         drawLevels(found.noise_levels);
         view.show();

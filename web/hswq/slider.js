@@ -1,58 +1,77 @@
-// HSWQ Compare: reference and candidate on top of each other, with a line between them that follows the pointer.
+// HSWQ Compare: the verdict, and reference and candidate on top of each other. What it shows stays with the node.
 
-import { addView, make, onExecuted, place } from "./widget.js";
+import { addressOf } from "./result.js";
+import { makeStage } from "./stage.js";
+import { verdictLines } from "./verdict.js";
+import { addView, make, onConfigured, onExecuted } from "./widget.js";
 import { say } from "./words.js";
 
-const HEIGHT = 300;
+const KEPT = "hswq_compare"; // of the node's properties: a refresh and undo bring it back
+const seen = new Map(); // for undoing to before it was there
 
-export function attachSlider(node, api) {
-    const below = make("img", "");
-    const above = make("img", "");
-    const line = make("div", "");
-    const stage = make("div", "hswq-slider", below, above, line);
+const keyOf = (node) => `${node.graph?.id} ${node.id}`;
+
+export function attachSlider(node, api, noteChange) {
+    const { stage, images, fit, toPixels } = makeStage();
+    const verdict = make("div", "hswq-verdict");
     const text = make("div", "hswq-figures");
-    const warning = make("div", "hswq-same warn");
-    const view = addView(node, api, "hswq_slider", make("div", "", stage, warning, text), HEIGHT + 40);
-    Object.assign(stage.style, { position: "relative", height: `${HEIGHT}px`, cursor: "ew-resize" });
-    for (const image of [below, above]) {
-        Object.assign(image.style, { position: "absolute", width: "100%", height: "100%", objectFit: "contain" });
-        image.style.imageRendering = "pixelated";
-        image.draggable = false;
-    }
-    Object.assign(line.style, { position: "absolute", top: 0, bottom: 0, width: "2px", background: "#fff" });
+    const gone = make("div", "hswq-gone note", say("the images are gone; run again to see them"));
+    const button = (name, title, act) => {
+        const made = make("button", `hswq-${name}`, title);
+        made.addEventListener("click", act);
+        return made;
+    };
+    const turn = [button("before", "◀", () => showPair(shown - 1)), button("next", "▶", () => showPair(shown + 1))];
+    const whole = make("div", "hswq-whole", stage);
+    const tools = make(
+        "div", "hswq-row", ...turn, button("fit", say("fit"), fit), button("pixels", "1 : 1", toPixels),
+        button("full", say("full screen"), () => (document.fullscreenElement ? document.exitFullscreen() : whole.requestFullscreen())),
+    );
+    whole.append(tools);
+    const element = make("div", "", verdict, gone, whole, text);
+    element.style.cssText = "height:100%;display:flex;flex-direction:column;gap:3px";
+    const view = addView(node, api, "hswq_slider", element, 360, { grows: true });
     let pairs = [];
     let shown = 0;
-
-    function divide(at) {
-        const share = Math.min(1, Math.max(0, at));
-        above.style.clipPath = `inset(0 0 0 ${100 * share}%)`;
-        line.style.left = `calc(${100 * share}% - 1px)`;
-        stage.dataset.place = share.toFixed(3);
-    }
 
     function showPair(index) {
         shown = (index + pairs.length) % pairs.length;
         const pair = pairs[shown];
-        below.src = address(api, pair.reference);
-        above.src = address(api, pair.candidate);
-        const number = pairs.length > 1 ? say("image {0} of {1} (click for the next), ", shown + 1, pairs.length) : "";
-        warning.textContent = pair.warning;
-        const figures = [number, pair.ssim, pair.psnr];
-        text.textContent = say("left: reference, right: candidate; {0}mean SSIM {1}, PSNR {2}", ...figures);
+        images[0].src = addressOf(api, pair.reference);
+        images[1].src = addressOf(api, pair.candidate);
+        const number = pairs.length > 1 ? say("image {0} of {1}, ", shown + 1, pairs.length) : "";
+        text.textContent = say("{0}SSIM {1}, mean PSNR {2}; wheel: zoom, drag: move", number, pair.ssim, pair.psnr);
     }
 
-    stage.addEventListener("pointermove", (event) => divide(place(stage, event)));
-    stage.addEventListener("click", () => pairs.length > 1 && showPair(shown + 1));
-    divide(0.5);
-
-    onExecuted(node, (output) => {
-        if (!output.hswq_compare?.length) return;
-        pairs = output.hswq_compare;
+    function show(kept) {
+        pairs = kept.pairs;
+        for (const each of turn) each.hidden = pairs.length < 2;
+        gone.hidden = true;
+        whole.hidden = false;
+        verdict.replaceChildren(...(kept.verdict ? verdictLines(kept.verdict) : []));
         showPair(0);
         view.show();
-    });
-}
+    }
 
-function address(api, file) {
-    return api.apiURL(`/view?${new URLSearchParams(file)}`);
+    function restore() {
+        const kept = node.properties?.[KEPT] ?? seen.get(keyOf(node));
+        if (kept?.pairs?.length) show(kept);
+    }
+
+    for (const image of images) {
+        image.addEventListener("error", () => { // temporary files go when the server starts anew
+            gone.hidden = false;
+            whole.hidden = true;
+        });
+    }
+    onConfigured(node, restore);
+    onExecuted(node, (output) => {
+        if (!output.hswq_compare?.length) return;
+        const kept = { pairs: output.hswq_compare, verdict: output.hswq_verdict?.[0] };
+        node.properties = { ...node.properties, [KEPT]: kept };
+        seen.set(keyOf(node), kept);
+        show(kept);
+        noteChange();
+    });
+    restore();
 }

@@ -11,6 +11,15 @@ const STYLE = `
 .hswq[hidden], .hswq [hidden] { display: none; }
 .hswq canvas { display: block; width: 100%; touch-action: none; }
 .hswq .warn { color: color-mix(in srgb, #e8a33d 55%, var(--input-text, #ddd)); }
+.hswq .note { opacity: 0.75; }
+.hswq-row { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; }
+.hswq-row input { flex: 1 1 80px; min-width: 0; }
+.hswq button, .hswq-row input { font: inherit; color: inherit; background: #8883; border: 1px solid #8886; border-radius: 4px;
+        padding: 1px 7px; }
+.hswq button { cursor: pointer; }
+.hswq a { color: inherit; }
+.hswq-whole { display: flex; flex: 1 1 auto; flex-direction: column; gap: 2px; min-height: 0; }
+.hswq-whole:fullscreen { background: #111; padding: 8px; color: #ddd; }
 .hswq-legend { display: flex; gap: 12px; }
 .hswq-badge div { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 .hswq .swatch { display: inline-block; width: 9px; height: 9px; margin-right: 4px; }
@@ -19,9 +28,9 @@ const STYLE = `
 /**
  * Adds ``content`` below the node's own widgets; it takes no room until ``show`` is called.
  *
- * An error of the node is told here, too, until the next run: newer pages show it only on demand.
+ * One that ``grows`` takes what room the node has. An error of the node is told here, too, until the next run: newer pages show it only on demand.
  */
-export function addView(node, api, name, content, height) {
+export function addView(node, api, name, content, height, { grows = false } = {}) {
     addStyle();
     const problem = make("div", "hswq-error warn");
     const element = make("div", "hswq", problem, content);
@@ -31,7 +40,7 @@ export function addView(node, api, name, content, height) {
         serialize: false,
         hideOnZoom: false,
         getMinHeight: room,
-        getMaxHeight: room,
+        getMaxHeight: () => (grows && !element.hidden ? undefined : room()),
         getHeight: room,
     });
     widget.serialize = false; // a view has no value: saved workflows must not change
@@ -61,6 +70,15 @@ export function onExecuted(node, handle) {
     node.onExecuted = function (output) {
         before?.call(this, output);
         handle(output ?? {});
+    };
+}
+
+/** Calls ``handle`` when a saved workflow's values have been put into the node. */
+export function onConfigured(node, handle) {
+    const before = node.onConfigure;
+    node.onConfigure = function (...given) {
+        before?.apply(this, given);
+        handle();
     };
 }
 

@@ -1,0 +1,17 @@
+"""What the page can be given of a file: its place for ComfyUI's own route ``/view``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import folder_paths
+
+
+def served(file: Path) -> dict[str, str] | None:
+    """The query of ``/view`` for a file in the output folder; ``None`` for one elsewhere, which is not served."""
+    root = Path(os.path.abspath(folder_paths.get_output_directory()))
+    path = Path(os.path.abspath(file))
+    if not path.is_relative_to(root):
+        return None
+    return {"filename": path.name, "subfolder": path.relative_to(root).parent.as_posix(), "type": "output"}
