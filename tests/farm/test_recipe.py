@@ -131,11 +131,8 @@ def test_an_output_may_be_a_recipe_by_name(recipe: Path) -> None:
     recipe.write_text(GOOD + '[[outputs]]\nrecipe = "best quality"\nkeep_ratio = 0.1\n')
     options = read_recipe(recipe).outputs[-1]
     assert (options.mode, options.rounding, options.keep_ratio) == ("int8", "calibrated", 0.1)
-    for wrong, what in (
-        ('recipe = "best"', "'best' is not a recipe"),
-        ('recipe = "fast"\nmode = "v2"', "the recipe 'fast' has mode 'int8'"),
-    ):
-        assert what in told(recipe, f"{GOOD}[[outputs]]\n{wrong}\n")
+    wrong = {'recipe = "best"': "'best' is not a recipe", 'recipe = "fast"\nmode = "v2"': "'fast' has mode 'int8'"}
+    assert all(what in told(recipe, f"{GOOD}[[outputs]]\n{text}\n") for text, what in wrong.items())
 
 
 def test_no_mistake_hides_another(recipe: Path) -> None:
