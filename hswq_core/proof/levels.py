@@ -35,15 +35,15 @@ IDENTICAL = Level(
 )  # fmt: skip
 SAME = Level(
     "practically the same", "Practically the same image", "Practically the same image in {0} of {1}",
-    "practically the same one in {0}", "good", 0.95, 1e-4,
+    "practically the same one in {0}", "good", 0.95, 2e-3,
 )  # fmt: skip
 SMALL = Level(
     "small differences", "Small differences in the image", "Small differences in {0} of {1}",
-    "small differences in {0}", "fair", 0.85, 5e-4,
+    "small differences in {0}", "fair", 0.85, 8e-3,
 )  # fmt: skip
 VISIBLE = Level(
     "visibly different", "Visibly different image", "Visibly different image in {0} of {1}",
-    "a visibly different one in {0}", "poor", 0.5, 1e-2,
+    "a visibly different one in {0}", "poor", 0.5, 4e-2,
 )  # fmt: skip
 ANOTHER = Level(
     "another image", "Another image", "Another image in {0} of {1}",
