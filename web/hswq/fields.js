@@ -46,28 +46,32 @@ export function arrangeFields(node) {
         fold();
     }
 
-    keepSavedOrder(node, names, defaults);
-    const configured = node.onConfigure;
-    node.onConfigure = function (...given) {
-        configured?.apply(this, given);
-        const size = [...this.size]; // as it was saved
+    keepSavedOrder(node, names, defaults, () => {
+        const [width, height] = node.size; // as it was saved
         fold();
-        this.setSize([size[0], Math.max(size[1], this.computeSize()[1])]);
-    };
+        node.setSize([width, Math.max(height, node.computeSize()[1])]);
+    });
     fold();
     return fold;
 }
 
 /** Lets a node read and save values in the order of ``names``; what an older workflow does not have is the default. */
-function keepSavedOrder(node, names, defaults) {
+function keepSavedOrder(node, names, defaults, fold) {
+    const restored = (all) => {
+        for (const name of names) widgetNamed(node, name).value = all.get(name);
+        fold();
+        setTimeout(fold); // and once more when links are in place
+    };
     const { configure, onSerialize } = node;
     node.configure = function (info) {
         const values = info.widgets_values;
         if (!Array.isArray(values)) return configure.call(this, info);
+        for (const name of names) widgetNamed(this, name).value = defaults.get(name);
         const all = new Map(names.map((name, place) => [name, place < values.length ? values[place] : defaults.get(name)]));
-        for (const name of names) widgetNamed(this, name).value = all.get(name);
         const widgets = this.widgets.filter((widget) => widget.serialize !== false);
-        return configure.call(this, { ...info, widgets_values: widgets.map((widget) => all.get(widget.name)) });
+        const done = configure.call(this, { ...info, widgets_values: widgets.map((widget) => all.get(widget.name)) });
+        restored(all); // some pages give values by places of their own
+        return done;
     };
     node.onSerialize = function (info) {
         onSerialize?.call(this, info);

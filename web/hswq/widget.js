@@ -106,7 +106,7 @@ export function setValue(widget, value) {
 /** Hides a widget in both of the page's node renderers, or shows it again. */
 export function setHidden(widget, hidden) {
     widget.hidden = hidden;
-    widget.options = { ...widget.options, hidden }; // where nodes are elements of the page
+    (widget.options ??= {}).hidden = hidden; // where nodes are elements of the page, which keeps these very options
     if (hidden) widget.computeSize = () => [0, -4]; // and takes no room, not even that between two
     else delete widget.computeSize;
 }
