@@ -20,7 +20,7 @@ _SUITES = {
 _HEAD = """# Versions
 
 What was run with which versions, written by the tests themselves: `HSWQ_RECORD=1 nox -s SESSION` adds a run to
-[compatibility.json](compatibility.json), `python -m showcase.compatibility` writes this page. What is not in the table
+[compatibility.json](compatibility.json) and writes this page anew. What is not in the table
 was not run: Windows, macOS and cards among it (the [workflow](../.github/workflows/ci.yml) runs `unit` on three systems
 where the repository has runners; figures of cards are in [benchmarks](benchmarks.md)).
 
@@ -40,6 +40,10 @@ def page(runs: Iterable[Run]) -> str:
     return f"{_HEAD}{chr(10).join(rows)}\n\n{suites}\n"
 
 
-if __name__ == "__main__":
+def write_page() -> None:
+    """Write the page of the runs that are recorded."""
     PAGE.write_text(page(recorded()), encoding="utf-8")
-    print(PAGE)
+
+
+if __name__ == "__main__":
+    write_page()

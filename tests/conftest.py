@@ -30,12 +30,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     name = config.getoption("--record")
     if name:
+        from showcase.compatibility import write_page
         from tests.support import run_record
 
         passed, failed, errors, skipped = (
             len(terminalreporter.stats.get(kind, ())) for kind in ("passed", "failed", "error", "skipped")
         )
         run_record.add(run_record.this_run(name, passed, failed + errors, skipped))
+        write_page()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -227,7 +227,7 @@ def test_the_command_line_and_the_card_know_it(case: Case, capsys: pytest.Captur
     assert main([*command, "--stats", str(case.target.with_name("stats.safetensors")), "--dry-run"]) == 0
     assert "predicted error" in capsys.readouterr().out
     case.written(target="0.9")
-    said = (publish(case.target, case.target.with_name("card")) / "README.md").read_text(encoding="utf-8")
+    said = (publish(case.target, case.target.with_name("card")).folder / "README.md").read_text(encoding="utf-8")
     assert "from version 0.33 on" in said and "6 layers in nvfp4" in said and "INT8 and NVFP4" in said
     share = case.target.stat().st_size / sum(tensor.nbytes for tensor in load_file(case.source).values())
     assert f"{share:.0%} of 16 bits" in said

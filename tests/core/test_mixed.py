@@ -211,7 +211,7 @@ def test_a_card_says_what_a_mixed_file_is(example: Example, tmp_path: Path) -> N
     measured(example)
     path = tmp_path / "mixed.safetensors"
     quantize(example.path, path, example.statistics, mode="mixed", target="1e-3")
-    said = (publish(path, tmp_path / "card") / "README.md").read_text(encoding="utf-8")
+    said = (publish(path, tmp_path / "card").folder / "README.md").read_text(encoding="utf-8")
     assert "8-bit copy" not in said and re.search(r"layers in int\d", said) and "predicted error" in said
     share = int(re.findall(r"(\d+)% of 16 bits", said)[0]) / 100
     assert share == pytest.approx(path.stat().st_size / example.path.stat().st_size, abs=0.1)

@@ -46,7 +46,7 @@ def test_it_is_quantized_to_inspected_and_converted(example: Example, tmp_path: 
 def test_the_command_line_and_the_card_know_it(example: Example, tmp_path: Path) -> None:
     path = tmp_path / "toy.safetensors"
     assert main(["quantize", str(example.path), str(path), "--mode", "toy", "--keep-ratio", "0"]) == 0
-    folder = publish(path, tmp_path / "card", About())
+    folder = publish(path, tmp_path / "card", About()).folder
     assert "It opens in *HSWQ Loader*." in (folder / "README.md").read_text(encoding="utf-8")
 
 
