@@ -9,7 +9,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..hswq_core.metrics import ImageComparison, compare_images
-from ..hswq_core.proof.sentence import Verdict, verdict_of_images
+from ..hswq_core.proof.sentence import Verdict, in_digits, verdict_of_images
 from .common import CATEGORY, found_by
 from .inputs import checked
 
@@ -63,7 +63,7 @@ def _pairs(reference: Any, candidate: Any, result: ImageComparison) -> list[dict
     )
     decibels = "infinite" if math.isinf(result.psnr) else f"{result.psnr:.1f} dB"
     return [
-        {"reference": dict(a), "candidate": dict(b), "ssim": f"{ssim:.4f}", "psnr": decibels}
+        {"reference": dict(a), "candidate": dict(b), "ssim": in_digits(ssim), "psnr": decibels}
         for a, b, ssim in zip(*saved, result.each, strict=True)
     ]
 
