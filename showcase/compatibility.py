@@ -21,8 +21,8 @@ _HEAD = """# Versions
 
 What was run with which versions, written by the tests themselves: `HSWQ_RECORD=1 nox -s SESSION` adds a run to
 [compatibility.json](compatibility.json) and writes this page anew. What is not in the table
-was not run: Windows, macOS and cards among it (the [workflow](../.github/workflows/ci.yml) runs `unit` on three systems
-where the repository has runners; figures of cards are in [benchmarks](benchmarks.md)).
+was not run: Windows, macOS and cards among it (`.github/workflows/ci.yml` runs `unit` on three systems where the
+repository has runners; figures of a card are in [benchmarks](benchmarks.md)).
 
 """
 
