@@ -122,7 +122,7 @@ def browser(session: nox.Session) -> None:
 
 @nox.session(**session_options)
 def frontends(session: nox.Session) -> None:
-    """The tests of the page, as ``browser`` does them, with other versions of ComfyUI's page."""
+    """The tests of the page with other versions of it, in the newer of its two renderers."""
     comfyui = provide_comfyui(session, *TESTING)
     chromium = find_browser() or session.error("there is no Chromium: install it, or name it in CHROMIUM")
     for version in FRONTENDS:
@@ -134,6 +134,7 @@ def frontends(session: nox.Session) -> None:
         )  # fmt: skip
         page = folder / "comfyui_frontend_package" / "static"
         environment = {"COMFYUI_PATH": str(comfyui), "CHROMIUM": chromium, "HSWQ_FRONTEND": str(page)}
+        environment |= {"HSWQ_RENDERERS": "vue"}
         run_pytest(session, "-m", "browser", *(arguments_of(session) or ["tests/browser"]), environment=environment)
 
 

@@ -15,7 +15,7 @@ _SUITES = {
     "versions": "the same with other versions of Python and torch (`nox -s versions`)",
     "tests": "the core, real servers, farm, families, and the page in one of its two renderers (`nox -s tests`)",
     "browser": "the page in Chromium, both renderers (`nox -s browser`)",
-    "frontends": "the same with other versions of the page (`nox -s frontends`)",
+    "frontends": "other versions of the page, in the newer of its renderers (`nox -s frontends`)",
 }
 _HEAD = """# Versions
 
