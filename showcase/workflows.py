@@ -99,7 +99,7 @@ def quick_start(c: Canvas) -> None:
 
 
 def full_recipe(c: Canvas) -> None:
-    c.note("Read me", FULL_RECIPE, -20, -320, 2570, 250)
+    c.note("Read me", FULL_RECIPE, -20, -260, 2570, 190)
     calibration_run(c)
     c.add(
         "measure", "HSWQMeasureSensitivity", (840, 40, 330, 220), model=("original", 0), stats=("run", 0),

@@ -22,7 +22,7 @@ def test_comparing_without_quantized_files_says_so(page: ComfyPage, server: Comf
         assert "there is no V1 file yet" in said and "there is no V2 file yet" in said
         small(page)
         assert page.run() == "success"
-        assert page.texts("hswq-same").count("both are the same image") == 2
+        assert page.texts("hswq-sentence").count("Identical image") == 2
     finally:
         for path in hidden:
             path.rename(path.with_suffix(".safetensors"))

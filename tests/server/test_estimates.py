@@ -15,6 +15,14 @@ from tests.support.server import TINY_CHECKPOINT, ComfyServer
 from tests.support.workflows import TINY, calibrated, quantize
 
 SESSION = "estimates"
+
+
+@pytest.fixture(scope="module")
+def server(probing_once: ComfyServer) -> ComfyServer:
+    """One that has made no run yet: others' times would be told."""
+    return probing_once
+
+
 OPTIONS: dict[str, Any] = {"mode": "int8", "selection": "measured", "rounding": "calibrated", "keep_ratio": 0.1}
 
 

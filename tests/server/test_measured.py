@@ -48,7 +48,7 @@ def measured(server: ComfyServer) -> Path:
     flow["report"]["inputs"]["stats"] = ["measure", 0]
     outputs = server.run(flow)
     text = outputs["text"]["text"][0]
-    assert "by measured" in text and "warning: the calibration has only 4 images" in text and "input_blocks.0.0" in text
+    assert "by measured" in text and "note: the calibration has only 4 images" in text and "input_blocks.0.0" in text
     image = Image.open(server.images(outputs, "chart")[0])
     assert image.size == (1200, 1180) and len(image.convert("RGB").getcolors(1 << 20) or []) > 3
     return session_file(server, "measured")

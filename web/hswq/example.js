@@ -74,10 +74,10 @@ function box(item, title = TITLE) {
     return { x: item.pos[0], y: item.pos[1], width: item.size[0], height: heightOf(item), title };
 }
 
-/** Where the page draws nodes as elements these are what is seen, and what a node says of its size may be older. */
+/** Where the page draws nodes as elements, what a node says of its size may be older than what is seen, or newer. */
 function heightOf(item) {
     const element = item.type && document.querySelector(`[data-node-id="${item.id}"]`);
-    return element ? Math.max(element.offsetHeight - TITLE, 0) : item.size[1];
+    return Math.max(element ? element.offsetHeight - TITLE : 0, item.size[1]);
 }
 
 function inside(each, group) {
