@@ -92,7 +92,7 @@ def test_compare_grows_zooms_and_fills_the_screen(page: ComfyPage, server: Comfy
 
     before = height(stage)
     page.page.evaluate(f"() => {NODE.format('HSWQCompare')}.setSize([620, 860])")
-    page.page.wait_for_timeout(1200)
+    page.look_at(400, 60, 1.0)  # and the page draws anew
     assert height(stage) > before + 100
 
     scale = page.page.evaluate("() => window.app.canvas.ds.scale")
