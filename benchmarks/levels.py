@@ -22,8 +22,6 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
-from hswq_core.files.checkpoint import CheckpointReader
-from hswq_core.files.layers import find_layers
 from hswq_core.formats import FORMATS
 from hswq_core.metrics import compare_images
 from hswq_core.proof.levels import LEVELS, level_of_error, level_of_ssim
@@ -32,8 +30,6 @@ from . import fidelity, inprocess_comfy
 from .peers import ORIGINAL, UNET, save
 from .peers_small import plain
 
-_MIXED = (0.5, 0.4, 0.33, 0.3, 0.27, 0.24, 0.21)
-"""Shares of the UNet's bytes."""
 _COLUMNS, _SIDE = 16, 96
 
 
@@ -51,20 +47,13 @@ def rounded_plainly(bits: int, target: Path, layers: list[str]) -> Path:
 
 def files(target: Path) -> Iterator[tuple[str, Path]]:
     """Each file under its name, written when it is asked for; all take each other's place."""
-    with CheckpointReader(ORIGINAL) as reader:
-        layers = sorted(find_layers(reader).weights)
-    for bits in (6, 5, 4, 3, 2):
-        yield f"plain {bits} bits", rounded_plainly(bits, target, layers)
     write = partial(fidelity.write, ORIGINAL, target)
-    model, statistics = fidelity.calibrate(ORIGINAL, target.with_name("statistics.safetensors"))
+    _, statistics = fidelity.calibrate(ORIGINAL, target.with_name("statistics.safetensors"))
     for mode in ("int8", "v2", "v1"):
         yield f"{mode}, nearest, none kept", write(statistics, mode=mode, keep_ratio=0.0)
     yield "v2, the model card's, 0.25", write(statistics, mode="v2", keep_ratio=0.25)
-    measured = fidelity.measure(model, statistics, "mixed", "calibrated")
-    whole = sum(tensor.nbytes for key, tensor in load_file(ORIGINAL).items() if key.startswith(UNET))
-    for share in _MIXED:
-        budget = str(ORIGINAL.stat().st_size - round((1 - share) * whole))
-        yield f"mixed, {share:.0%} of the UNet", write(measured, mode="mixed", budget=budget, rounding="calibrated")
+    for bits in (6, 5, 4, 3, 2):
+        yield f"plain {bits} bits", rounded_plainly(bits, target, sorted(statistics.layers))
 
 
 def sheet(pairs: list[tuple[float, torch.Tensor, torch.Tensor]]) -> Image.Image:

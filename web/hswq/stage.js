@@ -12,10 +12,12 @@ export function makeStage() {
     const line = make("div", "");
     const labels = [make("div", "hswq-label", say("reference")), make("div", "hswq-label", say("candidate"))];
     const stage = make("div", "hswq-slider", below, above, line, ...labels);
-    stage.style.cssText = "position:relative;flex:1 1 auto;min-height:120px;overflow:hidden;cursor:ew-resize;background:#0004;touch-action:none";
+    stage.style.cssText = "position:relative;flex:1 1 auto;min-height:220px;overflow:hidden;resize:vertical;outline:none;cursor:ew-resize;background:#0004;touch-action:none";
+    Object.assign(stage, { tabIndex: -1 }).dataset.captureWheel = "true"; // else the page zooms its canvas, unless focused
     line.style.cssText = "position:absolute;top:0;bottom:0;width:2px;background:#fff;box-shadow:0 0 2px #000;pointer-events:none";
     for (const label of labels) label.style.cssText = LABEL;
     const images = [below, above].map((each) => each.firstChild);
+    // Where nodes are elements of the page they may not give a view their room: then its own corner makes it larger.
     let view = { zoom: 1, x: 0, y: 0 }; // zoom 1: the whole image, in the middle
     let dragged = null;
 
@@ -53,6 +55,8 @@ export function makeStage() {
         draw();
     }
 
+    const focus = () => stage.focus({ preventScroll: true });
+    stage.addEventListener("pointerenter", () => !document.activeElement?.matches("input, textarea") && focus());
     stage.addEventListener("wheel", (event) => {
         event.preventDefault();
         event.stopPropagation();
@@ -64,6 +68,7 @@ export function makeStage() {
     }, { passive: false });
     stage.addEventListener("pointerdown", (event) => {
         event.stopPropagation(); // the node stays where it is
+        focus();
         if (view.zoom === 1) return;
         stage.setPointerCapture(event.pointerId);
         dragged = { x: event.clientX, y: event.clientY, from: view };
