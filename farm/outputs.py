@@ -29,7 +29,7 @@ class _Output(BaseModel):
     def _fits(cls, value: Any, info: ValidationInfo) -> Any:
         key = str(info.field_name)
         if key == "recipe":
-            with _as_value_error():
+            with as_value_error():
                 recipe_fields(value)
             return value
         _check({"mode": _MODE_OF.get(key, "v2"), key: value})  # whether it is a value of this key at all
@@ -45,7 +45,7 @@ Output = create_model("Output", __base__=_Output, **_OPTIONS)
 def read_output(table: Any) -> QuantizeOptions:
     """Errors: pydantic's ValidationError with every key that is wrong."""
     given = Output.model_validate(table).model_dump(exclude_unset=True)
-    with _as_value_error():
+    with as_value_error():
         return options_of_recipe(given.pop("recipe", CUSTOM), given)
 
 
@@ -60,14 +60,14 @@ def rows_missing(outputs: Sequence[QuantizeOptions], rows: int) -> list[Mistake]
 
 
 def _check(options: dict[str, Any]) -> None:
-    with _as_value_error():
+    with as_value_error():
         QuantizeOptions(**options)
 
 
 @contextmanager
-def _as_value_error() -> Iterator[None]:
-    """An error of the core as pydantic takes it."""
+def as_value_error(key: str = "") -> Iterator[None]:
+    """An error of the core as pydantic takes it. Args: key: what it is of, where the message does not say."""
     try:
         yield
     except HSWQError as error:
-        raise ValueError(f"{error.what}. {error.remedy}") from error
+        raise ValueError(f"{key and f'{key}: '}{error.what}. {error.remedy}") from error

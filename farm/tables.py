@@ -28,7 +28,7 @@ from hswq_core.options import Method, QuantizeOptions
 from hswq_core.prompts import VARIED, read_prompts
 from hswq_core.publishing.licences import checked_licence
 
-from .outputs import read_output
+from .outputs import as_value_error, read_output
 
 LISTS = {
     "checkpoints": "checkpoints is to be a list of paths or patterns, as ['models/*']",
@@ -61,10 +61,8 @@ def _text(value: object, info: ValidationInfo) -> str:
 
 
 def _licence(value: str) -> str:
-    try:
+    with as_value_error("licence"):
         return checked_licence(value)
-    except HSWQError as error:
-        raise ValueError(f"licence: {error.what}. {error.remedy}") from error
 
 
 def _in_base(value: object, info: ValidationInfo) -> Path:

@@ -16,6 +16,8 @@ import comfy.cli_args
 import comfy.ops
 import torch
 
+from .compat import replace_attribute
+
 _SWITCHES = ("disable_comfy_compiler", "disable_cuda_graphs")
 """ComfyUI's, which it reads in every call of a model."""
 _FUSED, _ACTIVATIONS = "linear_input_act", "INPUT_ACT_EAGER"
@@ -32,21 +34,15 @@ def as_written() -> Iterator[None]:
     with contextlib.ExitStack() as undo:
         undo.enter_context(_uncompiled())
         for name in _SWITCHES:
-            if hasattr(comfy.cli_args.args, name):
-                _replace(undo, comfy.cli_args.args, name, True)
-        activations = getattr(comfy.ops, _ACTIVATIONS, None)
-        if activations is not None and hasattr(comfy.ops, _FUSED):
-            _replace(undo, comfy.ops, _FUSED, _through_the_module(activations, getattr(comfy.ops, _FUSED)))
+            replace_attribute(undo, comfy.cli_args.args, name, True)
+        activations, fused = (getattr(comfy.ops, name, None) for name in (_ACTIVATIONS, _FUSED))
+        if activations is not None and fused is not None:
+            replace_attribute(undo, comfy.ops, _FUSED, _through_the_module(activations, fused))
         try:
             yield
         except BaseException:
             _drop_prefetched()
             raise
-
-
-def _replace(undo: contextlib.ExitStack, owner: Any, name: str, value: Any) -> None:
-    undo.callback(setattr, owner, name, getattr(owner, name))
-    setattr(owner, name, value)
 
 
 def _uncompiled() -> contextlib.AbstractContextManager[Any]:

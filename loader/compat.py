@@ -49,9 +49,14 @@ def paged_in(layer: Any, x: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.
 
     Their memory may be taken away as soon as the context ends.
     """
-    found = comfy.ops.cast_bias_weight(
-        layer, dtype=layer.weight.dtype, device=x.device, bias_dtype=x.dtype, offloadable=True
-    )
+    with _cast(layer, dtype=layer.weight.dtype, device=x.device, bias_dtype=x.dtype) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def _cast(layer: Any, *args: Any, **named: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+    """A layer's weight and bias as ComfyUI casts them; what that holds meanwhile is given back."""
+    found = comfy.ops.cast_bias_weight(layer, *args, **named, offloadable=True)
     try:
         yield found[0], found[1]
     finally:
@@ -97,10 +102,8 @@ def weight_in_use(module: Any, like: torch.Tensor) -> torch.Tensor:
     if hasattr(module, "comfy_cast_weights"):
         if not is_paged(module, like):
             return comfy.ops.cast_bias_weight(module, like)[0]
-        weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
-        kept = weight.clone()
-        comfy.ops.uncast_bias_weight(module, weight, bias, stream)
-        return kept
+        with _cast(module, like) as (weight, _):
+            return weight.clone()
     return own_weight(module, like)
 
 
@@ -117,10 +120,15 @@ def differentiable_operations() -> Iterator[None]:
             (comfy.model_management, "in_training", True),
             (comfy.quant_ops, "ck", _PlainKernels(getattr(comfy.quant_ops, "ck", None))),
         ):
-            if hasattr(owner, name):
-                undo.callback(setattr, owner, name, getattr(owner, name))
-                setattr(owner, name, value)
+            replace_attribute(undo, owner, name, value)
         yield
+
+
+def replace_attribute(undo: contextlib.ExitStack, owner: Any, name: str, value: Any) -> None:
+    """Give what an owner has under this name another value until the stack is left; nothing where it has none."""
+    if hasattr(owner, name):
+        undo.callback(setattr, owner, name, getattr(owner, name))
+        setattr(owner, name, value)
 
 
 class _PlainKernels:

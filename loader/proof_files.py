@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +61,6 @@ def proved_file(files: Collection[Path], model: Any, progress: Progress) -> Prov
         return ProvedFile(file.name, file.stat().st_size, sha256)
     except OSError:
         return None
-
-
-@contextlib.contextmanager
-def unfinished_folder(folder: Path) -> Iterator[Path]:
-    """A folder inside ``folder`` to write into; gone in the end, unless it was renamed."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as temporary:
-        unfinished = Path(temporary) / "proof"
-        unfinished.mkdir()
-        yield unfinished
 
 
 def write_proof(

@@ -10,6 +10,7 @@ from typing import Any
 import comfy.model_management
 import torch
 
+from ..hswq_core.files.unfinished import unfinished_folder
 from ..hswq_core.progress import Progress
 from ..hswq_core.proof import Pair, Proof
 from ..hswq_core.proof.compare import compare_runs
@@ -21,7 +22,7 @@ from .clip_metrics import ClipMetrics
 from .images import data_uri
 from .latents import empty_latent
 from .paired_runs import Sampling, paired_runs
-from .proof_files import files_behind, name_of, proved_file, unfinished_folder, write_images, write_proof
+from .proof_files import files_behind, name_of, proved_file, write_images, write_proof
 from .provenance import patches_of
 from .sample import encode
 from .weights import weights_digest

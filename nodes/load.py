@@ -54,8 +54,9 @@ def _more_inputs() -> list[Any]:
     ]
 
 
-def _is_fast(compute: str, fp8_matmul: bool) -> bool:
-    return fp8_matmul or compute == "fast"
+def _how(fp8_matmul: bool = False, compute: str = "exact", reading: str = "auto") -> dict[str, Any]:
+    """What the other inputs ask of the functions that load."""
+    return {"fast": fp8_matmul or compute == "fast", "reading": reading}
 
 
 def _ui(loaded: Loaded) -> dict[str, Any]:
@@ -92,31 +93,15 @@ class HSWQLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(
-        cls,
-        ckpt_name: str,
-        path: str | None = None,
-        fp8_matmul: bool = False,
-        compute: str = "exact",
-        reading: str = "auto",
-    ) -> int:
+    def fingerprint_inputs(cls, ckpt_name: str, **_: Any) -> int:
         return model_modification_time("checkpoints", ckpt_name)
 
     @classmethod
     @checked
-    def execute(
-        cls,
-        ckpt_name: str,
-        path: str | None = None,
-        fp8_matmul: bool = False,
-        compute: str = "exact",
-        reading: str = "auto",
-    ) -> io.NodeOutput:
+    def execute(cls, ckpt_name: str, path: str | None = None, **more: Any) -> io.NodeOutput:
         file = known_path(path) if path else model_path("checkpoints", ckpt_name)
         embeddings = folder_paths.get_folder_paths("embeddings")
-        model, clip, vae, loaded = load_checkpoint(
-            file, embeddings, fast=_is_fast(compute, fp8_matmul), reading=reading
-        )
+        model, clip, vae, loaded = load_checkpoint(file, embeddings, **_how(**more))
         return io.NodeOutput(model, clip, vae, ui=_ui(loaded))
 
 
@@ -141,26 +126,12 @@ class HSWQDiffusionModelLoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(
-        cls,
-        unet_name: str,
-        path: str | None = None,
-        fp8_matmul: bool = False,
-        compute: str = "exact",
-        reading: str = "auto",
-    ) -> int:
+    def fingerprint_inputs(cls, unet_name: str, **_: Any) -> int:
         return model_modification_time("diffusion_models", unet_name)
 
     @classmethod
     @checked
-    def execute(
-        cls,
-        unet_name: str,
-        path: str | None = None,
-        fp8_matmul: bool = False,
-        compute: str = "exact",
-        reading: str = "auto",
-    ) -> io.NodeOutput:
+    def execute(cls, unet_name: str, path: str | None = None, **more: Any) -> io.NodeOutput:
         file = known_path(path) if path else model_path("diffusion_models", unet_name)
-        model, loaded = load_diffusion_model(file, fast=_is_fast(compute, fp8_matmul), reading=reading)
+        model, loaded = load_diffusion_model(file, **_how(**more))
         return io.NodeOutput(model, ui=_ui(loaded))

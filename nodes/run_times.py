@@ -13,6 +13,7 @@ import torch
 
 from ..hswq_core.files.replace import replace
 from ..hswq_core.files.source import TensorInfo
+from ..hswq_core.files.unfinished import temporary_beside
 from ..hswq_core.options import QuantizeOptions
 from .common import statistics_folder
 
@@ -57,7 +58,7 @@ def _remember(kind: str, seconds: float) -> None:
     known = _read()
     known.pop(kind, None)
     kept = [*[*known.items()][-_MOST_KINDS:], (kind, round(seconds, 3))]
-    made = _path().with_suffix(".new")
+    made = temporary_beside(_path())
     with contextlib.suppress(OSError):  # the file was written, whether or not this can be
         made.write_text(json.dumps(dict(kept), indent=1), "utf-8")
         replace(made, _path())

@@ -8,7 +8,9 @@ import hashlib
 import os
 import secrets
 import socket
+import tempfile
 import time
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +28,15 @@ def temporary_beside(path: Path) -> Path:
     same host name.
     """
     return path.with_name(f".{path.name}.{maker()}.tmp")
+
+
+@contextlib.contextmanager
+def unfinished_folder(folder: Path) -> Iterator[Path]:
+    """A folder inside ``folder`` to write into; gone in the end, unless it was renamed."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as temporary:
+        unfinished = Path(temporary) / "made"
+        unfinished.mkdir()
+        yield unfinished
 
 
 def remove_leftovers(path: Path) -> None:

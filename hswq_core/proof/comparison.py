@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from ..errors import CheckpointError, TargetError, printable
 from ..files.names import next_free, usable_name
 from ..files.replace import replace
+from ..files.unfinished import unfinished_folder
 from ..formats import FORMATS
 from .verdict import ProvedFile
 
@@ -73,9 +73,7 @@ def write_comparison(folder: Path, candidates: Sequence[Compared]) -> Path:
     """
     name = usable_name(f"{Path(candidates[0].proof['reference']).stem}_compared")
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as temporary:
-            unfinished = Path(temporary) / "comparison"
-            unfinished.mkdir()
+        with unfinished_folder(folder) as unfinished:
             made = next_free(folder / name)
             put_comparison(unfinished, candidates, made)
             replace(unfinished, made)

@@ -20,6 +20,7 @@ from hswq_core.cli import main
 from hswq_core.errors import CheckpointError, PlanError, TargetError
 from hswq_core.proof import Pair, Proof
 from hswq_core.publishing import About, publish
+from hswq_core.publishing.licences import LICENCES
 from tests.core.conftest import Example
 
 ABOUT = About(
@@ -145,6 +146,11 @@ def test_the_originals_licence_is_taken_over(example: Example, tmp_path: Path) -
             "no base model is said", "no author is said", "there is no proof",
         ]  # fmt: skip
         assert ModelCard.load(publish(written, tmp_path / f"{said}_mit", About(licence="mit")).folder / "README.md")
+
+
+def test_the_list_of_licences_has_whole_identifiers() -> None:
+    assert not [each for each in LICENCES if not each[0].isalpha() or each.endswith("-")]
+    assert {"cc-by-3.0", "cc-by-nc-sa-3.0", "cdla-sharing-1.0", "fair-noncommercial-research-license"} <= LICENCES
 
 
 def test_a_licence_that_hugging_face_does_not_know_is_refused(quantized: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import { budgetAt, errorAt, layersInWords, paintErrors } from "./error_curve.js"
 import { percent, size as sizeInWords } from "./format.js";
 import {
     addView, FP8, isConnected, KEPT, make, onChange, onConnections, onExecuted, onServerEvent, place, setValue, swatch,
-    textColour, widgetNamed,
+    textColour, whereabouts, widgetNamed,
 } from "./widget.js";
 import { describeProgress } from "./progress.js";
 import { pathLine } from "./result.js";
@@ -147,17 +147,16 @@ export function attachChart(node, api) {
         view.show();
     });
     // Undo makes nodes anew, and asks no server what it has said.
-    const whereabouts = () => `${node.graph?.id}/${node.id}`;
     function showVerdict(found) {
         if (!found) return;
-        TOLD.set(whereabouts(), found);
+        TOLD.set(whereabouts(node), found);
         const written = make("div", "", say("written: {0}", found.written));
         const where = found.path ? [pathLine(found.path, say("Copy path"))] : [];
         verdict.replaceChildren(...verdictLines(found), written, ...where);
         view.show();
     }
     onExecuted(node, (output) => showVerdict(output.hswq_verdict?.[0]));
-    setTimeout(() => showVerdict(TOLD.get(whereabouts())), 100); // once it is in its graph
+    setTimeout(() => showVerdict(TOLD.get(whereabouts(node))), 100); // once it is in its graph
     soon();
 }
 

@@ -2,6 +2,7 @@
 // place: the loader takes the file of that name where ComfyUI looks for models, and where there is none the page says so.
 
 import { isOurs, isQuantized, readHeader } from "./safetensors.js";
+import { setValue, widgetNamed } from "./widget.js";
 import { say } from "./words.js";
 
 const LOADERS = [
@@ -32,10 +33,9 @@ async function open(file, app, api, [x, y]) {
         const bounds = app.canvasEl.getBoundingClientRect();
         node.pos = [(x - bounds.left) / scale - offset[0], (y - bounds.top) / scale - offset[1]];
         app.graph.add(node);
-        const widget = node.widgets.find((each) => each.name === field);
+        const widget = widgetNamed(node, field);
         if (!widget.options.values.includes(name)) widget.options.values.push(name); // written since the page was opened
-        widget.value = name;
-        widget.callback?.(name);
+        setValue(widget, name);
         return;
     }
     if (!isOurs(header)) return app.handleFile(file); // of another tool, and maybe no diffusion model

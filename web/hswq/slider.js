@@ -3,13 +3,11 @@
 import { addressOf } from "./result.js";
 import { makeStage } from "./stage.js";
 import { verdictLines } from "./verdict.js";
-import { addView, make, onConfigured, onExecuted } from "./widget.js";
+import { addView, make, onConfigured, onExecuted, whereabouts } from "./widget.js";
 import { say } from "./words.js";
 
 const KEPT = "hswq_compare"; // of the node's properties: a refresh and undo bring it back
 const seen = new Map(); // for undoing to before it was there
-
-const keyOf = (node) => `${node.graph?.id} ${node.id}`;
 
 export function attachSlider(node, api, noteChange) {
     const { stage, images, fit, toPixels } = makeStage();
@@ -54,7 +52,7 @@ export function attachSlider(node, api, noteChange) {
     }
 
     function restore() {
-        const kept = node.properties?.[KEPT] ?? seen.get(keyOf(node));
+        const kept = node.properties?.[KEPT] ?? seen.get(whereabouts(node));
         if (kept?.pairs?.length) show(kept);
     }
 
@@ -69,7 +67,7 @@ export function attachSlider(node, api, noteChange) {
         if (!output.hswq_compare?.length) return;
         const kept = { pairs: output.hswq_compare, verdict: output.hswq_verdict?.[0] };
         node.properties = { ...node.properties, [KEPT]: kept };
-        seen.set(keyOf(node), kept);
+        seen.set(whereabouts(node), kept);
         show(kept);
         noteChange();
     });

@@ -97,6 +97,11 @@ export function widgetNamed(node, name) {
     return node.widgets?.find((widget) => widget.name === name);
 }
 
+/** Tells a node from all others, and is the same when undo has made it anew. */
+export function whereabouts(node) {
+    return `${node.graph?.id}/${node.id}`;
+}
+
 /** Gives a widget a value as if it were typed. */
 export function setValue(widget, value) {
     widget.value = value;
