@@ -50,7 +50,7 @@ def estimate(nbytes: int, largest: int, folder: Path) -> Estimate:
 
 def measuring_memory(weights: Iterable[TensorInfo]) -> int:
     """Bytes that measuring sensitivity by gradients takes with all of the model at hand: weights and activations."""
-    return _BYTES_A_WEIGHT * sum(info.elements for info in weights) + KEPT_MEMORY
+    return _BYTES_A_WEIGHT * sum(info.numel for info in weights) + KEPT_MEMORY
 
 
 def free_bytes(folder: Path) -> int:

@@ -78,7 +78,7 @@ def majority_float(tensors: Mapping[str, TensorInfo], prefix: str) -> torch.dtyp
             stored = stored_layer(tensors, key.removesuffix(WEIGHT), info.dtype, info.shape)
             scales |= {stored.name + stored.suffix}
         elif info.dtype in ("F16", "BF16", "F32") and info.shape:
-            sizes[key] = info.elements
+            sizes[key] = info.numel
     by_type: Counter[str] = Counter()
     for key, elements in sizes.items():
         if key not in scales:

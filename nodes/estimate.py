@@ -29,7 +29,7 @@ def estimate_of(
         planned: the size of the planned file; ``None`` where what it depends on is not measured yet.
     """
     weights = (found.matched or find_layers(found.file)).weights
-    largest = max((info.elements for info in weights.values()), default=0)
+    largest = max((info.numel for info in weights.values()), default=0)
     least = smallest_size(found.file, options) if planned is None else planned
     needed = estimate(least, largest, Path(folder_paths.get_output_directory()) / found.folder)
     device, runs_on = work_device(), comfy.model_management.get_torch_device()

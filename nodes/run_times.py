@@ -23,7 +23,7 @@ _MOST_KINDS = 200
 
 def kind_of(step: Step, options: QuantizeOptions, weights: Iterable[TensorInfo], device: torch.device) -> str:
     """What steps have in common that take about as long: what is done, to how many weights, on which device."""
-    size = sum(info.elements for info in weights)
+    size = sum(info.numel for info in weights)
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     rotated = " rotated" if options.rotate and step == "rounding" else ""
     return f"{step} {options.measured_as}{rotated}, {options.part}, {size} weights, {named}"

@@ -26,7 +26,7 @@ class TensorInfo:
         return self.end - self.begin
 
     @property
-    def elements(self) -> int:
+    def numel(self) -> int:
         """How many values it has."""
         return math.prod(self.shape)
 

@@ -71,7 +71,7 @@ class QuantizationPlan:
     @property
     def largest_layer(self) -> int:
         """Weights of the largest layer that is quantized."""
-        return max((layer.info.elements for layer in self.quantized), default=0)
+        return max((layer.info.numel for layer in self.quantized), default=0)
 
     @property
     def keep_ratio(self) -> float | None:

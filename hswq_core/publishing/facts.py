@@ -113,5 +113,5 @@ def _elements(reader: CheckpointReader, key: str) -> int:
     """How many values a tensor stands for: of packed codes, as many as the weight has."""
     info, layer = reader.tensors[key], key.removesuffix(WEIGHT)
     if info.dtype != PACKED_DTYPE or not key.endswith(WEIGHT) or layer + DESCRIPTION not in reader.tensors:
-        return info.elements
+        return info.numel
     return math.prod(decode_layer(reader.tensors, reader.tensor, layer, info.shape, reader.path).shape)

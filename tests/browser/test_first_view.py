@@ -46,7 +46,7 @@ def test_all_of_it_is_in_view_and_nothing_lies_on_another(page: ComfyPage, path:
         for width, height in SIZES:
             page.page.set_viewport_size({"width": width, "height": height})
             page.drop(path)
-            page.page.wait_for_timeout(1200)
+            page.page.wait_for_timeout(2500)
             places = page.page.evaluate(PLACES)
             assert len(places) == len(json.loads(path.read_text(encoding="utf-8"))["nodes"])
             for place in places:

@@ -3,7 +3,10 @@
 import { around, below, spread, TITLE, view } from "./layout.js";
 import { currentLanguage } from "./words.js";
 
-const SETTLED = 700; // milliseconds until a page has measured its nodes
+// A page measures its nodes some time after it shows them: they are looked at until they stay as high as they are.
+const LOOK = 250; // milliseconds from look to look
+const QUIET = 3; // looks in a row that find the same
+const MOST = 20; // looks
 
 export async function openExample(app) {
     const graph = app.graph;
@@ -46,28 +49,37 @@ function brightness([red, green, blue]) {
 }
 
 /** Move nodes apart and fit groups to them, once the page knows how large nodes are, and show all of it. */
-export function arrange(app, given, groups) {
-    setTimeout(() => {
-        const nodes = given.map((node) => ({ node, ...box(node) }));
-        const members = groups.map((group) => nodes.filter((each) => inside(each, group)));
-        const notes = nodes.filter(({ node }) => node.type === "MarkdownNote");
-        const others = nodes.filter(({ node }) => node.type !== "MarkdownNote");
-        const lower = below(notes, [...others, ...groups.map((group) => box(group, 0))]);
-        for (const each of others) each.y += lower;
-        for (const group of groups) group.pos = [group.pos[0], group.pos[1] + lower];
-        for (const each of spread(others)) {
-            if (each.y !== each.node.pos[1]) each.node.pos = [each.x, each.y];
-        }
-        const bottom = Math.max(...members.flat().map((each) => each.y + each.height), 0);
-        groups.forEach((group, number) => {
-            if (members[number].length) group.size = [group.size[0], bottom + 20 - group.pos[1]];
-        });
-        const boxes = [...nodes, ...groups.map((group) => box(group, 0))];
-        const { scale, offset } = view(around(boxes), app.canvasEl.clientWidth, app.canvasEl.clientHeight);
-        app.canvas.ds.scale = scale;
-        app.canvas.ds.offset = offset;
-        app.canvas.setDirty(true, true);
-    }, SETTLED);
+export async function arrange(app, given, groups) {
+    await settled(given);
+    const nodes = given.map((node) => ({ node, ...box(node) }));
+    const members = groups.map((group) => nodes.filter((each) => inside(each, group)));
+    const notes = nodes.filter(({ node }) => node.type === "MarkdownNote");
+    const others = nodes.filter(({ node }) => node.type !== "MarkdownNote");
+    const lower = below(notes, [...others, ...groups.map((group) => box(group, 0))]);
+    for (const each of others) each.y += lower;
+    for (const group of groups) group.pos = [group.pos[0], group.pos[1] + lower];
+    for (const each of spread(others)) {
+        if (each.y !== each.node.pos[1]) each.node.pos = [each.x, each.y];
+    }
+    const bottom = Math.max(...members.flat().map((each) => each.y + each.height), 0);
+    groups.forEach((group, number) => {
+        if (members[number].length) group.size = [group.size[0], bottom + 20 - group.pos[1]];
+    });
+    const boxes = [...nodes, ...groups.map((group) => box(group, 0))];
+    const { scale, offset } = view(around(boxes), app.canvasEl.clientWidth, app.canvasEl.clientHeight);
+    app.canvas.ds.scale = scale;
+    app.canvas.ds.offset = offset;
+    app.canvas.setDirty(true, true);
+}
+
+async function settled(nodes) {
+    let [before, quiet] = ["", 0];
+    for (let look = 0; look < MOST && quiet < QUIET; look++) {
+        await new Promise((resolve) => setTimeout(resolve, LOOK));
+        const found = nodes.map(heightOf).join();
+        quiet = found === before ? quiet + 1 : 0;
+        before = found;
+    }
 }
 
 function box(item, title = TITLE) {

@@ -25,7 +25,7 @@ export function arrangeFields(node) {
 
     function fold() {
         const isOpen = Boolean(node.properties?.[UNFOLDED]);
-        more.label = say(isOpen ? "fewer fields" : "more fields");
+        more.name = more.label = say(isOpen ? "fewer fields" : "more fields");
         show((name) => isOpen || isNeeded(name));
     }
 
@@ -34,7 +34,8 @@ export function arrangeFields(node) {
         const before = node.computeSize()[1];
         for (const name of folded) setHidden(widgetNamed(node, name), !isShown(name));
         const [open, closed] = [folded.filter(isShown), folded.filter((name) => !isShown(name))];
-        const ours = [...always, ...open, more.name, ...closed].map((name) => widgetNamed(node, name));
+        const named = (name) => widgetNamed(node, name);
+        const ours = [...[...always, ...open].map(named), more, ...closed.map(named)];
         node.widgets = [...ours, ...node.widgets.filter((widget) => !ours.includes(widget))];
         const least = node.computeSize()[1];
         node.setSize([node.size[0], Math.max(least, node.size[1] + least - before)]);

@@ -3,6 +3,7 @@
 export const KEPT = "#d2603a";
 export const FP8 = "#3a78b5";
 
+const MOUNTED = 300; // milliseconds after which the page has put a new node's elements in their places
 const MARGINS = 20; // what the page leaves free above and below a DOM widget, out of its height
 
 const STYLE = `
@@ -44,7 +45,9 @@ export function addView(node, api, name, content, height, { grows = false } = {}
         getHeight: room,
     });
     widget.serialize = false; // a view has no value: saved workflows must not change
+    setTimeout(() => takePlace(node, name, element), MOUNTED);
     function show() {
+        takePlace(node, name, element);
         if (!element.hidden) return;
         element.hidden = false;
         const [width, least] = node.computeSize();
@@ -62,6 +65,14 @@ export function addView(node, api, name, content, height, { grows = false } = {}
         show();
     });
     return { show };
+}
+
+/** Undo makes nodes anew, and a page that draws them as elements may go on showing the view of the one that is gone. */
+function takePlace(node, name, element) {
+    const key = `${whereabouts(node)}/${name}`;
+    const shown = [...document.querySelectorAll(".hswq")].find((each) => each.dataset.key === key);
+    element.dataset.key = key;
+    if (shown && shown !== element && !element.isConnected) shown.replaceWith(element);
 }
 
 /** Calls ``handle`` with what the server sent for this node, beside what the page does with it. */
