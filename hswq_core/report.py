@@ -181,14 +181,14 @@ class Report:
         return "\n".join([*lines, *(f"  warning  {warning}" for warning in self.warnings)])
 
     def _error(self) -> str:
+        of_output = []
         if self.plan.predicted_error is not None:
-            predicted = f"of the model's output {self.plan.predicted_error:.2g}, as predicted by the layers' impacts"
-            if self.measured is None:
-                return predicted
+            of_output.append(f"{self.plan.predicted_error:.2g}, as predicted by the layers' impacts")
+        if self.measured is not None:
             least, most = min(self.measured.each), max(self.measured.each)
-            return (
-                f"{predicted}; {self.measured.mean:.2g} on recorded steps, of which each has {least:.1g} to {most:.1g}"
-            )
+            of_output.append(f"{self.measured.mean:.2g} on recorded steps, of which each has {least:.1g} to {most:.1g}")
+        if of_output:
+            return f"of the model's output {'; '.join(of_output)}"
         if self.calibrated_gain is not None:
             return f"layer outputs {self.calibrated_gain:.2f} of nearest rounding ({self.calibrated_layers} layers)"
         plain = self.weighted_error_plain_cast

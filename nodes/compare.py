@@ -12,6 +12,7 @@ from ..hswq_core.metrics import ImageComparison, compare_images
 from ..hswq_core.proof.sentence import Verdict, in_digits, verdict_of_images
 from .common import CATEGORY, found_by
 from .inputs import checked
+from .served import as_text_file
 
 
 class HSWQCompare(io.ComfyNode):
@@ -48,9 +49,11 @@ class HSWQCompare(io.ComfyNode):
     @checked
     def execute(cls, reference: Any, candidate: Any) -> io.NodeOutput:
         result = compare_images(reference, candidate)
-        report = json.dumps(result.figures() | {"verdict": _verdict(result).text}, indent=2)
+        verdict = _verdict(result)
+        report = json.dumps(result.figures() | {"verdict": verdict.text}, indent=2)
         shown = {
-            "hswq_compare": _pairs(reference, candidate, result), "hswq_verdict": [_verdict(result).as_dict()],
+            "hswq_compare": _pairs(reference, candidate, result), "hswq_verdict": [verdict.as_dict()],
+            "hswq_app": [as_text_file("Verdict", verdict.text)],
         }  # fmt: skip
         return io.NodeOutput(result.side_by_side, result.ssim, result.psnr, report, ui=shown)
 

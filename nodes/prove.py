@@ -17,7 +17,7 @@ from .common import CATEGORY, found_by, progress_bar
 from .inputs import checked
 from .prompts import choose_prompts
 from .sampling import prompt_inputs, sampling_inputs, seed_input
-from .served import served
+from .served import as_text_file, served
 from .sources import list_of
 
 
@@ -117,5 +117,6 @@ class HSWQProve(io.ComfyNode):
         )
         said, page = found.proof.verdict, str(found.page)
         verdict = said.as_dict() | {"notes": [found.proof.gate], "file": served(found.page)}
-        ui = {"text": [said.text, page], "hswq_verdict": [verdict]}
+        told_in_app = as_text_file("Verdict", said.text, found.proof.gate)
+        ui = {"text": [said.text, page], "hswq_verdict": [verdict], "hswq_app": [told_in_app]}
         return io.NodeOutput(found.images, said.text, page, ui=ui)

@@ -27,6 +27,7 @@ from .events import work_events
 from .inputs import checked
 from .measure import looked_at, measured_stats
 from .run_times import kind_of, timed
+from .served import as_text_file
 from .sources import sources
 
 _THUMBNAIL = 256
@@ -246,11 +247,13 @@ class HSWQQuantize(io.ComfyNode):
                 report = quantize(
                     matched, target, statistics, options, device=device, overwrite=overwrite, progress=told
                 )
-        if model is not None and report.plan.predicted_error is not None:
+        if model is not None and statistics.inputs and report.plan.quantized:
             report = looked_at(report, model, statistics)
         said = json.dumps(report.as_dict(), indent=2)
         verdict = report.verdict.as_dict() | {
             "written": report.summary, "notes": report.notes, "warnings": report.warnings, "name": target.name,
             "path": str(target),
         }  # fmt: skip
-        return io.NodeOutput(str(target), said, ui={"text": [str(report)], "report": [said], "hswq_verdict": [verdict]})
+        told_in_app = as_text_file("The copy", report.verdict.text, report.summary, *report.notes, *report.warnings)
+        shown_on = {"text": [str(report)], "report": [said], "hswq_verdict": [verdict], "hswq_app": [told_in_app]}
+        return io.NodeOutput(str(target), said, ui=shown_on)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import folder_paths
@@ -15,3 +16,13 @@ def served(file: Path) -> dict[str, str] | None:
     if not path.is_relative_to(root):
         return None
     return {"filename": path.name, "subfolder": path.relative_to(root).parent.as_posix(), "type": "output"}
+
+
+def as_text_file(title: str, *lines: str) -> dict[str, str]:
+    """The same for a temporary file with a text, which is what app mode shows of a node that makes no images."""
+    folder = folder_paths.get_temp_directory()
+    os.makedirs(folder, exist_ok=True)
+    handle, name = tempfile.mkstemp(".txt", "hswq_", folder)
+    with open(handle, "w", encoding="utf-8") as file:
+        file.write("\n".join(lines))
+    return {"filename": Path(name).name, "subfolder": "", "type": "temp", "display_name": title}

@@ -90,7 +90,7 @@ def quick_start(c: Canvas) -> None:
     c.as_app(
         [("original", "ckpt_name"), ("positive", "text"), ("negative", "text"), ("quantize", "recipe"),
          ("quantize", "keep_ratio"), ("quantize", "filename")],
-        ["image", "fp8", "sheet"],
+        ["image", "fp8", "quantize", "compare", "sheet"],
     )  # fmt: skip
     c.group("1  Calibrate while sampling", -20, -30, 780, 890)
     c.group("2  Write the copy", 780, -30, 430, 890)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 _MARKED = ("server", "browser", "package", "stress")
-_LONG_FIRST = ("farm", "families", "server", "browser", "core")
+_LONG_FIRST = ("browser", "farm", "families", "server", "core")
 DEFAULT, FP8_STORAGE = "probing:default", "probing:fp8-storage"
 """Of prepared servers, in the name of a test that takes one: each takes half a minute to start, and files share it."""
 
@@ -42,12 +42,16 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Tests that share a server stay in one process: those of a file, and of all files those of a prepared server."""
+    """Tests that share a server stay in one process: those of a file, and of all files those of a prepared server.
+
+    Those of the page share a browser, too: two of them at once would leave each other no time to draw.
+    """
     from xdist.scheduler import LoadScopeScheduling
 
     class ByServer(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return next((name for name in (DEFAULT, FP8_STORAGE) if name in nodeid), nodeid.partition("::")[0])
+            shared = next((name for name in (DEFAULT, FP8_STORAGE, "tests/browser/") if name in nodeid), "")
+            return shared or nodeid.partition("::")[0]
 
     return ByServer(config, log)
 

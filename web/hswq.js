@@ -8,6 +8,7 @@ import { attachChart } from "./hswq/chart.js";
 import { attachProgress } from "./hswq/progress.js";
 import { attachPublished } from "./hswq/publish.js";
 import { attachSlider } from "./hswq/slider.js";
+import { labelChoices } from "./hswq/choices.js";
 import { attachVerdict } from "./hswq/verdict.js";
 import { openDropped } from "./hswq/dropped.js";
 import { command, commandsOf, menuOf } from "./hswq/quantize_menu.js";
@@ -53,9 +54,10 @@ app.registerExtension({
         return menuOf(node, app, api);
     },
     nodeCreated(node) {
-        if (!VIEWS[node.comfyClass]) return;
+        if (!node.comfyClass?.startsWith("HSWQ")) return;
         setLanguage(app.extensionManager?.setting?.get("Comfy.Locale"));
-        VIEWS[node.comfyClass](node, api, noteChange);
+        labelChoices(node);
+        VIEWS[node.comfyClass]?.(node, api, noteChange);
     },
     afterConfigureGraph() {
         openExample(app);

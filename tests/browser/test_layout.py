@@ -32,6 +32,22 @@ HANGING = """() => {
     }
     return found;
 }"""
+# Groups whose title some node's lies on.
+COVERED = """() => {
+    const { _nodes: nodes, _groups: groups } = window.app.graph;
+    return groups.filter(({ pos, size }) => nodes.some((node) => {
+        const isOver = node.pos[0] < pos[0] + size[0] && node.pos[0] + node.size[0] > pos[0];
+        return isOver && node.pos[1] - 30 < pos[1] + 34 && node.pos[1] > pos[1];
+    })).map((group) => group.title);
+}"""
+# What can be scrolled inside something that can be scrolled in the same direction.
+SCROLLED_TWICE = """() => {
+    const scrolls = (element) => element.scrollHeight > element.clientHeight + 1
+        && ["auto", "scroll"].includes(getComputedStyle(element).overflowY);
+    const within = (element) => element && (scrolls(element) || within(element.parentElement));
+    const found = [...document.querySelectorAll(".hswq, .hswq *, [data-node-id] *")];
+    return found.filter((element) => scrolls(element) && within(element.parentElement)).map((e) => e.className);
+}"""
 # The contrast of each visible text of ours and of the notes, as WCAG defines it, with what lies behind it.
 CONTRASTS = """() => {
     const channels = (colour) => {
@@ -77,8 +93,10 @@ def coloured(page: ComfyPage, request: pytest.FixtureRequest) -> Iterator[ComfyP
 def test_nothing_hangs_out_and_text_can_be_read(coloured: ComfyPage) -> None:
     for path in EXAMPLES:
         coloured.drop(path)
-        coloured.page.wait_for_timeout(1200)
+        coloured.page.wait_for_timeout(2000)
         assert coloured.page.evaluate(HANGING) == [], path.stem
+        assert coloured.page.evaluate(COVERED) == [], path.stem
+        assert coloured.page.evaluate(SCROLLED_TWICE) == [], path.stem
         contrasts = coloured.page.evaluate(CONTRASTS)
         assert not [each for each in contrasts if each[1] < 4.5], path.stem
 

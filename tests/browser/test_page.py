@@ -104,7 +104,7 @@ def test_quick_start_from_drop_to_the_verdict(page: ComfyPage, server: ComfyServ
     page.page.wait_for_function("() => window.app.graph._nodes.length > 10", timeout=30_000)
     assert page.run() == "success"
     _check_what_is_told(page, f"quick_{renderer}.safetensors")
-    assert "the session holds 1 images" in page.texts("hswq-progress")
+    assert "the session holds 1 image" in page.texts("hswq-progress")
 
 
 def _check_what_is_told(page: ComfyPage, file: str) -> None:

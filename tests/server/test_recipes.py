@@ -43,7 +43,7 @@ def test_the_best_is_the_closest_and_the_smallest_is_the_smallest(reports: dict[
     size = {name: found["bytes"] for name, found in reports.items()}
     assert error["best quality"] < error["smallest good"]
     assert min(size, key=lambda name: size[name]) == "smallest good"
-    assert size["fast"] == pytest.approx(size["best quality"], rel=0.01)
+    assert size["fast"] == pytest.approx(size["best quality"], rel=0.05), "as many layers are kept, not the same ones"
 
 
 def test_a_prompt_without_a_recipe_is_as_it_was(reports: dict[str, dict[str, Any]]) -> None:

@@ -8,7 +8,7 @@ import { filesBehind, heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt
 import { budgetAt, errorAt, layersInWords, logRange, placeOf, shown } from "../../web/hswq/error_curve.js";
 import { describeEstimate } from "../../web/hswq/estimate.js";
 import { duration, percent, size } from "../../web/hswq/format.js";
-import { around, below, spread, TITLE, view } from "../../web/hswq/layout.js";
+import { around, below, spread, TITLE, topOf, view } from "../../web/hswq/layout.js";
 import { describeProgress } from "../../web/hswq/progress.js";
 import { isOurs, isQuantized, readHeader } from "../../web/hswq/safetensors.js";
 import { sentenceOf } from "../../web/hswq/verdict.js";
@@ -116,6 +116,12 @@ test("nodes of a column are moved down until none overlaps, others stay", () => 
     assert.equal(nodes[1].y, 0);
     assert.ok(nodes[0].y >= 90 + TITLE);
     assert.equal(nodes[2].y, 20);
+});
+
+test("a group's title stands above its nodes' titles", () => {
+    assert.equal(topOf({ y: -30 }, [{ y: 72 }, { y: 300 }]), -30);
+    assert.ok(topOf({ y: -30 }, [{ y: 14 }]) <= 14 - TITLE - 36);
+    assert.equal(topOf({ y: 5 }, []), 5);
 });
 
 test("the view shows all of a box", () => {

@@ -120,7 +120,7 @@ test("the button unfolds all fields, which is saved", () => {
     again.configure(structuredClone(node.serialize()));
     assert.equal(shown(again).length, NAMES.length + 1);
     const height = again.size[1];
-    widget(again, "more fields").callback();
+    widget(again, "fewer fields").callback();
     assert.equal(shown(again).length, 5);
     assert.ok(again.size[1] < height);
 });

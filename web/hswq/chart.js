@@ -8,6 +8,7 @@ import {
     addView, FP8, isConnected, KEPT, make, onChange, onConnections, onExecuted, onServerEvent, place, setValue, swatch,
     textColour, whereabouts, widgetNamed,
 } from "./widget.js";
+import { fromServer } from "./messages.js";
 import { describeProgress } from "./progress.js";
 import { pathLine } from "./result.js";
 import { verdictLines } from "./verdict.js";
@@ -150,7 +151,7 @@ export function attachChart(node, api) {
     function showVerdict(found) {
         if (!found) return;
         TOLD.set(whereabouts(node), found);
-        const written = make("div", "", say("written: {0}", found.written));
+        const written = make("div", "", say("written: {0}", fromServer(found.written)));
         const where = found.path ? [pathLine(found.path, say("Copy path"))] : [];
         verdict.replaceChildren(...verdictLines(found), written, ...where);
         view.show();

@@ -1,6 +1,6 @@
 // An example workflow that was just opened: whole in view, nothing on top of another, in the page's language.
 
-import { around, below, spread, TITLE, view } from "./layout.js";
+import { around, below, spread, TITLE, topOf, view } from "./layout.js";
 import { currentLanguage } from "./words.js";
 
 // A page measures its nodes some time after it shows them: they are looked at until they stay as high as they are.
@@ -55,11 +55,12 @@ export async function arrange(app, given, groups) {
     const members = groups.map((group) => nodes.filter((each) => inside(each, group)));
     const notes = nodes.filter(({ node }) => node.type === "MarkdownNote");
     const others = nodes.filter(({ node }) => node.type !== "MarkdownNote");
+    groups.forEach((group, number) => (group.pos = [group.pos[0], topOf(box(group, 0), members[number])]));
     const lower = below(notes, [...others, ...groups.map((group) => box(group, 0))]);
     for (const each of others) each.y += lower;
     for (const group of groups) group.pos = [group.pos[0], group.pos[1] + lower];
     for (const each of spread(others)) {
-        if (each.y !== each.node.pos[1]) each.node.pos = [each.x, each.y];
+        if (each.y !== each.node.pos[1]) moveTo(each.node, each.x, each.y, app.canvas);
     }
     const bottom = Math.max(...members.flat().map((each) => each.y + each.height), 0);
     groups.forEach((group, number) => {
@@ -70,6 +71,11 @@ export async function arrange(app, given, groups) {
     app.canvas.ds.scale = scale;
     app.canvas.ds.offset = offset;
     app.canvas.setDirty(true, true);
+}
+
+function moveTo(node, x, y, canvas) {
+    node.pos = [x, y];
+    canvas.initLayoutMutations?.().moveNode(node.id, { x, y }); // older pages tell an element only so
 }
 
 async function settled(nodes) {

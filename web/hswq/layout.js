@@ -2,6 +2,7 @@
 
 const GAP = 24;
 export const TITLE = 30;
+const GROUP_TITLE = 38;
 
 /** Heights differ between the page's renderers: nodes of one column are moved down until none overlaps. */
 export function spread(nodes) {
@@ -18,6 +19,11 @@ export function spread(nodes) {
         }
     }
     return nodes;
+}
+
+/** Where a group begins so that its title stands above the titles of its nodes, which some pages draw over it. */
+export function topOf(group, members) {
+    return Math.min(group.y, ...members.map((node) => node.y - TITLE - GROUP_TITLE));
 }
 
 /** How much everything has to move down to begin below the notes at the top, however high their text makes them. */

@@ -4,6 +4,7 @@
 import { duration } from "./format.js";
 import { addView, FP8, KEPT, make, onChange, onServerEvent, widgetNamed } from "./widget.js";
 import { filesBehind } from "./curve.js";
+import { fromServer } from "./messages.js";
 import { say } from "./words.js";
 
 const LEVELS = 34;
@@ -63,9 +64,9 @@ export function attachProgress(node, api) {
         const response = await api.fetchApi(`/hswq/session?${query}`);
         const found = response.ok ? await response.json() : null;
         if (working || !found?.images) return;
-        text.textContent = say("the session holds {0} images", found.images);
-        warning.textContent = found.warnings.join("; ");
-        note.textContent = found.notes.join("; ");
+        text.textContent = say(found.images === 1 ? "the session holds 1 image" : "the session holds {0} images", found.images);
+        warning.textContent = found.warnings.map(fromServer).join("; ");
+        note.textContent = found.notes.map(fromServer).join("; ");
         bar.hidden = true;
         drawLevels(found.noise_levels);
         view.show();

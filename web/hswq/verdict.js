@@ -1,5 +1,6 @@
 // The verdict, the same on every node: a sentence, its colour, and what is below it. HSWQ Prove shows it alone.
 
+import { fromServer } from "./messages.js";
 import { openButton } from "./result.js";
 import { addView, make, onExecuted } from "./widget.js";
 import { say } from "./words.js";
@@ -20,8 +21,8 @@ export function verdictLines(verdict) {
     const colour = COLOURS[verdict.tone] ?? "currentColor";
     Object.assign(sentence.style, { borderLeft: `4px solid ${colour}`, paddingLeft: "6px", fontSize: "12px" });
     sentence.dataset.tone = verdict.tone ?? "";
-    const warnings = (verdict.warnings ?? []).map((text) => make("div", "warn", text));
-    const notes = (verdict.notes ?? []).map((text) => make("div", "note", text));
+    const warnings = (verdict.warnings ?? []).map((text) => make("div", "warn", fromServer(text)));
+    const notes = (verdict.notes ?? []).map((text) => make("div", "note", fromServer(text)));
     return [sentence, ...warnings, ...notes];
 }
 
