@@ -123,10 +123,11 @@ def measured_stats(model: Any, stats: Any, options: QuantizeOptions, node: str |
         return with_impacts(model, stats, options, probes, "gradient", node, vectors)
 
 
-def looked_at(report: Report, model: Any, statistics: Statistics) -> Report:
+def looked_at(report: Report, model: Any, statistics: Statistics, node: str | None) -> Report:
     """The report of a written file with its error on the recorded inputs, beside what was predicted."""
+    told = work_events(node, progress_bar(), "comparing")
     try:
-        errors = errors_of_file(model, statistics, report.plan, report.file, progress_bar())
+        errors = errors_of_file(model, statistics, report.plan, report.file, told)
     except StatisticsError as error:  # the file is good, whether or not it can be looked at
         logger.warning("HSWQ: %s was not compared with the original: %s", report.file.name, error)
         return report

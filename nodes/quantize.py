@@ -248,7 +248,7 @@ class HSWQQuantize(io.ComfyNode):
                     matched, target, statistics, options, device=device, overwrite=overwrite, progress=told
                 )
         if model is not None and statistics.inputs and report.plan.quantized:
-            report = looked_at(report, model, statistics)
+            report = looked_at(report, model, statistics, cls.hidden.unique_id)
         said = json.dumps(report.as_dict(), indent=2)
         verdict = report.verdict.as_dict() | {
             "written": report.summary, "notes": report.notes, "warnings": report.warnings, "name": target.name,

@@ -23,7 +23,7 @@ class Canvas:
         self._app: dict[str, Any] = {}
 
     def as_app(self, inputs: list[tuple[str, str]], outputs: list[str]) -> None:
-        """What newer pages show of the workflow in app mode: fields as (node, field), and nodes whose results are shown.
+        """What newer pages show of the workflow in app mode: fields as (node, field), nodes whose results are shown.
 
         Whoever opens it sees the workflow first.
         """

@@ -27,8 +27,14 @@ _SETTLED = 2000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--comfyui", type=Path, required=True, help="a ComfyUI checkout")
+    parser.add_argument("--frontend", type=Path, help="the static folder of another page than this ComfyUI's own")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as base, ComfyServer(args.comfyui, Path(base)) as server, chromium() as browser:
+    arguments = ("--front-end-root", str(args.frontend)) if args.frontend else ()
+    with (
+        tempfile.TemporaryDirectory() as base,
+        ComfyServer(args.comfyui, Path(base), arguments) as server,
+        chromium() as browser,
+    ):
         for renderer, palette, language in itertools.product(("canvas", "vue"), ("dark", "light"), ("en", "ja")):
             photograph(server, browser, renderer, palette, language)
 

@@ -27,6 +27,20 @@ def test_quantize_and_compare_say_how_alike_the_images_are(server: ComfyServer) 
     (seen,), (pair,) = outputs["compare"]["hswq_verdict"], outputs["compare"]["hswq_compare"]
     assert seen["text"].startswith("Practically the same image (SSIM 0.9") and seen["tone"] == "good"
     assert pair["ssim"].startswith("0.9") and seen["action"] is None
+    # What app mode shows, where nodes are not seen.
+    for node, verdict in (("quantize", expected), ("compare", seen)):
+        (shown,) = outputs[node]["hswq_app"]
+        assert shown["type"] == "temp" and shown["filename"].endswith(".txt")
+        lines = (server.base / "temp" / shown["filename"]).read_text(encoding="utf-8").split("\n")
+        assert lines[0] == verdict["text"]
+        assert node == "compare" or expected["written"] in lines
+
+    # Another format, which was not measured, has a verdict, too: what was written is looked at.
+    flow["quantize"]["inputs"] |= {"mode": "v1", "filename": "verdict_v1"}
+    outputs = server.run(flow)
+    report = json.loads(outputs["quantize"]["report"][0])
+    assert report["predicted_error"] is None and report["measured_error"] > 0
+    assert "image expected (error of the output" in outputs["quantize"]["hswq_verdict"][0]["text"]
 
 
 def test_an_image_compared_with_itself_is_told(server: ComfyServer) -> None:

@@ -4,11 +4,13 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { describe, moveOldSwitch } from "../../web/hswq/badge.js";
+import { CHOICES, labelChoices } from "../../web/hswq/choices.js";
 import { filesBehind, heights, keptCount, keptLayers, ratioAt, sessionOf, sizeAt } from "../../web/hswq/curve.js";
 import { budgetAt, errorAt, layersInWords, logRange, placeOf, shown } from "../../web/hswq/error_curve.js";
 import { describeEstimate } from "../../web/hswq/estimate.js";
 import { duration, percent, size } from "../../web/hswq/format.js";
 import { around, below, spread, TITLE, topOf, view } from "../../web/hswq/layout.js";
+import { MESSAGES } from "../../web/hswq/messages.js";
 import { describeProgress } from "../../web/hswq/progress.js";
 import { isOurs, isQuantized, readHeader } from "../../web/hswq/safetensors.js";
 import { sentenceOf } from "../../web/hswq/verdict.js";
@@ -137,18 +139,35 @@ test("the view shows all of a box", () => {
 });
 
 test("every language has every sentence, with the same places to fill in", () => {
-    const [first, ...others] = Object.values(WORDS);
     const places = (sentence) => [...new Set(sentence.match(/\{\d\}/g) ?? [])].sort();
-    for (const words of [first, ...others]) {
-        assert.deepEqual(Object.keys(words).sort(), Object.keys(first).sort());
-        for (const [english, sentence] of Object.entries(words)) assert.deepEqual(places(sentence), places(english));
+    for (const byLanguage of [WORDS, MESSAGES]) {
+        const [first, ...others] = Object.values(byLanguage);
+        for (const words of [first, ...others]) {
+            assert.deepEqual(Object.keys(words).sort(), Object.keys(first).sort());
+            for (const [english, sentence] of Object.entries(words)) assert.deepEqual(places(sentence), places(english));
+        }
     }
+});
+
+test("choices are read in the page's language beside their values, which stay", () => {
+    const values = (words) => Object.entries(words).map(([field, each]) => [field, Object.keys(each)]);
+    assert.deepEqual(values(CHOICES.ja), values(CHOICES.zh));
+    const combo = { name: "selection", type: "combo", value: "measured", options: {} };
+    setLanguage("ja");
+    labelChoices({ widgets: [combo] });
+    assert.equal(combo.options.getOptionLabel(), "実測 (measured)");
+    assert.equal(combo.options.getOptionLabel("a file of that name"), "a file of that name");
+    assert.equal(combo.value, "measured");
+    setLanguage("en");
+    const english = { name: "selection", type: "combo", options: {} };
+    labelChoices({ widgets: [english] });
+    assert.deepEqual(english.options, {});
 });
 
 test("a sentence is in the page's language, or else in English", () => {
     const event = { image: 2, images: 4, step: 3, steps: 25, share: 0.5, seconds_left: 5 };
     assert.equal(describeProgress(event), "image 2 of 4, step 3 of 25, 5 s left");
-    assert.equal(describeProgress({ share: 1, seconds_left: 0 }), "measuring the sensitivity of the layers, done");
+    assert.equal(describeProgress({ doing: "measuring", share: 1, seconds_left: 0 }), "measuring the sensitivity of the layers, done");
     assert.equal(describeProgress({ doing: "rounding", share: 0.5, seconds_left: 70 }), "rounding the layers, 1 min 10 s left");
     setLanguage("ja");
     assert.equal(describeProgress(event), "画像 2/4、ステップ 3/25, 残り 5 s");

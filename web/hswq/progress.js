@@ -8,12 +8,17 @@ import { fromServer } from "./messages.js";
 import { say } from "./words.js";
 
 const LEVELS = 34;
+const DOING = {
+    measuring: "measuring the sensitivity of the layers",
+    rounding: "rounding the layers",
+    comparing: "comparing the copy with the original",
+};
 
 /** What is told of an event: where the work is, and how long it will take. */
 export function describeProgress(event) {
     const where = event.image
         ? say("image {0} of {1}, step {2} of {3}", event.image, event.images, event.step, event.steps)
-        : say(event.doing === "rounding" ? "rounding the layers" : "measuring the sensitivity of the layers");
+        : say(DOING[event.doing]);
     const left = event.seconds_left === null ? "" : `, ${say("{0} left", duration(event.seconds_left))}`;
     return where + (event.share < 1 ? left : `, ${say("done")}`);
 }
