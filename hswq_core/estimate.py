@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from .files.long_path import long_path
 from .files.source import TensorInfo
 from .parallel import working_memory
@@ -16,6 +18,9 @@ from .sizes import size_in_words
 
 _BYTES_A_WEIGHT = 2
 """Of a model as it is measured."""
+_KEPT_ON_CPU = 4
+"""Bytes of activations, and of what roundings do to them, for each weight of a model: SDXL's, where all forms of *mixed*
+are measured in float32 (benchmarks.scale). Wide models have large activations, too."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,11 @@ def estimate(nbytes: int, largest: int, folder: Path) -> Estimate:
     return Estimate(nbytes, free_bytes(folder), working_memory(largest))
 
 
-def measuring_memory(weights: Iterable[TensorInfo]) -> int:
+def measuring_memory(weights: Iterable[TensorInfo], device: torch.device) -> int:
     """Bytes that measuring sensitivity by gradients takes with all of the model at hand: weights and activations."""
-    return _BYTES_A_WEIGHT * sum(info.numel for info in weights) + KEPT_MEMORY
+    count = sum(info.numel for info in weights)
+    kept = _KEPT_ON_CPU * count if device.type == "cpu" else min(KEPT_MEMORY, _BYTES_A_WEIGHT * count)
+    return _BYTES_A_WEIGHT * count + kept
 
 
 def free_bytes(folder: Path) -> int:

@@ -91,7 +91,8 @@ def measure_impacts(
                     # before has changed, inputs are rounded otherwise.
                     return [*found, found[-1].of_weight] if held[name][-1].form.integer_product else [*found]
 
-                found = _by_gradient(model, statistics, chosen, changes_of, 4 * probes, vectors, progress)
+                count = len(purposes)
+                found = _by_gradient(model, statistics, chosen, changes_of, count, 4 * probes, vectors, progress)
                 for name, each in found.items():
                     yield name, {str(purpose): impact for purpose, impact in zip(held[name], each, strict=False)}
                 return
@@ -144,6 +145,7 @@ def _by_gradient(
     statistics: Statistics,
     layers: dict[str, torch.nn.Module],
     changes_of: Callable[[str], list[Change]],
+    count: int,
     probes: int,
     vectors: int,
     progress: Progress,
@@ -155,6 +157,7 @@ def _by_gradient(
         {OPTIONS: own_options(model) | differentiable_attention()},
         weight_in_use,
         vectors,
+        count,
     )
     whole = len(layers) + meter.passes
     changes = {}

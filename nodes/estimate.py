@@ -45,7 +45,7 @@ def estimate_of(
         "memory_of": "CPU" if device.type == "cpu" else "card",
         "seconds": {step: seconds_of(kind_of(step, options, weights.values(), place)) for step, place in steps},
         "measuring": {
-            "memory": measuring_memory(weights.values()),
+            "memory": measuring_memory(weights.values(), runs_on),
             "total": total_memory(runs_on),
             "memory_of": "CPU" if runs_on.type == "cpu" else "card",
         }

@@ -45,14 +45,17 @@ class Canvas:
 
     def add(
         self, name: str, kind: str, place: tuple[int, int, int, int], title: str = "", *,
-        bypass: bool = False, properties: dict[str, str] | None = None, **inputs: Any,
+        bypass: bool = False, collapsed: bool = False, properties: dict[str, str] | None = None, **inputs: Any,
     ) -> None:  # fmt: skip
         """A node at x, y with width and height.
+
+        One that is collapsed shows its title alone; its images would need room that it has not in every page.
 
         Inputs are values, or links as (name, output number). A model's name that is left out is the page's choice.
         """
         node = self._place(kind, title, *place)
         node["mode"] = 4 if bypass else 0
+        node["flags"] = {"collapsed": True} if collapsed else {}
         node["properties"] = {"Node name for S&R": kind, **(properties or {})}
         values: list[Any] = []
         for key, spec in inputs_of(self._info[kind]):

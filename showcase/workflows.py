@@ -72,7 +72,11 @@ def quick_start(c: Canvas) -> None:
     text_inputs(c, ("original", 1), 380, 40)
     sampler(c, "sampler", ("calibrate", 0), 0, 510, "KSampler: original, measured")
     c.add("decode", "VAEDecode", (380, 540, 360, 50), samples=("sampler", 0), vae=("original", 2))
-    c.add("image", "SaveImage", (380, 640, 360, 200), "Original", images=("decode", 0), filename_prefix="hswq_original")
+    # HSWQ Compare shows both images.
+    c.add(
+        "image", "SaveImage", (380, 640, 360, 40), "Original", collapsed=True, images=("decode", 0),
+        filename_prefix="hswq_original",
+    )  # fmt: skip
     c.add(
         "quantize", "HSWQQuantize", (800, 40, 390, 800), "Write the copy", source=CALIBRATED,
         stats=("calibrate", 1), **BEST, keep_ratio=0.25, overwrite=True, after=("sampler", 0),
@@ -81,7 +85,10 @@ def quick_start(c: Canvas) -> None:
     c.add("hswq", "HSWQLoader", (1240, 40, 370, 190), "HSWQ Loader: the file just written", path=("quantize", 0))
     sampler(c, "again", ("hswq", 0), 1240, 260, "KSampler: the copy, same seed", 370)
     c.add("decode_again", "VAEDecode", (1240, 580, 370, 50), samples=("again", 0), vae=("hswq", 2))
-    c.add("fp8", "SaveImage", (1240, 680, 370, 160), "Copy", images=("decode_again", 0), filename_prefix="hswq_copy")
+    c.add(
+        "fp8", "SaveImage", (1240, 680, 370, 40), "Copy", collapsed=True, images=("decode_again", 0),
+        filename_prefix="hswq_copy",
+    )  # fmt: skip
     c.add("compare", "HSWQCompare", (1660, 40, 740, 450), reference=("decode", 0), candidate=("decode_again", 0))
     c.add(
         "sheet", "SaveImage", (1660, 540, 740, 300), "Original, copy, difference x 8", images=("compare", 0),

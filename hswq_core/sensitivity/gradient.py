@@ -34,7 +34,8 @@ step of an image may have most of it, and is one of few inputs."""
 _SEED = 0x48535751
 """Not a seed that an image has: its noise comes from the same generator, and the output depends on that noise."""
 RECOMPUTE_ABOVE = 1 << 15
-"""Above this many elements of the latent, activations are recomputed instead of kept."""
+"""Above this many elements of the latent, activations are recomputed instead of kept: for two changes of each layer.
+With more, what they do is kept for fewer elements at once."""
 KEPT_MEMORY = 2 << 30
 """Bytes that the activations of ``RECOMPUTE_ABOVE`` elements take in SDXL."""
 _CHECKED_IMAGES = 8
@@ -51,6 +52,7 @@ class GradientMeter:
         options: more keyword arguments for every call.
         weight_of: returns a layer's weight.
         vectors: random vectors in all, for inputs of two images; fewer are faster and less steady.
+        changes: how many changes of each layer are to be measured together.
         seed: of the random vectors.
     """
 
@@ -62,10 +64,12 @@ class GradientMeter:
         options: Mapping[str, Any],
         weight_of: WeightOf = own_weight,
         vectors: int = VECTORS,
+        changes: int = 1,
         seed: int = _SEED,
     ) -> None:
         self._root, self._options, self._weight_of, self._device = root, options, weight_of, device
-        self._batches = batched(inputs, RECOMPUTE_ABOVE)
+        self._kept = RECOMPUTE_ABOVE * 2 // max(2, changes)
+        self._batches = batched(inputs, self._kept)
         self._images = sum(samples_of(batch) for batch in self._batches)
         self._weight = sum(float(weights_of(batch).sum()) for batch in self._batches)
         self.passes = max(len(self._batches), math.ceil(vectors * 2 * len(self._batches) / max(1, self._images)))
@@ -96,7 +100,7 @@ class GradientMeter:
         called on any input.
         """
         taps: dict[str, LayerTap] = {}
-        recompute = max(latent_size(batch) for batch in self._batches) > RECOMPUTE_ABOVE
+        recompute = max(latent_size(batch) for batch in self._batches) > self._kept
         seed = self._random.get_state()
         for in_place in (False, True):
             taps = {

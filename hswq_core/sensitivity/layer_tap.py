@@ -65,8 +65,9 @@ class LayerTap:
             for number, change in enumerate(self._changes):
                 name = f"effect {number}"
                 if name not in memory:
-                    memory[name] = apply_change(self.module, x, change(weight)).float()
-                product = memory[name] * gradient
+                    # In 16 bits, as activations are: there is one for every change, and the range is float32's.
+                    memory[name] = apply_change(self.module, x, change(weight)).bfloat16()
+                product = memory[name].float() * gradient
                 # Where the first dimension is not the samples (tiles, frames) their effects are added before squaring:
                 # vectors of different samples are independent, so the mean of the square is the same.
                 apart = len(product) % self._samples == 0
