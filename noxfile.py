@@ -158,7 +158,7 @@ def families(session: nox.Session) -> None:
 
 @nox.session(**session_options)
 def scale(session: nox.Session) -> None:
-    """The whole path at SDXL's true size on a server: half an hour, 24 GB of memory, 25 GB of disk (``--folder``)."""
+    """The whole path at SDXL's true size on a server: 40 minutes, 24 GB of memory, 25 GB of disk (``--folder``)."""
     folder = arguments_of(session) or ["--folder", str(ROOT / "scale_output")]
     run_module(session, "benchmarks.scale", provide_comfyui(session), *folder)
 

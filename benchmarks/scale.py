@@ -1,6 +1,6 @@
 """The whole path at SDXL's true size on a real server without a card: seconds, memory, and how long it was deaf.
 
-    python -m benchmarks.scale --comfyui DIR --folder DIR      # 25 GB of disk, 24 GB of memory, half an hour
+    python -m benchmarks.scale --comfyui DIR --folder DIR      # 25 GB of disk, 24 GB of memory, 40 minutes
 
 A checkpoint of random weights in SDXL's real shapes (6.9 GB, text encoders and VAE included), 256 x 256 pixels, 2 steps
 with guidance. Each step of the path is queued as the page would; what ran before is in ComfyUI's cache. *own* is the

@@ -19,8 +19,8 @@ from .sizes import size_in_words
 _BYTES_A_WEIGHT = 2
 """Of a model as it is measured."""
 _KEPT_ON_CPU = 4
-"""Bytes of activations, and of what roundings do to them, for each weight of a model: SDXL's, where all forms of *mixed*
-are measured in float32 (benchmarks.scale). Wide models have large activations, too."""
+"""Bytes of activations, and of what roundings do to them, for each weight of a model: SDXL's, where all forms of
+*mixed* are measured in float32 (benchmarks.scale). Wide models have large activations, too."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -103,7 +104,11 @@ def test_nothing_hangs_out_and_text_can_be_read(coloured: ComfyPage) -> None:
 
 def test_a_warning_can_be_read(coloured: ComfyPage) -> None:
     """That of a loader for a kind of file of which there is none."""
-    coloured.drop(REPOSITORY / "example_workflows" / "hswq_daily_use_with_lora.json")
+    path = REPOSITORY / "example_workflows" / "hswq_daily_use_with_lora.json"
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    (loader,) = (node for node in workflow["nodes"] if node["type"] == "HSWQLoader")
+    loader["properties"]["hswq_kind"] = "comfy-mixed"
+    coloured.drop(workflow)
     coloured.page.locator(".hswq .warn:visible").first.wait_for(timeout=10_000)
     contrasts = [contrast for text, contrast in coloured.page.evaluate(CONTRASTS) if "write one" in text]
     assert contrasts and min(contrasts) >= 4.5

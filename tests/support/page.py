@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -170,10 +170,17 @@ class ComfyPage:
         """What the Run button does."""
         self.page.evaluate("() => window.app.queuePrompt(0, 1)")
 
-    def run(self, timeout: float = 600) -> str:
-        """Run the workflow to its end, and give the server's word for how it ended."""
+    def press_run(self) -> None:
+        """A click on the Run button itself."""
+        self.page.get_by_role("button", name="Run", exact=True).first.click()
+
+    def run(self, timeout: float = 600, begin: Callable[[], None] | None = None) -> str:
+        """Run the workflow to its end, and give the server's word for how it ended.
+
+        Args: begin: presses the button, if not as ``queue`` does.
+        """
         known = set(self._server.get("/history"))
-        self.queue()
+        (begin or self.queue)()
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             new = {k: v for k, v in self._server.get("/history").items() if k not in known}
