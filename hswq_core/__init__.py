@@ -11,7 +11,7 @@ Pure torch, safetensors and numpy; nothing here knows ComfyUI. Read the folders 
 -> quantized file).
 """
 
-from .api import convert, inspect, load_statistics, merge_statistics, quantize
+from .api import convert, diagnose, inspect, load_statistics, merge_statistics, quantize
 from .calibration import DualMonitor
 from .errors import HSWQError
 from .options import QuantizeOptions
@@ -23,6 +23,7 @@ __all__ = [
     "QuantizeOptions",
     "__version__",
     "convert",
+    "diagnose",
     "inspect",
     "load_statistics",
     "merge_statistics",

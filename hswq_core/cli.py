@@ -96,6 +96,15 @@ def _convert(args: argparse.Namespace) -> str:
         return str(api.convert(args.source, args.output, args.to, overwrite=args.overwrite, progress=progress))
 
 
+def _doctor(args: argparse.Namespace) -> str:
+    statistics = api.load_statistics(args.stats) if args.stats else None
+    with _progress(args) as progress:
+        found = api.diagnose(
+            args.file, card=args.card, original=args.original, statistics=statistics, progress=progress
+        )
+    return json.dumps(found.as_dict(), indent=2) if args.json else str(found)
+
+
 def _card(args: argparse.Namespace) -> str:
     about = About(**{field.name: getattr(args, field.name) for field in fields(About)})
     folder = args.out or args.file.with_name(f"{args.file.stem}_publish")
@@ -148,6 +157,7 @@ _COMMANDS = {
     "inspect": _inspect,
     "quantize": _quantize,
     "convert": _convert,
+    "doctor": _doctor,
     "card": _card,
     "merge-stats": _merge,
 }

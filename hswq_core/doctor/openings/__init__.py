@@ -1,0 +1,17 @@
+"""What opens a file, and how: ComfyUI's own loaders by version, HSWQ Loader, and others by name."""
+
+from __future__ import annotations
+
+from ..contents import Contents
+from .opening import Opening
+from .others import other_loaders
+from .ours import hswq_loader
+from .stock import NEW, OLD, stock_loader
+
+__all__ = ["NEW", "OLD", "Opening", "openings_of"]
+
+
+def openings_of(contents: Contents) -> list[Opening]:
+    """Of every loader that is known, the ones that are for just this kind of file last."""
+    stock = [stock_loader(contents, version) for version in (OLD, NEW)]
+    return [*stock, hswq_loader(contents), *other_loaders(contents)]

@@ -1,0 +1,141 @@
+"""ComfyUI's own loaders, as the sources of two versions have it and as was seen in servers of both.
+
+0.3.75 (December 2025) knows FP8 with one scale, by the header ``_quantization_metadata``, which names layers as the
+model does. 0.33 (August 2026) goes by ``L.comfy_quant``, into which it turns that header and the older ``scaled_fp8``.
+Both have quantized Linear layers alone: a convolution's codes are taken for weights, and so are codes without a
+description.
+"""
+
+from __future__ import annotations
+
+from ...formats.refusal import is_refusal
+from ...formats.stored_layer import DESCRIPTION
+from .. import kinds
+from ..contents import Contents
+from ..layer import CHANNEL, NO_SCALE, QuantizedLayer
+from ..readers.described import HEADER, formats_of_header
+from .opening import Opening, Outcome, worst
+
+OLD, NEW = "ComfyUI 0.3.75", "ComfyUI 0.33"
+_MARK = "scaled_fp8"
+_WITHOUT_SCALES = (kinds.FP8, kinds.FP8_E5M2)
+_OTHER_SHAPES = (kinds.NVFP4, kinds.W4A4, kinds.W4A8)
+_OURS = "Open it with HSWQ Loader"
+_READERS = {
+    "bitsandbytes": "Open it with ComfyUI_bitsandbytes_NF4 or Forge",
+    "nunchaku": "Open it with ComfyUI-nunchaku",
+    "gguf": "Open it with ComfyUI-GGUF",
+    "torchao": "Open it with diffusers and torchao",
+    "quanto": "Open it with diffusers and optimum-quanto",
+    "llm": "Open it with what its publisher names",
+    "hswq": _OURS,
+    "fp8": _OURS,
+    "unknown": "Open it with what its publisher names",
+}
+
+
+def stock_loader(contents: Contents, version: str) -> Opening:
+    """What comes of *Load Checkpoint* or *Load Diffusion Model* (of text encoders, *Load CLIP*)."""
+    if contents.container == "gguf":
+        return Opening(version, "refuses", "it has no reader of GGUF", _READERS["gguf"])
+    refused = _refused_by_name(contents, version)
+    if refused:
+        return Opening(version, "refuses", refused, _OURS)
+    read = _by_old if version == OLD else _by_new
+    found = [read(contents, layer) for layer in contents.layers.values() if contents.part_of(layer.name) is not None]
+    outcome, reason = worst(found)
+    if outcome == "opens":
+        return Opening(version, "opens")
+    culprit = next(layer for layer, each in zip(_in_parts(contents), found, strict=True) if each == (outcome, reason))
+    count = found.count((outcome, reason))
+    return Opening(version, outcome, f"{reason} ({_named(culprit, count)})", _remedy(culprit, version, outcome))
+
+
+def _in_parts(contents: Contents) -> list[QuantizedLayer]:
+    return [layer for layer in contents.layers.values() if contents.part_of(layer.name) is not None]
+
+
+def _named(layer: QuantizedLayer, count: int) -> str:
+    return layer.name if count == 1 else f"{count} layers, the first is {layer.name}"
+
+
+def _remedy(layer: QuantizedLayer, version: str, outcome: Outcome) -> str:
+    if layer.kind.family == "comfy":
+        if version == OLD and not layer.is_convolution:
+            return "Update ComfyUI to 0.33, or open it with HSWQ Loader if that opens it"
+        return "Quantize the original again" if outcome == "noise" and layer.group != NO_SCALE else _OURS
+    return _READERS[layer.kind.family]
+
+
+def _refused_by_name(contents: Contents, version: str) -> str:
+    """Why a file is refused as a whole; empty if it is not."""
+    if any(is_refusal(key, info.shape) for key, info in contents.tensors.items()):
+        return "tensors in it stop stock loaders, by an error that names HSWQ"
+    known = (
+        (kinds.COMFY_FP8.name,)
+        if version == OLD
+        else tuple(k.name for k in kinds.DESCRIBED.values() if k.family == "comfy")
+    )
+    for said in formats_of_header(dict(contents.metadata)).values():
+        if str(said.get("format")) not in known:
+            return f"its header names the format {said.get('format')}, which {version} does not know"
+    return ""
+
+
+def _marked(contents: Contents, layer: QuantizedLayer) -> bool:
+    """Whether ``scaled_fp8`` stands where the layer's part of the model begins."""
+    return any(key.endswith(_MARK) and layer.name.startswith(key[: -len(_MARK)]) for key in contents.tensors)
+
+
+def _by_new(contents: Contents, layer: QuantizedLayer) -> tuple[Outcome, str]:
+    kind = layer.kind
+    if kind in _WITHOUT_SCALES:
+        return "opens", ""
+    if kind == kinds.SCALED_FP8:
+        if not _marked(contents, layer):
+            return "noise", "without the tensor scaled_fp8 it does not see .scale_weight"
+        if contents.tensors[layer.codes].dtype == "F8_E5M2":
+            return "noise", "it takes all codes of scaled_fp8 for E4M3, and these are E5M2"
+        return ("noise", "it does not scale convolutions") if layer.is_convolution else ("opens", "")
+    if kind in (kinds.V2, kinds.WEIGHT_SCALE_FP8, kinds.INT8):
+        what = "integers" if kind == kinds.INT8 else "codes"
+        return "noise", f"it does not know these scales and takes {what} for weights"
+    if kind.family != "comfy":
+        return _unreadable(layer)
+    if layer.is_convolution:
+        return ("refuses" if kind in _OTHER_SHAPES else "noise"), "it has no quantized convolutions"
+    if layer.group == NO_SCALE:
+        return "refuses", f"a scale of the format {kind.name} is missing"
+    column = kind in (kinds.COMFY_FP8, kinds.COMFY_E5M2) and layer.group == CHANNEL and _is_column(contents, layer)
+    return ("fails", "it takes FP8 scales by channel as [C_out], and these are [C_out, 1]") if column else ("opens", "")
+
+
+def _by_old(contents: Contents, layer: QuantizedLayer) -> tuple[Outcome, str]:
+    kind = layer.kind
+    if kind in _WITHOUT_SCALES:
+        return "opens", ""
+    if kind == kinds.SCALED_FP8:
+        if not _marked(contents, layer):
+            return "noise", "without the tensor scaled_fp8 it does not see .scale_weight"
+        return ("noise", "it does not scale convolutions") if layer.is_convolution else ("opens", "")
+    if kind.family == "comfy":
+        if kind in _OTHER_SHAPES:
+            return "refuses", "packed weights have other shapes than it expects"
+        named = contents.path_of(layer.name) in formats_of_header(dict(contents.metadata))
+        if kind == kinds.COMFY_FP8 and named and not layer.is_convolution:
+            return "opens", ""
+        beside = layer.name + DESCRIPTION in contents.tensors
+        return "noise", f"it does not read {'comfy_quant' if beside else f'this {HEADER}'} and takes codes for weights"
+    if kind in (kinds.V2, kinds.WEIGHT_SCALE_FP8, kinds.INT8):
+        return "noise", "it does not know these scales and takes codes for weights"
+    return _unreadable(layer)
+
+
+def _unreadable(layer: QuantizedLayer) -> tuple[Outcome, str]:
+    if layer.kind.family == "unknown":
+        return "unknown", f"the format is not known here: {layer.kind.label}"
+    return "refuses", f"it does not know {layer.kind.label}"
+
+
+def _is_column(contents: Contents, layer: QuantizedLayer) -> bool:
+    return any(key.endswith(".weight_scale") and len(contents.tensors[key].shape) == 2 for key in layer.side)
