@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -111,7 +111,8 @@ def _stock(group: Group, contents: Contents, machine: Machine, loader: str) -> A
             return Action(loader, "expands when loaded", count, why, f"{HSWQ_LOADER} holds it in 8 bits")
         if machine.fast_fp8 and kind == kinds.FP8 and not group.convolutions:
             return Action(loader, "computes in 8 bits", count, "inputs are rounded to FP8 with scale 1")
-        return Action(loader, "expands in each call", count, "FP8 products want --fast fp8_matrix_mult")
+        why = "" if group.convolutions or kind != kinds.FP8 else "FP8 products want --fast fp8_matrix_mult"
+        return Action(loader, "expands in each call", count, why)
     if group.exact:
         return Action(loader, "expands in each call", count, "as the file says (full_precision_matrix_mult)")
     if kind in (kinds.INT8_TENSORWISE, kinds.W4A8):  # on every device, by the kernels that are there
@@ -120,7 +121,7 @@ def _stock(group: Group, contents: Contents, machine: Machine, loader: str) -> A
         return Action(loader, "expands in each call", count, "inputs are rounded to 4 bits all the same")
     if kind == kinds.COMFY_E5M2:
         return Action(loader, "expands in each call", count, "cards do not multiply E5M2 with E5M2")
-    if loader == OLD and kind.product == "fp8" and not any(layer.input_scale for layer in group.layers):
+    if loader == OLD and kind == kinds.COMFY_FP8 and not any(layer.input_scale for layer in group.layers):
         return Action(loader, "expands in each call", count, "it multiplies in FP8 only with a scale for inputs")
     if not machine.multiplies(product):
         return Action(loader, "expands in each call", count, _lacks(machine, product))
@@ -173,13 +174,11 @@ def _lacks(machine: Machine, product: Product) -> str:
 
 
 def _other(group: Group, machine: Machine, loader: str) -> Action:
-    rules: dict[str, Callable[[], Action]] = {
-        "nunchaku": lambda: _nunchaku(group, machine, loader),
-        "bitsandbytes": lambda: _bitsandbytes(group, machine, loader),
-        "torchao": lambda: Action(loader, "expands in each call", len(group.layers), "the weights alone are quantized"),
-    }
-    rule = rules.get(group.kind.family)
-    return rule() if rule else Action(loader, "expands in each call", len(group.layers))
+    if group.kind.family == "nunchaku":
+        return _nunchaku(group, machine, loader)
+    if group.kind.family in ("bitsandbytes", "llm.int8"):
+        return _bitsandbytes(group, machine, loader)
+    return Action(loader, "expands in each call", len(group.layers), "inputs stay in 16 bits")
 
 
 def _bitsandbytes(group: Group, machine: Machine, loader: str) -> Action:

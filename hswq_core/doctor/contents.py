@@ -88,7 +88,7 @@ class Contents:
     @cached_property
     def weights(self) -> dict[str, TensorInfo]:
         """All tensors, those of quantized layers under the name and in the shape of the weight that they stand for."""
-        found = dict(self.tensors)
+        found = {key: info for key, info in self.tensors.items() if not is_refusal(key, info.shape)}
         for name, layer in self.layers.items():
             info = found.pop(layer.codes)
             found[name + WEIGHT] = TensorInfo(info.dtype, layer.shape, info.begin, info.end)

@@ -91,7 +91,9 @@ class Diagnosis:
         what = f"{self.family}, " if self.family != "unknown" else ""
         what += listed(self.formats) or "not quantized"
         opens = [opening.loader for opening in self.openings if opening.opens]
+        noise = [opening.loader for opening in self.openings if opening.outcome == "noise"]
         opened = f"opened by {listed(opens)}" if opens else "no loader that is known opens it"
+        opened += f", noise in {listed(noise)}" if noise else ""
         state = "; ".join(finding.what for finding in self.errors)
         return f"{what}; {opened}" + (f"; DAMAGED: {state}" if state else "")
 
@@ -127,17 +129,32 @@ class Diagnosis:
         lines += _block("parts", [f"{part}, {size_in_words(size)}" for part, size in self.parts.items()])
         lines += _block("layers", [_line(each.group) for each in self.groups])
         lines += _block("kept", [f"{k.part}: {_types(k)}, {size_in_words(k.nbytes)}" for k in self.kept])
-        lines += _block("opened", [f"{opening.loader}: {opening}" for opening in self.openings])
+        lines += _block("opened", _together({opening.loader: str(opening) for opening in self.openings}))
         lines += _block(self.machine.name, self._done())
-        lines += _block("memory", [str(each) for each in self.memory])
+        lines += _block("memory", _together({each.loader: each.amount for each in self.memory}))
         return "\n".join([*lines, *(str(self.comparison).splitlines() if self.comparison else [])])
 
     def _done(self) -> list[str]:
-        found = []
+        """What the machine does with the first part."""
+        lines = []
         for each in self.groups:
             if each.group.part == next(iter(self.parts), None):
-                found += [f"{each.group}, {action.loader}: {action}" for action in each.actions]
-        return found + [f"kept layers, {action.loader}: {action}" for action in self.kept_actions]
+                lines += _by_what_is_done(str(each.group), each.actions)
+        return lines + _by_what_is_done("kept layers", self.kept_actions)
+
+
+def _by_what_is_done(what: str, actions: tuple[Action, ...]) -> list[str]:
+    """A line for what loaders do, with those that do the same."""
+    lines = _together({action.loader: str(action) for action in actions})
+    return [what, *(f"  {line}" for line in lines)] if lines else []
+
+
+def _together(said: dict[str, str]) -> list[str]:
+    """What is said of loaders, those of which the same is said in one line."""
+    loaders: dict[str, list[str]] = {}
+    for loader, what in said.items():
+        loaders.setdefault(what, []).append(loader)
+    return [f"{listed(names)}: {what}" for what, names in loaders.items()]
 
 
 _WIDTH = 9

@@ -16,8 +16,8 @@ class Kind:
     Attributes:
         name: for JSON; that of the format in ``L.comfy_quant`` where there is one.
         label: for people.
-        family: who reads it: "fp8", "hswq", "comfy", "bitsandbytes", "nunchaku", "torchao", "quanto", "gguf", "llm", or
-            "unknown".
+        family: who reads it: "fp8", "hswq", "comfy", "bitsandbytes", "llm.int8", "nunchaku", "torchao", "quanto",
+            "gguf", "llm", or "unknown".
         product: see ``Product``.
     """
 
@@ -43,7 +43,7 @@ INT8 = Kind("int8", "INT8 of HSWQ", "hswq", "int8")
 HSWQ_PACKED = {f"hswq_int{bits}": Kind(f"hswq_int{bits}", f"INT{bits} of HSWQ", "hswq") for bits in (2, 3, 4, 5, 6)}
 BNB_NF4 = Kind("bnb_nf4", "NF4 of bitsandbytes", "bitsandbytes")
 BNB_FP4 = Kind("bnb_fp4", "FP4 of bitsandbytes", "bitsandbytes")
-BNB_INT8 = Kind("bnb_int8", "INT8 of bitsandbytes", "bitsandbytes", "int8")
+BNB_INT8 = Kind("bnb_int8", "INT8 of bitsandbytes", "llm.int8", "int8")
 SVDQUANT_INT4 = Kind("svdquant_int4", "SVDQuant INT4 of Nunchaku", "nunchaku", "int4")
 SVDQUANT_NVFP4 = Kind("svdquant_nvfp4", "SVDQuant NVFP4 of Nunchaku", "nunchaku", "nvfp4")
 NUNCHAKU_AWQ = Kind("nunchaku_awq", "AWQ W4A16 of Nunchaku", "nunchaku")

@@ -14,6 +14,12 @@ TENSOR, CHANNEL, NO_SCALE = "tensor", "channel", "none"
 """What has a scale of its own, where it is not a group of so many weights."""
 
 
+def granularity(scale: tuple[int, ...], rows: int, otherwise: str) -> str:
+    """What has a scale of its own. Args: scale: the shape of all of them. otherwise: what it is where it is neither."""
+    sizes = tuple(size for size in scale if size != 1)
+    return TENSOR if not sizes else CHANNEL if sizes == (rows,) else otherwise
+
+
 @dataclass(frozen=True)
 class QuantizedLayer:
     """A layer whose weight is codes.

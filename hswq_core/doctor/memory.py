@@ -31,8 +31,11 @@ class Memory:
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
 
-    def __str__(self) -> str:
-        held = f"{self.loader}: weights {size_in_words(self.weights)}, and {size_in_words(self.expanded)} for a layer"
+    @property
+    def amount(self) -> str:
+        """In words."""
+        layer = f", and {size_in_words(self.expanded)} while the largest layer computes" if self.expanded else ""
+        held = f"weights {size_in_words(self.weights)}{layer}"
         if self.card is None:
             return held
         fits = self.weights + self.expanded + _CROWDED < self.card

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from hswq_core import quantize
 from hswq_core.formats.comfy_mixed import nvfp4_tensors
 from hswq_core.formats.nvfp4 import pack_floats, swizzled
+from hswq_core.formats.packing import pack
 from hswq_core.formats.refusal import refusing_tensors
 from hswq_core.grids import E2M1, E4M3
 from hswq_core.rounding.rotation import rotated
@@ -123,6 +124,18 @@ def nvfp4(name: str, weight: torch.Tensor) -> Tensors:
     units = (scales.float() * factor).repeat_interleave(16, 1)
     codes = E2M1.nearest_values(weight.float() / units)
     return {f"{name}.weight": pack_floats(codes), **nvfp4_tensors(name, scales, factor)}
+
+
+def nvfp4_fast(name: str, weight: torch.Tensor) -> Tensors:
+    return nvfp4(name, weight) | {f"{name}.comfy_quant": bytes_of(format="nvfp4")}
+
+
+def hswq_int4(name: str, weight: torch.Tensor) -> Tensors:
+    groups = weight.float().unflatten(1, (-1, 64))
+    scale = (groups.abs().amax(2) / 7).half()
+    codes = (groups / scale.float()[:, :, None]).round().clamp(-7, 7).flatten(1).to(torch.int8)
+    said = bytes_of(format="hswq_int4", group_size=64, shape=list(weight.shape))
+    return {f"{name}.weight": pack(codes, 4), f"{name}.weight_scale": scale, f"{name}.comfy_quant": said}
 
 
 def mxfp8(name: str, weight: torch.Tensor) -> Tensors:

@@ -12,7 +12,8 @@ from ...files.layers import WEIGHT
 from ...formats.stored_layer import DESCRIPTION, LAYER_DIMENSIONS, SCALE_SUFFIXES
 from .. import kinds
 from ..contents import Contents
-from ..layer import NO_SCALE, QuantizedLayer
+from ..layer import QuantizedLayer
+from ..readers.described import REQUIRED
 from .finding import AGAIN, Finding, together
 
 _MARK = "scaled_fp8"
@@ -39,7 +40,8 @@ def check_scales(contents: Contents) -> Iterator[Finding]:
 def _problem(contents: Contents, layer: QuantizedLayer) -> str:
     """The name of what is wrong with a scale that cannot be read."""
     stored = [key for key in layer.side if key.endswith(_SCALES) and not key.endswith((".input_scale", "output_scale"))]
-    if layer.group == NO_SCALE or not stored:
+    required = [layer.name + part for part in REQUIRED.get(layer.kind.name, ())]
+    if not stored or any(key not in contents.tensors for key in required):
         return "scale-missing"
     assert contents.source is not None
     for key in stored:
@@ -64,6 +66,7 @@ def check_beside(contents: Contents) -> Iterator[Finding]:
         "unknown-format", "layers are quantized in a way that is not known",
         "Open it with what its publisher names",
         (f"{name}: {layer.kind.label}" for name, layer in contents.layers.items() if layer.kind.family == "unknown"),
+        is_error=False,
     )  # fmt: skip
     marks = [key[: -len(_MARK)] for key in contents.tensors if key == _MARK or key.endswith(f".{_MARK}")]
     scaled = [name for name, layer in contents.layers.items() if layer.kind == kinds.SCALED_FP8]
@@ -74,7 +77,7 @@ def check_beside(contents: Contents) -> Iterator[Finding]:
     yield from together(
         "scales-without-marker", "scales of scaled_fp8 stand here without the tensor of that name, by which ComfyUI "
         "knows them: it will draw noise", "Open it with HSWQ Loader, or convert it with 'hswq convert'",
-        [name for name in scaled if not any(name.startswith(mark) for mark in marks)],
+        [name for name in scaled if not any(name.startswith(mark) for mark in marks)], is_error=False,
     )  # fmt: skip
     yield from together(
         "scale-orphan", "scales stand beside weights that are not quantized: expanded, or merged away", AGAIN,

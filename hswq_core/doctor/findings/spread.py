@@ -24,6 +24,7 @@ _SAMPLE = 64
 _POSITIONS = [(place + 0.5) / _SAMPLE for place in range(_SAMPLE)]
 _MOST = 100.0
 """Of root mean square times the square root of the inputs."""
+_LEAST = 1e-3
 _LEAST_OF_MIDDLE = 1e-3
 """Of what the middle one of the quantized layers has."""
 _OF_LARGEST = 0.35
@@ -63,7 +64,7 @@ def _of_quantized(contents: Contents, spreads: dict[str, _Spread]) -> Iterator[F
         "scale-stripped", "codes fill the range of FP8 and have no scale: it was removed by a tool that does not know "
         "scales, and images will be noise", AGAIN, stripped,
     )  # fmt: skip
-    inverted = [n for n, each in large.items() if n not in stripped and each.codes / each.scale < _MOST]
+    inverted = [n for n, each in large.items() if n not in stripped and _LEAST < each.codes / each.scale < _MOST]
     yield from together(
         "scale-inverted", "scales are one over what they should be, and images will be noise", AGAIN, inverted
     )

@@ -8,6 +8,7 @@ from .opening import Opening
 _LOADERS = {
     "gguf": ("ComfyUI-GGUF",),
     "bitsandbytes": ("ComfyUI_bitsandbytes_NF4", "Forge"),
+    "llm.int8": ("diffusers with bitsandbytes",),
     "nunchaku": ("ComfyUI-nunchaku",),
     "torchao": ("diffusers with torchao",),
     "quanto": ("diffusers with optimum-quanto",),

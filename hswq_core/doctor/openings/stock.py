@@ -13,16 +13,18 @@ from ...formats.stored_layer import DESCRIPTION
 from .. import kinds
 from ..contents import Contents
 from ..layer import CHANNEL, NO_SCALE, QuantizedLayer
-from ..readers.described import HEADER, formats_of_header
+from ..readers.described import HEADER, REQUIRED, formats_of_header
 from .opening import Opening, Outcome, worst
 
 OLD, NEW = "ComfyUI 0.3.75", "ComfyUI 0.33"
 _MARK = "scaled_fp8"
 _WITHOUT_SCALES = (kinds.FP8, kinds.FP8_E5M2)
+_OTHER_SCALES = (kinds.V2, kinds.WEIGHT_SCALE_FP8, kinds.INT8, kinds.BNB_INT8)
 _OTHER_SHAPES = (kinds.NVFP4, kinds.W4A4, kinds.W4A8)
 _OURS = "Open it with HSWQ Loader"
 _READERS = {
     "bitsandbytes": "Open it with ComfyUI_bitsandbytes_NF4 or Forge",
+    "llm.int8": "Open it with diffusers and bitsandbytes",
     "nunchaku": "Open it with ComfyUI-nunchaku",
     "gguf": "Open it with ComfyUI-GGUF",
     "torchao": "Open it with diffusers and torchao",
@@ -42,7 +44,11 @@ def stock_loader(contents: Contents, version: str) -> Opening:
     if refused:
         return Opening(version, "refuses", refused, _OURS)
     read = _by_old if version == OLD else _by_new
-    found = [read(contents, layer) for layer in contents.layers.values() if contents.part_of(layer.name) is not None]
+    lone = next((name for name in contents.kept if name + DESCRIPTION in contents.tensors), None)
+    if lone is not None and version == NEW:
+        why = f"the weight of {lone} is not quantized, and its description makes codes of it"
+        return Opening(version, "noise", why, "Quantize the original again")
+    found = [read(contents, layer) for layer in _in_parts(contents)]
     outcome, reason = worst(found)
     if outcome == "opens":
         return Opening(version, "opens")
@@ -97,15 +103,20 @@ def _by_new(contents: Contents, layer: QuantizedLayer) -> tuple[Outcome, str]:
         if contents.tensors[layer.codes].dtype == "F8_E5M2":
             return "noise", "it takes all codes of scaled_fp8 for E4M3, and these are E5M2"
         return ("noise", "it does not scale convolutions") if layer.is_convolution else ("opens", "")
-    if kind in (kinds.V2, kinds.WEIGHT_SCALE_FP8, kinds.INT8):
-        what = "integers" if kind == kinds.INT8 else "codes"
-        return "noise", f"it does not know these scales and takes {what} for weights"
+    if kind in _OTHER_SCALES:
+        return "noise", "it does not know these scales and takes codes for weights"
     if kind.family != "comfy":
+        if layer.name + DESCRIPTION in contents.tensors:
+            return "refuses", f"it does not know the format of {kind.label}"
         return _unreadable(layer)
+    if any(layer.name + part not in contents.tensors for part in REQUIRED.get(kind.name, ())):
+        return "refuses", f"a scale of the format {kind.name} is missing"
     if layer.is_convolution:
         return ("refuses" if kind in _OTHER_SHAPES else "noise"), "it has no quantized convolutions"
-    if layer.group == NO_SCALE:
-        return "refuses", f"a scale of the format {kind.name} is missing"
+    if layer.name + DESCRIPTION not in contents.tensors and layer.name not in formats_of_header(
+        dict(contents.metadata)
+    ):
+        return "noise", f"{HEADER} names layers without the prefix that they have in this file"
     column = kind in (kinds.COMFY_FP8, kinds.COMFY_E5M2) and layer.group == CHANNEL and _is_column(contents, layer)
     return ("fails", "it takes FP8 scales by channel as [C_out], and these are [C_out, 1]") if column else ("opens", "")
 
@@ -126,7 +137,8 @@ def _by_old(contents: Contents, layer: QuantizedLayer) -> tuple[Outcome, str]:
             return "opens", ""
         beside = layer.name + DESCRIPTION in contents.tensors
         return "noise", f"it does not read {'comfy_quant' if beside else f'this {HEADER}'} and takes codes for weights"
-    if kind in (kinds.V2, kinds.WEIGHT_SCALE_FP8, kinds.INT8):
+    ignored = layer.name + DESCRIPTION in contents.tensors and contents.tensors[layer.codes].shape == layer.shape
+    if kind in _OTHER_SCALES or (ignored and kind.family == "unknown"):
         return "noise", "it does not know these scales and takes codes for weights"
     return _unreadable(layer)
 

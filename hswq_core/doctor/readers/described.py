@@ -13,20 +13,27 @@ from typing import Any
 import torch
 
 from ...files.decode import KNOWN_FORMATS, LayerDecoder, decode_layer
+from ...files.dtypes import is_float
 from ...files.layers import WEIGHT
 from ...formats.nvfp4 import swizzled_shape, unswizzled
-from ...formats.stored_layer import DESCRIPTION, MARKERS, PACKED_BITS, SCALE_SUFFIXES
+from ...formats.stored_layer import DESCRIPTION, FACTOR, MARKERS, PACKED_BITS, SCALE_SUFFIXES
 from ...formats.stored_layer import NVFP4 as NVFP4_NAME
 from ...grids.block_scales import BLOCK
 from ...rounding.rotation import rotated
 from ..kinds import DESCRIBED, unknown
-from ..layer import CHANNEL, NO_SCALE, TENSOR, QuantizedLayer
+from ..layer import NO_SCALE, QuantizedLayer, granularity
 from .stored import StoredTensors
 
 HEADER = "_quantization_metadata"
 _MX_BLOCK = 32
 _W4A8_PARTS = (".weight_s_rel", ".weight_s_channel", ".weight_codebook", ".weight_correction")
 _SIDE = (*SCALE_SUFFIXES, *MARKERS, *_W4A8_PARTS, ".pre_quant_scale")
+REQUIRED = {
+    "float8_e4m3fn": (".weight_scale",), "float8_e5m2": (".weight_scale",), "int8_tensorwise": (".weight_scale",),
+    NVFP4_NAME: (".weight_scale", FACTOR), "mxfp8": (".weight_scale",), "convrot_w4a4": (".weight_scale",),
+    "asym_w4a8_int8": (".weight_s_rel", ".weight_s_channel"), **dict.fromkeys(PACKED_BITS, (".weight_scale",)),
+}  # fmt: skip
+"""What must stand beside the codes of a format."""
 LARGEST_CODES = {
     "float8_e4m3fn": 448.0, "float8_e5m2": 57344.0, "int8_tensorwise": 127.0, NVFP4_NAME: 6.0, "mxfp8": 448.0,
     "convrot_w4a4": 7.0, **{name: float(2 ** (bits - 1) - 1) for name, bits in PACKED_BITS.items()},
@@ -47,6 +54,8 @@ def read(tensors: StoredTensors) -> Iterator[QuantizedLayer]:
     """Layers with a description."""
     by_header = formats_of_header(tensors.source.metadata)
     for name in list(tensors.with_suffix(WEIGHT)):
+        if is_float(tensors.left[name + WEIGHT].dtype):
+            continue  # its description was left behind
         described = name + DESCRIPTION in tensors.left
         said = tensors.said(name + DESCRIPTION) if described else _of_header(by_header, name)
         # The header of HSWQ's own files names a layer only to be refused; its tensors say what it is.
@@ -119,9 +128,7 @@ def _group(tensors: StoredTensors, name: str, form: str, said: dict[str, Any], s
     scale = next((tensors.left[key] for key in tensors.beside(name, *SCALE_SUFFIXES)), None)
     if scale is None:
         return NO_SCALE
-    return (
-        TENSOR if scale.numel == 1 else CHANNEL if scale.numel == stored[0] else str(said.get("group_size", "blocks"))
-    )
+    return granularity(scale.shape, stored[0], str(said.get("group_size", "blocks")))
 
 
 def _setting(said: dict[str, Any], key: str, default: int) -> int:

@@ -14,7 +14,7 @@ from ...files.source import TensorInfo
 from ...formats.refusal import is_refusal
 from ...formats.stored_layer import FP8_DTYPES, LAYER_DIMENSIONS, MARKERS, ROTATION, SCALE_SUFFIXES
 from ..kinds import FP8, FP8_E5M2, INT8, SCALED_FP8, V2, WEIGHT_SCALE_FP8, Kind, unknown
-from ..layer import CHANNEL, NO_SCALE, TENSOR, QuantizedLayer
+from ..layer import NO_SCALE, QuantizedLayer, granularity
 from .stored import StoredTensors
 
 _BY_SUFFIX = {".scale": V2, ".weight.scale": V2, ".scale_weight": SCALED_FP8, ".weight_scale": WEIGHT_SCALE_FP8}
@@ -73,8 +73,7 @@ def _readable(tensors: StoredTensors, layer: QuantizedLayer, scaled: bool) -> Qu
 def _group(tensors: StoredTensors, scale: str, shape: tuple[int, ...]) -> str:
     if not scale:
         return NO_SCALE
-    count = tensors.left[scale].numel
-    return TENSOR if count == 1 else CHANNEL if count == shape[0] else "blocks"
+    return granularity(tensors.left[scale].shape, shape[0], "blocks")
 
 
 def _rotation(tensors: StoredTensors, name: str) -> int:

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from ..kinds import TORCHAO_FP8, TORCHAO_INT8, unknown
-from ..layer import CHANNEL, TENSOR, QuantizedLayer
+from ..layer import CHANNEL, NO_SCALE, TENSOR, QuantizedLayer, granularity
 from .stored import StoredTensors
 
 _CODES, _SCALE, _ZERO = "._weight_qdata", "._weight_scale", "._weight_zero_point"
@@ -23,8 +23,9 @@ def read(tensors: StoredTensors) -> Iterator[QuantizedLayer]:
         side = tuple(key for key in tensors.left if key.startswith(f"{name}._weight_") and key != name + _CODES)
         scale = tensors.left.get(name + _SCALE)
         known = _KINDS.get(info.dtype) if _class_of(tensors, name) in ("", "Float8Tensor", "Int8Tensor") else None
-        count = scale.numel if scale is not None else 0
-        group = TENSOR if count == 1 else CHANNEL if count == info.shape[0] else str(info.numel // max(1, count))
+        group = NO_SCALE
+        if scale is not None:
+            group = granularity(scale.shape, info.shape[0], str(info.numel // max(1, scale.numel)))
         readable = known is not None and group in (TENSOR, CHANNEL)
         yield QuantizedLayer(
             name, known or unknown(f"torchao {_class_of(tensors, name)}"), info.shape, name + _CODES, side,
