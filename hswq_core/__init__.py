@@ -11,7 +11,7 @@ Pure torch, safetensors and numpy; nothing here knows ComfyUI. Read the folders 
 -> quantized file).
 """
 
-from .api import convert, diagnose, inspect, load_statistics, merge_statistics, quantize
+from .api import convert, diagnose, inspect, load_statistics, merge_statistics, quantize, repair
 from .calibration import DualMonitor
 from .errors import HSWQError
 from .options import QuantizeOptions
@@ -28,4 +28,5 @@ __all__ = [
     "load_statistics",
     "merge_statistics",
     "quantize",
+    "repair",
 ]

@@ -15,6 +15,8 @@ from .calibration.statistics import Statistics, merge
 from .convert_file import Conversion, convert_checkpoint
 from .doctor import Diagnosis, Machine, named_card
 from .doctor import diagnose as diagnose_file
+from .doctor.repair import Repair
+from .doctor.repair import repair as repair_file
 from .errors import PlanError
 from .files.checkpoint import CheckpointReader
 from .files.inspection import Inspection, inspect_checkpoint
@@ -130,6 +132,21 @@ def diagnose(
     where = named_card(card) if card else machine
     original = Path(original) if original is not None else None
     return diagnose_file(Path(file), machine=where, original=original, statistics=statistics, progress=progress)
+
+
+def repair(
+    file: AnyPath,
+    original: AnyPath,
+    target: AnyPath,
+    *,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> Repair:
+    """Write a copy of a damaged file in which everything is mended that the model it was made from tells.
+
+    Errors: HSWQError for files that cannot be read, damage that cannot be mended, and a file with nothing to mend.
+    """
+    return repair_file(Path(file), Path(original), Path(target), overwrite=overwrite, progress=progress)
 
 
 def load_statistics(file: AnyPath) -> Statistics:

@@ -134,6 +134,8 @@ def command_line(runs: Mapping[str, Run], add_more: Callable[[CommandLine], None
     doctor.add_argument("--card", help="a card that need not be here, as 'RTX 3060'; default: this machine")
     doctor.add_argument("--original", type=Path, help="the unquantized model, to tell the error of every layer")
     doctor.add_argument("--stats", type=Path, help="its calibration session, to predict the error of the model")
+    doctor.add_argument("--repair", type=Path, metavar="DST", help="write a mended file, with what the original tells")
+    doctor.add_argument("--overwrite", action="store_true", help="replace an existing target of a repair")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.add_argument("--quiet", action="store_true", help="show no progress")
 

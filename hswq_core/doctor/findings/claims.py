@@ -10,7 +10,7 @@ from ..contents import Contents
 from ..family import family_of
 from .finding import AGAIN, Finding, together
 
-_KINDS_OF_MODE = {
+KINDS_OF_MODE = {
     "v1": {"fp8"},
     "v2": {"v2"},
     "comfy": {"float8_e4m3fn"},
@@ -20,7 +20,7 @@ _KINDS_OF_MODE = {
     "comfy-mixed": {"nvfp4", "int8_tensorwise"},
 }
 _TOLD_BY_SHAPES = ("stable-diffusion-", "flux-")
-_KIND_OF_FORM = {f"int{bits}": f"hswq_int{bits}" for bits in (2, 3, 4, 5, 6)}
+KIND_OF_FORM = {f"int{bits}": f"hswq_int{bits}" for bits in (2, 3, 4, 5, 6)}
 
 
 def check_claims(contents: Contents) -> Iterator[Finding]:
@@ -39,8 +39,8 @@ def check_claims(contents: Contents) -> Iterator[Finding]:
 def _mode(contents: Contents) -> Iterator[Finding]:
     mode = contents.metadata.get("hswq.mode", "")
     found = {layer.kind.name for layer in contents.in_part("diffusion model")}
-    if mode in _KINDS_OF_MODE and contents.metadata.get("hswq.part", "unet") != "text_encoders":
-        if other := sorted(found - _KINDS_OF_MODE[mode]):
+    if mode in KINDS_OF_MODE and contents.metadata.get("hswq.part", "unet") != "text_encoders":
+        if other := sorted(found - KINDS_OF_MODE[mode]):
             what = f"the header says that the file is {mode}, and layers are {', '.join(other)}"
             yield Finding("mode", True, what, AGAIN)
         elif not found:
@@ -74,7 +74,7 @@ def _counts(contents: Contents) -> Iterator[Finding]:
     if not isinstance(said, dict) or not said:
         return
     found = Counter(layer.kind.name for layer in contents.in_part("diffusion model"))
-    wanted = {_KIND_OF_FORM.get(form, form): count for form, count in said.items() if form != "kept"}
+    wanted = {KIND_OF_FORM.get(form, form): count for form, count in said.items() if form != "kept"}
     for kind in sorted(wanted.keys() | found.keys()):
         if wanted.get(kind, 0) != found[kind]:
             what = f"the header says that {wanted.get(kind, 0)} layers are {kind}, and {found[kind]} are"
