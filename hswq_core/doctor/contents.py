@@ -21,6 +21,8 @@ from ..formats.refusal import is_refusal
 from ..formats.stored_layer import LAYER_DIMENSIONS
 from .layer import QuantizedLayer
 from .readers import quantized_layers
+from .readers.described import formats_of_header
+from .readers.eight_bits import MARK
 from .readers.gguf_file import is_gguf, read_gguf
 
 Part = Literal["diffusion model", "text encoders", "VAE"]
@@ -71,6 +73,16 @@ class Contents:
     def in_part(self, part: Part) -> list[QuantizedLayer]:
         """The quantized layers of a part."""
         return [layer for name, layer in self.layers.items() if self.part_of(name) == part]
+
+    @cached_property
+    def said_by_header(self) -> dict[str, dict[str, object]]:
+        """What ComfyUI's header says of layers, by the names that it gives them."""
+        return formats_of_header(self.metadata)
+
+    @cached_property
+    def marks(self) -> tuple[str, ...]:
+        """Where parts begin in which ``scaled_fp8`` says that layers have scales."""
+        return tuple(key[: -len(MARK)] for key in self.tensors if key == MARK or key.endswith(f".{MARK}"))
 
     @cached_property
     def kept(self) -> dict[str, TensorInfo]:

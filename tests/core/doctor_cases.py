@@ -65,7 +65,7 @@ INT8_TENSORWISE = {"format": "int8_tensorwise"}
 FP8_SCALED = {"format": "float8_e4m3fn"}
 ROTATED = {"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": 64}
 
-CASES = {
+CASES: dict[str, Case] = {
     "HSWQ v1, and plain FP8 of any tool": Case(
         ours("v1"), {"fp8": (9, "none")}, (OPENS, OPENS, OPENS), V1_DONE,
     ),

@@ -147,5 +147,5 @@ def test_statistics_of_another_model_are_refused(tmp_path: Path) -> None:
 def test_an_original_with_other_names_is_refused(tmp_path: Path) -> None:
     path = files.save(tmp_path, files.each(files.plain))
     other = files.save(tmp_path, {"mid.weight": torch.ones(4, 4)}, name="other")
-    with pytest.raises(CheckpointError, match="no layer of file.safetensors is in it"):
+    with pytest.raises(CheckpointError, match="no layer of file"):
         diagnose(path, original=other)

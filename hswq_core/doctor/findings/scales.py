@@ -14,9 +14,9 @@ from .. import kinds
 from ..contents import Contents
 from ..layer import QuantizedLayer
 from ..readers.described import REQUIRED
+from ..readers.eight_bits import MARK
 from .finding import AGAIN, Finding, together
 
-_MARK = "scaled_fp8"
 _SCALES = ("scale", "scale_weight", "absmax", "SCB", "_scale", "weight_scale_2", "s_channel", "s_rel")
 
 
@@ -68,16 +68,15 @@ def check_beside(contents: Contents) -> Iterator[Finding]:
         (f"{name}: {layer.kind.label}" for name, layer in contents.layers.items() if layer.kind.family == "unknown"),
         is_error=False,
     )  # fmt: skip
-    marks = [key[: -len(_MARK)] for key in contents.tensors if key == _MARK or key.endswith(f".{_MARK}")]
     scaled = [name for name, layer in contents.layers.items() if layer.kind == kinds.SCALED_FP8]
-    lone = [f"{mark}{_MARK}" for mark in marks if not any(name.startswith(mark) for name in scaled)]
+    lone = [f"{mark}{MARK}" for mark in contents.marks if not any(name.startswith(mark) for name in scaled)]
     yield from together(
         "marker-without-scales", "the tensor scaled_fp8 says that layers have scales, and none has one", AGAIN, lone
     )
     yield from together(
         "scales-without-marker", "scales of scaled_fp8 stand here without the tensor of that name, by which ComfyUI "
         "knows them: it will draw noise", "Open it with HSWQ Loader, or convert it with 'hswq convert'",
-        [name for name in scaled if not any(name.startswith(mark) for mark in marks)], is_error=False,
+        [name for name in scaled if not name.startswith(contents.marks)], is_error=False,
     )  # fmt: skip
     yield from together(
         "scale-orphan", "scales stand beside weights that are not quantized: expanded, or merged away", AGAIN,

@@ -13,11 +13,10 @@ from ...formats.stored_layer import DESCRIPTION
 from .. import kinds
 from ..contents import Contents
 from ..layer import CHANNEL, NO_SCALE, QuantizedLayer
-from ..readers.described import HEADER, REQUIRED, formats_of_header
+from ..readers.described import HEADER, REQUIRED
 from .opening import Opening, Outcome, worst
 
 OLD, NEW = "ComfyUI 0.3.75", "ComfyUI 0.33"
-_MARK = "scaled_fp8"
 _WITHOUT_SCALES = (kinds.FP8, kinds.FP8_E5M2)
 _OTHER_SCALES = (kinds.V2, kinds.WEIGHT_SCALE_FP8, kinds.INT8, kinds.BNB_INT8)
 _OTHER_SHAPES = (kinds.NVFP4, kinds.W4A4, kinds.W4A8)
@@ -82,7 +81,7 @@ def _refused_by_name(contents: Contents, version: str) -> str:
         if version == OLD
         else tuple(k.name for k in kinds.DESCRIBED.values() if k.family == "comfy")
     )
-    for said in formats_of_header(dict(contents.metadata)).values():
+    for said in contents.said_by_header.values():
         if str(said.get("format")) not in known:
             return f"its header names the format {said.get('format')}, which {version} does not know"
     return ""
@@ -90,7 +89,7 @@ def _refused_by_name(contents: Contents, version: str) -> str:
 
 def _marked(contents: Contents, layer: QuantizedLayer) -> bool:
     """Whether ``scaled_fp8`` stands where the layer's part of the model begins."""
-    return any(key.endswith(_MARK) and layer.name.startswith(key[: -len(_MARK)]) for key in contents.tensors)
+    return any(layer.name.startswith(mark) for mark in contents.marks)
 
 
 def _by_new(contents: Contents, layer: QuantizedLayer) -> tuple[Outcome, str]:
@@ -132,7 +131,7 @@ def _by_old(contents: Contents, layer: QuantizedLayer) -> tuple[Outcome, str]:
     if kind.family == "comfy":
         if kind in _OTHER_SHAPES:
             return "refuses", "packed weights have other shapes than it expects"
-        named = contents.path_of(layer.name) in formats_of_header(dict(contents.metadata))
+        named = contents.path_of(layer.name) in contents.said_by_header
         if kind == kinds.COMFY_FP8 and named and not layer.is_convolution:
             return "opens", ""
         beside = layer.name + DESCRIPTION in contents.tensors
