@@ -29,6 +29,7 @@ _BITS: dict[Product, Does] = {
     "nvfp4": "computes in 4 bits", "int4": "computes in 4 bits",
 }  # fmt: skip
 _NAMES: dict[Product, str] = {"fp8": "FP8", "mxfp8": "MXFP8", "int8": "INT8", "nvfp4": "NVFP4", "int4": "INT4"}
+_IN_FP8 = (kinds.FP8, kinds.FP8_E5M2, kinds.SCALED_FP8, kinds.COMFY_FP8, kinds.COMFY_E5M2, kinds.MXFP8)
 _SINCE = {"fp8": "RTX 40", "mxfp8": "RTX 50", "nvfp4": "RTX 50", "int8": "RTX 20", "int4": "RTX 20, to RTX 40"}
 
 
@@ -103,8 +104,13 @@ def is_plain_fp8(contents: Contents) -> bool:
 
 def _stock(group: Group, contents: Contents, machine: Machine, loader: str) -> Action:
     kind, count, product = group.kind, len(group.layers), group.kind.product
+    if not machine.holds_fp8 and kind in _IN_FP8:
+        why = f"{machine.name} has no FP8"
+        return Action(loader, "fails", count, why, f"{HSWQ_LOADER} holds the codes as bytes")
+    if kind in (kinds.FP8, kinds.FP8_E5M2) and group.part != "diffusion model":
+        return Action(loader, "expands in each call", count)
     if kind in (kinds.FP8, kinds.FP8_E5M2):
-        if not is_plain_fp8(contents) and group.part == "diffusion model":
+        if not is_plain_fp8(contents):
             return Action(loader, "expands when loaded", count, "most weights are not FP8")
         if not machine.multiplies("fp8"):
             why = f"{machine.name} has no FP8 arithmetic, so the model is held in 16 bits"
@@ -138,7 +144,8 @@ def _ours(group: Group, machine: Machine) -> list[Action]:
     else:
         exact = Action(HSWQ_LOADER, "expands in each call", count, "exact: inputs are not rounded")
     if group.part != "diffusion model":
-        return [Action(HSWQ_LOADER, "expands when loaded", count)]
+        held = group.kind in (kinds.FP8, kinds.FP8_E5M2) and machine.holds_fp8
+        return [Action(HSWQ_LOADER, "expands in each call" if held else "expands when loaded", count)]
     fast = sum(_multiplied_fast(layer, machine) for layer in group.layers)
     if fast:
         exact_ones = "" if fast == count else f"{count - fast} of odd sizes are expanded"

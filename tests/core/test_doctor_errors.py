@@ -17,6 +17,7 @@ from hswq_core.quantize_layer import quantize_layer
 from hswq_core.rounding.weight import scale_like
 from hswq_core.sensitivity.exact import ImpactMeter
 from tests.core import doctor_files as files
+from tests.core import doctor_peers as peers
 from tests.core.doctor_cases import CASES
 from tests.core.small_nets import fingerprint
 from tests.core.test_cli import hswq
@@ -111,11 +112,11 @@ def true_error(net: Net, path: Path) -> float:
 
 
 PEERS = {
-    "bitsandbytes NF4": files.bnb_nf4,
+    "bitsandbytes NF4": peers.bnb_nf4,
     "ComfyUI NVFP4": files.nvfp4,
     "ComfyUI W4A8": files.w4a8,
-    "optimum-quanto INT8": files.quanto,
-    "torchao FP8": files.torchao,
+    "optimum-quanto INT8": peers.quanto,
+    "torchao FP8": peers.torchao,
 }
 
 
