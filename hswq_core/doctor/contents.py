@@ -100,11 +100,7 @@ class Contents:
     @cached_property
     def weights(self) -> dict[str, TensorInfo]:
         """All tensors, those of quantized layers under the name and in the shape of the weight that they stand for."""
-        found = {key: info for key, info in self.tensors.items() if not is_refusal(key, info.shape)}
-        for name, layer in self.layers.items():
-            info = found.pop(layer.codes)
-            found[name + WEIGHT] = TensorInfo(info.dtype, layer.shape, info.begin, info.end)
-        return found
+        return _weights(self.tensors, self.layers)
 
 
 @contextmanager
@@ -117,15 +113,23 @@ def opened(path: Path) -> Iterator[Contents]:
         file = read_gguf(path)
         yield Contents(
             path, "gguf", path.stat().st_size, file.metadata, file.tensors, file.layers,
-            _prefix_of(file.tensors, path), _only_part(file.tensors), None, file.read,
+            _prefix_of(_weights(file.tensors, file.layers), path), _only_part(file.tensors), None, file.read,
         )  # fmt: skip
         return
     with CheckpointReader(path) as reader:
         layers = quantized_layers(reader)
         yield Contents(
             path, "safetensors", reader.nbytes, reader.metadata, reader.tensors, layers,
-            _prefix_of(reader.tensors, path), _only_part(reader.tensors), reader, reader.tensor,
+            _prefix_of(_weights(reader.tensors, layers), path), _only_part(reader.tensors), reader, reader.tensor,
         )  # fmt: skip
+
+
+def _weights(tensors: Mapping[str, TensorInfo], layers: Mapping[str, QuantizedLayer]) -> dict[str, TensorInfo]:
+    found = {key: info for key, info in tensors.items() if not is_refusal(key, info.shape)}
+    for name, layer in layers.items():
+        info = found.pop(layer.codes)
+        found[name + WEIGHT] = TensorInfo(info.dtype, layer.shape, info.begin, info.end)
+    return found
 
 
 def _prefix_of(tensors: Mapping[str, TensorInfo], path: Path) -> str:

@@ -40,6 +40,9 @@ def diagnose(
     machine = machine or this_machine()
     with opened(file) as contents:
         parts = _parts(contents)
+        # A merge may have left a key of a LoRA behind.
+        if sum(".lora_" in key for key in contents.tensors) > len(contents.tensors) / 2:
+            raise CheckpointError("this is a LoRA, not a model", where=file, remedy="Give the model that it is for")
         if not parts:
             raise CheckpointError(
                 "no layer of a model is in this file", where=file, remedy="Give a checkpoint, a diffusion model, a "

@@ -82,7 +82,7 @@ def test_a_node_says_what_computes(tmp_path: Path) -> None:
 
 
 def test_times_of_a_step_are_those_of_the_model_of_cards() -> None:
-    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8").partition("## Cards that are not there")[2]
     for step, times in MODELLED.items():
         row = next(line for line in page.splitlines() if line.startswith(f"| {step} | "))
         shown = [cell.strip(" ()") for cell in row.strip("| ").split("|")][-len(PUBLISHED) :]

@@ -23,7 +23,7 @@ from tests.core.small_nets import fingerprint
 from tests.core.test_cli import hswq
 
 ERRORS = {
-    "fp8": (5e-4, 1e-3), "v2": (5e-4, 1e-3), "scaled_fp8": (5e-4, 1e-3), "fp8_weight_scale": (5e-4, 1e-3),
+    "fp8": (5e-4, 1e-3), "v2": (3e-4, 1e-3), "scaled_fp8": (5e-4, 1e-3), "fp8_weight_scale": (5e-4, 1e-3),
     "float8_e4m3fn": (5e-4, 1e-3), "mxfp8": (5e-4, 1e-3), "torchao_float8": (5e-4, 1e-3), "fp8_e5m2": (2e-3, 4e-3),
     "int8": (3e-5, 7e-5), "int8_tensorwise": (3e-5, 7e-5), "bnb_int8": (3e-5, 7e-5), "quanto_int8": (3e-5, 7e-5),
     "nvfp4": (7e-3, 1.1e-2), "hswq_int4": (7e-3, 1.3e-2), "bnb_nf4": (7e-3, 1e-2), "quanto_int4": (8e-3, 1.5e-2),
@@ -131,7 +131,7 @@ def test_the_models_error_is_predicted_without_running_it(peer: str, tmp_path: P
     assert found is not None and found.predicted is not None and found.purposes == ("v2 nearest",)
     error = true_error(net, path)
     assert 1 / 1.5 < found.predicted / error < 1.5
-    assert found.worst[0].layer == "down.3" and found.worst[0].impact == max(each.impact or 0 for each in found.layers)
+    assert found.worst[0].impact == max(each.impact or 0 for each in found.layers) > 0.1 * found.predicted
     printed = hswq("doctor", path, "--original", original, "--stats", statistics).stdout
     assert f"of the model's output {found.predicted:.2e}, predicted from impacts for v2 nearest" in printed
 

@@ -10,16 +10,30 @@ from __future__ import annotations
 
 from ...formats.refusal import is_refusal
 from ...formats.stored_layer import DESCRIPTION
-from .. import kinds
 from ..contents import Contents
+from ..kinds import (
+    BNB_INT8,
+    COMFY_E5M2,
+    COMFY_FP8,
+    DESCRIBED,
+    FP8,
+    FP8_E5M2,
+    INT8,
+    NVFP4,
+    SCALED_FP8,
+    V2,
+    W4A4,
+    W4A8,
+    WEIGHT_SCALE_FP8,
+)
 from ..layer import CHANNEL, QuantizedLayer
 from ..readers.described import HEADER, REQUIRED
 from .opening import HSWQ_LOADER, Opening, Outcome, worst
 
 OLD, NEW = "ComfyUI 0.3.75", "ComfyUI 0.33"
-_WITHOUT_SCALES = (kinds.FP8, kinds.FP8_E5M2)
-_OTHER_SCALES = (kinds.V2, kinds.WEIGHT_SCALE_FP8, kinds.INT8, kinds.BNB_INT8)
-_OTHER_SHAPES = (kinds.NVFP4, kinds.W4A4, kinds.W4A8)
+_WITHOUT_SCALES = (FP8, FP8_E5M2)
+_OTHER_SCALES = (V2, WEIGHT_SCALE_FP8, INT8, BNB_INT8)
+_OTHER_SHAPES = (NVFP4, W4A4, W4A8)
 _OURS = f"Open it with {HSWQ_LOADER}"
 _READERS = {
     "bitsandbytes": "Open it with ComfyUI_bitsandbytes_NF4 or Forge",
@@ -78,11 +92,7 @@ def _refused_by_name(contents: Contents, version: str) -> str:
     """Why a file is refused as a whole; empty if it is not."""
     if any(is_refusal(key, info.shape) for key, info in contents.tensors.items()):
         return "tensors in it stop stock loaders, by an error that names HSWQ"
-    known = (
-        (kinds.COMFY_FP8.name,)
-        if version == OLD
-        else tuple(k.name for k in kinds.DESCRIBED.values() if k.family == "comfy")
-    )
+    known = (COMFY_FP8.name,) if version == OLD else tuple(k.name for k in DESCRIBED.values() if k.family == "comfy")
     for said in contents.said_by_header.values():
         if str(said.get("format")) not in known:
             return f"its header names the format {said.get('format')}, which {version} does not know"
@@ -98,7 +108,7 @@ def _by_new(contents: Contents, layer: QuantizedLayer) -> tuple[Outcome, str]:
     kind = layer.kind
     if kind in _WITHOUT_SCALES:
         return "opens", ""
-    if kind == kinds.SCALED_FP8:
+    if kind == SCALED_FP8:
         if not _marked(contents, layer):
             return "noise", "without the tensor scaled_fp8 it does not see .scale_weight"
         if contents.tensors[layer.codes].dtype == "F8_E5M2":
@@ -116,7 +126,7 @@ def _by_new(contents: Contents, layer: QuantizedLayer) -> tuple[Outcome, str]:
         return ("refuses" if kind in _OTHER_SHAPES else "noise"), "it has no quantized convolutions"
     if layer.name + DESCRIPTION not in contents.tensors and layer.name not in contents.said_by_header:
         return "noise", f"{HEADER} names layers without the prefix that they have in this file"
-    column = kind in (kinds.COMFY_FP8, kinds.COMFY_E5M2) and layer.group == CHANNEL and _is_column(contents, layer)
+    column = kind in (COMFY_FP8, COMFY_E5M2) and layer.group == CHANNEL and _is_column(contents, layer)
     return ("fails", "it takes FP8 scales by channel as [C_out], and these are [C_out, 1]") if column else ("opens", "")
 
 
@@ -124,7 +134,7 @@ def _by_old(contents: Contents, layer: QuantizedLayer) -> tuple[Outcome, str]:
     kind = layer.kind
     if kind in _WITHOUT_SCALES:
         return "opens", ""
-    if kind == kinds.SCALED_FP8:
+    if kind == SCALED_FP8:
         if not _marked(contents, layer):
             return "noise", "without the tensor scaled_fp8 it does not see .scale_weight"
         return ("noise", "it does not scale convolutions") if layer.is_convolution else ("opens", "")
@@ -132,7 +142,7 @@ def _by_old(contents: Contents, layer: QuantizedLayer) -> tuple[Outcome, str]:
         if kind in _OTHER_SHAPES:
             return "refuses", "packed weights have other shapes than it expects"
         named = contents.path_of(layer.name) in contents.said_by_header
-        if kind == kinds.COMFY_FP8 and named and not layer.is_convolution:
+        if kind == COMFY_FP8 and named and not layer.is_convolution:
             return "opens", ""
         beside = layer.name + DESCRIPTION in contents.tensors
         return "noise", f"it does not read {'comfy_quant' if beside else f'this {HEADER}'} and takes codes for weights"
