@@ -10,10 +10,22 @@ import torch
 
 from ..inference.fp8_matmul import fits_fp8_matmul
 from ..inference.int8_linear import fits_int8_linear
-from . import kinds
 from .contents import Contents
 from .groups import Group
-from .kinds import Product
+from .kinds import (
+    BNB_INT8,
+    COMFY_E5M2,
+    COMFY_FP8,
+    FP8,
+    FP8_E5M2,
+    INT8_TENSORWISE,
+    MXFP8,
+    NUNCHAKU_AWQ,
+    SCALED_FP8,
+    W4A4,
+    W4A8,
+    Product,
+)
 from .layer import CHANNEL, TENSOR, QuantizedLayer
 from .machine import Machine
 from .openings import NEW, OLD, Opening
@@ -29,6 +41,7 @@ _BITS: dict[Product, Does] = {
     "nvfp4": "computes in 4 bits", "int4": "computes in 4 bits",
 }  # fmt: skip
 _NAMES: dict[Product, str] = {"fp8": "FP8", "mxfp8": "MXFP8", "int8": "INT8", "nvfp4": "NVFP4", "int4": "INT4"}
+_IN_FP8 = (FP8, FP8_E5M2, SCALED_FP8, COMFY_FP8, COMFY_E5M2, MXFP8)
 _SINCE = {"fp8": "RTX 40", "mxfp8": "RTX 50", "nvfp4": "RTX 50", "int8": "RTX 20", "int4": "RTX 20, to RTX 40"}
 
 
@@ -81,7 +94,7 @@ def kept_actions(contents: Contents, machine: Machine, openings: Sequence[Openin
 def _kept(loader: str, kept: int, contents: Contents, machine: Machine) -> Action:
     remedy = f"Open it with {HSWQ_LOADER}, which keeps them"
     layers = contents.in_part("diffusion model")
-    if loader == OLD and any(layer.kind == kinds.SCALED_FP8 for layer in layers):
+    if loader == OLD and any(layer.kind == SCALED_FP8 for layer in layers):
         linear = sum(len(i.shape) == 2 for n, i in contents.kept.items() if contents.part_of(n) == "diffusion model")
         if linear:
             return Action(loader, "casts kept layers to FP8", linear, "it holds all Linear layers in one type", remedy)
@@ -94,34 +107,39 @@ def _kept(loader: str, kept: int, contents: Contents, machine: Machine) -> Actio
 def is_plain_fp8(contents: Contents) -> bool:
     """Whether stock loaders take FP8 for the type of the whole model: most weights are, and no layer is described."""
     layers = contents.in_part("diffusion model")
-    if any(layer.kind.family == "comfy" or layer.kind == kinds.SCALED_FP8 for layer in layers):
+    if any(layer.kind.family == "comfy" or layer.kind == SCALED_FP8 for layer in layers):
         return False
-    plain = sum(layer.numel for layer in layers if layer.kind in (kinds.FP8, kinds.FP8_E5M2))
+    plain = sum(layer.numel for layer in layers if layer.kind in (FP8, FP8_E5M2))
     kept = sum(i.numel for n, i in contents.kept.items() if contents.part_of(n) == "diffusion model")
     return plain > kept
 
 
 def _stock(group: Group, contents: Contents, machine: Machine, loader: str) -> Action:
     kind, count, product = group.kind, len(group.layers), group.kind.product
-    if kind in (kinds.FP8, kinds.FP8_E5M2):
-        if not is_plain_fp8(contents) and group.part == "diffusion model":
+    if not machine.holds_fp8 and kind in _IN_FP8:
+        why = f"{machine.name} has no FP8"
+        return Action(loader, "fails", count, why, f"{HSWQ_LOADER} holds the codes as bytes")
+    if kind in (FP8, FP8_E5M2) and group.part != "diffusion model":
+        return Action(loader, "expands in each call", count)
+    if kind in (FP8, FP8_E5M2):
+        if not is_plain_fp8(contents):
             return Action(loader, "expands when loaded", count, "most weights are not FP8")
         if not machine.multiplies("fp8"):
             why = f"{machine.name} has no FP8 arithmetic, so the model is held in 16 bits"
             return Action(loader, "expands when loaded", count, why, f"{HSWQ_LOADER} holds it in 8 bits")
-        if machine.fast_fp8 and kind == kinds.FP8 and not group.convolutions:
+        if machine.fast_fp8 and kind == FP8 and not group.convolutions:
             return Action(loader, "computes in 8 bits", count, "inputs are rounded to FP8 with scale 1")
-        why = "" if group.convolutions or kind != kinds.FP8 else "FP8 products want --fast fp8_matrix_mult"
+        why = "" if group.convolutions or kind != FP8 else "FP8 products want --fast fp8_matrix_mult"
         return Action(loader, "expands in each call", count, why)
     if group.exact:
         return Action(loader, "expands in each call", count, "as the file says (full_precision_matrix_mult)")
-    if kind in (kinds.INT8_TENSORWISE, kinds.W4A8):  # on every device, by the kernels that are there
+    if kind in (INT8_TENSORWISE, W4A8):  # on every device, by the kernels that are there
         return Action(loader, "computes in 8 bits", count, "each row of the inputs is rounded to INT8")
-    if kind == kinds.W4A4 and not machine.multiplies("int4"):
+    if kind == W4A4 and not machine.multiplies("int4"):
         return Action(loader, "expands in each call", count, "inputs are rounded to 4 bits all the same")
-    if kind == kinds.COMFY_E5M2:
+    if kind == COMFY_E5M2:
         return Action(loader, "expands in each call", count, "cards do not multiply E5M2 with E5M2")
-    if loader == OLD and kind == kinds.COMFY_FP8 and not any(layer.input_scale for layer in group.layers):
+    if loader == OLD and kind == COMFY_FP8 and not any(layer.input_scale for layer in group.layers):
         return Action(loader, "expands in each call", count, "it multiplies in FP8 only with a scale for inputs")
     if not machine.multiplies(product):
         return Action(loader, "expands in each call", count, _lacks(machine, product))
@@ -138,7 +156,8 @@ def _ours(group: Group, machine: Machine) -> list[Action]:
     else:
         exact = Action(HSWQ_LOADER, "expands in each call", count, "exact: inputs are not rounded")
     if group.part != "diffusion model":
-        return [Action(HSWQ_LOADER, "expands when loaded", count)]
+        held = group.kind in (FP8, FP8_E5M2) and machine.holds_fp8
+        return [Action(HSWQ_LOADER, "expands in each call" if held else "expands when loaded", count)]
     fast = sum(_multiplied_fast(layer, machine) for layer in group.layers)
     if fast:
         exact_ones = "" if fast == count else f"{count - fast} of odd sizes are expanded"
@@ -185,14 +204,14 @@ def _bitsandbytes(group: Group, machine: Machine, loader: str) -> Action:
     count = len(group.layers)
     if machine.kind == "mps":
         return Action(loader, "fails", count, "bitsandbytes has no kernels for it", "Use a GGUF file of the model")
-    if group.kind == kinds.BNB_INT8:
+    if group.kind == BNB_INT8:
         return Action(loader, "computes in 8 bits", count, "outliers of the inputs stay in 16 bits")
     return Action(loader, "expands in each call", count)
 
 
 def _nunchaku(group: Group, machine: Machine, loader: str) -> Action:
     count, product = len(group.layers), group.kind.product
-    if group.kind == kinds.NUNCHAKU_AWQ:
+    if group.kind == NUNCHAKU_AWQ:
         if machine.kind == "cuda":
             return Action(loader, "expands in each call", count, "inputs stay in 16 bits")
         return Action(loader, "fails", count, "Nunchaku's kernels are for CUDA cards", "Use a GGUF file of the model")

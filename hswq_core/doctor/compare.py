@@ -1,4 +1,4 @@
-"""Compares a quantized file with its original, one layer in memory at a time."""
+"""Compares a quantized file with its original, a few layers in memory at a time."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ..errors import CheckpointError
 from ..files.checkpoint import CheckpointReader
 from ..files.dtypes import is_float
 from ..files.layers import WEIGHT, SourceLayers, find_layers
+from ..parallel import ordered_map
 from ..planning.matched_source import match_source
 from ..progress import Progress
 from .comparison import Comparison, LayerError
@@ -22,12 +23,10 @@ from .prediction import Predictor
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """A layer of both. Attributes: quantized, original: [C_out, C_in, ...], float32."""
+class _Unreadable:
+    """A layer that cannot be compared, and why."""
 
-    path: str
-    quantized: torch.Tensor
-    original: torch.Tensor
+    reason: str
 
 
 def compare(contents: Contents, original: Path, statistics: Statistics | None, progress: Progress) -> Comparison:
@@ -44,26 +43,26 @@ def compare(contents: Contents, original: Path, statistics: Statistics | None, p
                 "from, with the same names of tensors",
             )  # fmt: skip
         predictor = Predictor(statistics) if statistics is not None else None
-        errors: list[LayerError] = []
-        undecoded: dict[str, str] = {}
-        unchanged = 0
-        wanted = [path for path in names if path in found.weights]
-        for number, path in enumerate(wanted):
-            progress(number, len(wanted))
+
+        def compared(path: str) -> LayerError | _Unreadable | None:
+            weight = source.tensor(found.key(path)).float()
             try:
-                pair = _pair(contents, names[path], path, source.tensor(found.key(path)))
+                quantized = _weight(contents, names[path], weight.shape)
             except CheckpointError as error:
-                undecoded[path] = error.what
-                continue
-            error = _error(pair, statistics, predictor, contents)
-            if error is None:
-                unchanged += 1
-            else:
-                errors.append(error)
-        progress(len(wanted), len(wanted))
+                return _Unreadable(error.what)
+            return _error(path, quantized, weight, statistics, predictor)
+
+        wanted = [path for path in names if path in found.weights]
+        results: dict[str, LayerError | _Unreadable | None] = {}
+        for path, result in zip(wanted, ordered_map(compared, wanted), strict=True):
+            results[path] = result
+            progress(len(results), len(wanted))
+    errors = tuple(result for result in results.values() if isinstance(result, LayerError))
+    undecoded = {path: result.reason for path, result in results.items() if isinstance(result, _Unreadable)}
+    unchanged = sum(result is None for result in results.values())
     predicted = predictor.total(errors, undecoded) if predictor is not None else None
     purposes = tuple(sorted(predictor.used)) if predictor is not None else ()
-    return Comparison(original.name, tuple(errors), unchanged, missing, undecoded, purposes, predicted)
+    return Comparison(original.name, errors, unchanged, missing, undecoded, purposes, predicted)
 
 
 def _names(contents: Contents) -> dict[str, str]:
@@ -80,32 +79,36 @@ def _check_original(found: SourceLayers, original: Path) -> None:
         )
 
 
-def _pair(contents: Contents, name: str, path: str, original: torch.Tensor) -> _Pair:
-    """Errors: CheckpointError for a layer that cannot be decoded, or has another shape."""
+def _weight(contents: Contents, name: str, shape: torch.Size) -> torch.Tensor:
+    """As the file has it, float32. Errors: CheckpointError for one that cannot be decoded, or has another shape."""
     layer = contents.layers.get(name)
     if layer is None:
-        quantized = contents.read(name + WEIGHT)
+        found = contents.read(name + WEIGHT)
     elif layer.decode is None:
         raise CheckpointError(f"nothing but its own kernels reads {layer.kind.label}")
     else:
-        quantized = layer.decode()
-    if quantized.numel() != original.numel():
-        shapes = f"{list(quantized.shape)} and {list(original.shape)}"
-        raise CheckpointError(f"it has another shape than in the original ({shapes})")
-    return _Pair(path, quantized.float().reshape(original.shape), original.float())
+        found = layer.decode()
+    if found.numel() != shape.numel():
+        raise CheckpointError(f"it has another shape than in the original ({list(found.shape)} and {list(shape)})")
+    return found.float().reshape(shape)
 
 
 def _error(
-    pair: _Pair, statistics: Statistics | None, predictor: Predictor | None, contents: Contents
+    path: str,
+    quantized: torch.Tensor,
+    weight: torch.Tensor,
+    statistics: Statistics | None,
+    predictor: Predictor | None,
 ) -> LayerError | None:
     """``None`` for a layer that is as it was."""
-    change = pair.quantized - pair.original
-    if not bool(change.any()):
+    change = quantized - weight
+    lost, whole = energy(change), energy(weight)
+    if not lost:
         return None
-    weight = energy(change) / max(energy(pair.original), 1e-300)
-    measured = statistics.layers.get(pair.path) if statistics is not None else None
+    relative = lost / max(whole, 1e-300)
+    measured = statistics.layers.get(path) if statistics is not None else None
     if measured is None or not all_finite(measured.second_moment):
-        return LayerError(pair.path, weight)
-    output = output_error(change, pair.original, measured)
-    impact = predictor.impact(pair.path, pair.original, output) if predictor is not None else None
-    return LayerError(pair.path, weight, output, impact)
+        return LayerError(path, relative)
+    output = output_error(change, weight, measured)
+    impact = predictor.impact(path, weight, output) if predictor is not None else None
+    return LayerError(path, relative, output, impact)

@@ -21,6 +21,8 @@ from ..formats.refusal import is_refusal
 from ..formats.stored_layer import LAYER_DIMENSIONS
 from .layer import QuantizedLayer
 from .readers import quantized_layers
+from .readers.described import formats_of_header
+from .readers.eight_bits import MARK
 from .readers.gguf_file import is_gguf, read_gguf
 
 Part = Literal["diffusion model", "text encoders", "VAE"]
@@ -73,6 +75,16 @@ class Contents:
         return [layer for name, layer in self.layers.items() if self.part_of(name) == part]
 
     @cached_property
+    def said_by_header(self) -> dict[str, dict[str, object]]:
+        """What ComfyUI's header says of layers, by the names that it gives them."""
+        return formats_of_header(self.metadata)
+
+    @cached_property
+    def marks(self) -> tuple[str, ...]:
+        """Where parts begin in which ``scaled_fp8`` says that layers have scales."""
+        return tuple(key[: -len(MARK)] for key in self.tensors if key == MARK or key.endswith(f".{MARK}"))
+
+    @cached_property
     def kept(self) -> dict[str, TensorInfo]:
         """The weights of Linear layers and convolutions that are not quantized, by the layer's name in the file."""
         taken = {key for layer in self.layers.values() for key in (layer.codes, *layer.side)}
@@ -88,11 +100,7 @@ class Contents:
     @cached_property
     def weights(self) -> dict[str, TensorInfo]:
         """All tensors, those of quantized layers under the name and in the shape of the weight that they stand for."""
-        found = {key: info for key, info in self.tensors.items() if not is_refusal(key, info.shape)}
-        for name, layer in self.layers.items():
-            info = found.pop(layer.codes)
-            found[name + WEIGHT] = TensorInfo(info.dtype, layer.shape, info.begin, info.end)
-        return found
+        return _weights(self.tensors, self.layers)
 
 
 @contextmanager
@@ -105,15 +113,23 @@ def opened(path: Path) -> Iterator[Contents]:
         file = read_gguf(path)
         yield Contents(
             path, "gguf", path.stat().st_size, file.metadata, file.tensors, file.layers,
-            _prefix_of(file.tensors, path), _only_part(file.tensors), None, file.read,
+            _prefix_of(_weights(file.tensors, file.layers), path), _only_part(file.tensors), None, file.read,
         )  # fmt: skip
         return
     with CheckpointReader(path) as reader:
         layers = quantized_layers(reader)
         yield Contents(
             path, "safetensors", reader.nbytes, reader.metadata, reader.tensors, layers,
-            _prefix_of(reader.tensors, path), _only_part(reader.tensors), reader, reader.tensor,
+            _prefix_of(_weights(reader.tensors, layers), path), _only_part(reader.tensors), reader, reader.tensor,
         )  # fmt: skip
+
+
+def _weights(tensors: Mapping[str, TensorInfo], layers: Mapping[str, QuantizedLayer]) -> dict[str, TensorInfo]:
+    found = {key: info for key, info in tensors.items() if not is_refusal(key, info.shape)}
+    for name, layer in layers.items():
+        info = found.pop(layer.codes)
+        found[name + WEIGHT] = TensorInfo(info.dtype, layer.shape, info.begin, info.end)
+    return found
 
 
 def _prefix_of(tensors: Mapping[str, TensorInfo], path: Path) -> str:

@@ -17,6 +17,7 @@ from .groups import groups_of, kept_of
 from .machine import Machine, this_machine
 from .memory import memory_of
 from .openings import openings_of
+from .step_time import step_times
 
 
 def diagnose(
@@ -39,26 +40,29 @@ def diagnose(
     machine = machine or this_machine()
     with opened(file) as contents:
         parts = _parts(contents)
+        # A merge may have left a key of a LoRA behind.
+        if sum(".lora_" in key for key in contents.tensors) > len(contents.tensors) / 2:
+            raise CheckpointError("this is a LoRA, not a model", where=file, remedy="Give the model that it is for")
         if not parts:
             raise CheckpointError(
                 "no layer of a model is in this file", where=file, remedy="Give a checkpoint, a diffusion model, a "
                 "text encoder or a VAE",
             )  # fmt: skip
-        openings = openings_of(contents)
+        openings, family, groups = openings_of(contents), family_of(contents), groups_of(contents)
+        kinds = {group.kind for group in groups if group.part == "diffusion model"}
         return Diagnosis(
             file=str(file),
             container=contents.container,
             nbytes=contents.nbytes,
-            family=family_of(contents),
+            family=family,
             parts=parts,
-            groups=tuple(
-                Examined(group, tuple(actions_of(group, contents, machine, openings))) for group in groups_of(contents)
-            ),
+            groups=tuple(Examined(group, tuple(actions_of(group, contents, machine, openings))) for group in groups),
             kept=tuple(kept_of(contents)),
             kept_actions=tuple(kept_actions(contents, machine, openings)),
             openings=tuple(openings),
             machine=machine,
             memory=tuple(memory_of(contents, machine, openings)),
+            step_times=step_times(family, kinds, machine),
             findings=tuple(findings_of(contents)),
             metadata=dict(contents.metadata),
             comparison=compare(contents, original, statistics, progress) if original else None,

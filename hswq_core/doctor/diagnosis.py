@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..sizes import size_in_words
@@ -51,6 +52,7 @@ class Diagnosis:
         parts: what is in it, with the bytes of each.
         groups: of quantized layers.
         kept: layers that are not quantized, and ``kept_actions`` what is done with the diffusion model's.
+        step_times: milliseconds of a step by a model, where it reaches (see ``step_time.py``).
         findings: what is wrong, errors first.
         comparison: with the original, where one was given.
     """
@@ -66,6 +68,7 @@ class Diagnosis:
     openings: tuple[Opening, ...]
     machine: Machine
     memory: tuple[Memory, ...]
+    step_times: Mapping[str, int]
     findings: tuple[Finding, ...]
     metadata: dict[str, str]
     comparison: Comparison | None = None
@@ -117,6 +120,7 @@ class Diagnosis:
             "openings": [opening.as_dict() for opening in self.openings],
             "machine": self.machine.as_dict(),
             "memory": [each.as_dict() for each in self.memory],
+            "modelled_step_ms": dict(self.step_times),
             "findings": [finding.as_dict() for finding in self.findings],
             "metadata": self.metadata,
             "comparison": self.comparison.as_dict() if self.comparison else None,
@@ -132,6 +136,9 @@ class Diagnosis:
         lines += _block("opened", _together({opening.loader: str(opening) for opening in self.openings}))
         lines += _block(self.machine.name, self._done())
         lines += _block("memory", _together({each.loader: each.amount for each in self.memory}))
+        if self.step_times:
+            times = ", ".join(f"{time} ms {compute}" for compute, time in self.step_times.items())
+            lines += _block("a step", [f"{times}, at 1024 x 1024 with guidance: by a model, not measured"])
         return "\n".join([*lines, *(str(self.comparison).splitlines() if self.comparison else [])])
 
     def _done(self) -> list[str]:

@@ -19,12 +19,14 @@ _CROWDED = 1e9
 class Memory:
     """Attributes:
     weights: bytes of the diffusion model's, as the loader holds them.
+    ram: of all parts, which are there before they are on the card.
     expanded: of the largest layer in 16 bits, which is there for as long as it computes.
     card: of the card; ``None`` where that is not known.
     """
 
     loader: str
     weights: int
+    ram: int
     expanded: int
     card: float | None
 
@@ -35,12 +37,12 @@ class Memory:
     def amount(self) -> str:
         """In words."""
         layer = f", and {size_in_words(self.expanded)} while the largest layer computes" if self.expanded else ""
-        held = f"weights {size_in_words(self.weights)}{layer}"
+        held = f"weights {size_in_words(self.weights)}{layer}, in RAM {size_in_words(self.ram)}"
         if self.card is None:
             return held
         fits = self.weights + self.expanded + _CROWDED < self.card
         rest = "" if fits else ": too much for it, a part will stay in RAM"
-        return f"{held}, of {self.card / (1 << 30):.0f} GB{rest}"
+        return f"{held}; the card has {self.card / (1 << 30):.0f} GB{rest}"
 
 
 def memory_of(contents: Contents, machine: Machine, openings: Sequence[Opening]) -> list[Memory]:
@@ -58,5 +60,6 @@ def memory_of(contents: Contents, machine: Machine, openings: Sequence[Opening])
             # A model that stock loaders do not hold in FP8 they hold in 16 bits, as a whole.
             widened = opening.loader in (OLD, NEW) and is_plain_fp8(contents) and not machine.multiplies("fp8")
             held = stored - codes + 2 * weights if widened else stored
-            found.append(Memory(opening.loader, held, 0 if widened else largest, machine.memory))
+            ram = contents.nbytes - stored + held
+            found.append(Memory(opening.loader, held, ram, 0 if widened else largest, machine.memory))
     return found

@@ -6,10 +6,8 @@ import torch
 
 from ..calibration.rows import all_finite, tensor_of
 from ..calibration.statistics import LayerStatistics
-from ..devices import wide
 
 _MOST_ROWS = 1024
-_BLOCK = 1 << 22
 
 
 def output_error(change: torch.Tensor, weight: torch.Tensor, measured: LayerStatistics) -> float:
@@ -31,5 +29,5 @@ def output_error(change: torch.Tensor, weight: torch.Tensor, measured: LayerStat
 
 
 def energy(matrix: torch.Tensor) -> float:
-    """The sum of squares, added up in float64 by parts."""
-    return sum(float(wide(part).square().sum()) for part in torch.split(matrix.flatten(), _BLOCK))
+    """The sum of squares, added up in float64."""
+    return float(torch.linalg.vector_norm(matrix, dtype=torch.float64)) ** 2

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hswq_core import convert
 from tests.core import doctor_files as files
+from tests.core import doctor_peers as peers
 
 Make = Callable[[Path], Path]
 OPENS, FAILS, NOISE, REFUSES, UNKNOWN = "opens", "fails", "noise", "refuses", "unknown"
@@ -65,7 +66,7 @@ INT8_TENSORWISE = {"format": "int8_tensorwise"}
 FP8_SCALED = {"format": "float8_e4m3fn"}
 ROTATED = {"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": 64}
 
-CASES = {
+CASES: dict[str, Case] = {
     "HSWQ v1, and plain FP8 of any tool": Case(
         ours("v1"), {"fp8": (9, "none")}, (OPENS, OPENS, OPENS), V1_DONE,
     ),
@@ -150,34 +151,34 @@ CASES = {
         {OURS: EACH, FAST: EACH}, 4.25,
     ),
     "bitsandbytes NF4": Case(
-        made(files.bnb_nf4), {"bnb_nf4": (7, "64")}, (REFUSES, REFUSES, REFUSES),
+        made(peers.bnb_nf4), {"bnb_nf4": (7, "64")}, (REFUSES, REFUSES, REFUSES),
         {"ComfyUI_bitsandbytes_NF4": EACH, "Forge": EACH}, 4.5, ("ComfyUI_bitsandbytes_NF4", "Forge"),
     ),
     "bitsandbytes INT8": Case(
-        made(files.bnb_int8), {"bnb_int8": (7, "channel")}, (NOISE, NOISE, REFUSES),
+        made(peers.bnb_int8), {"bnb_int8": (7, "channel")}, (NOISE, NOISE, REFUSES),
         {"diffusers with bitsandbytes": EIGHT}, others=("diffusers with bitsandbytes",),
     ),
     "SVDQuant INT4": Case(
-        made(files.svdquant(False)), {"svdquant_int4": (7, "64")}, (REFUSES, REFUSES, REFUSES),
+        made(peers.svdquant(False)), {"svdquant_int4": (7, "64")}, (REFUSES, REFUSES, REFUSES),
         {"ComfyUI-nunchaku": (FOUR, FOUR, NOT)}, 4.0, ("ComfyUI-nunchaku",),
     ),
     "SVDQuant NVFP4": Case(
-        made(files.svdquant(True)), {"svdquant_nvfp4": (7, "16")}, (REFUSES, REFUSES, REFUSES),
+        made(peers.svdquant(True)), {"svdquant_nvfp4": (7, "16")}, (REFUSES, REFUSES, REFUSES),
         {"ComfyUI-nunchaku": (NOT, NOT, FOUR)}, 4.0, ("ComfyUI-nunchaku",),
     ),
     "torchao FP8": Case(
-        made(files.torchao), {"torchao_float8": (7, "channel")}, (REFUSES, REFUSES, REFUSES),
+        made(peers.torchao), {"torchao_float8": (7, "channel")}, (REFUSES, REFUSES, REFUSES),
         {"diffusers with torchao": EACH}, others=("diffusers with torchao",),
     ),
     "optimum-quanto INT8": Case(
-        made(files.quanto), {"quanto_int8": (7, "channel")}, (REFUSES, REFUSES, REFUSES),
+        made(peers.quanto), {"quanto_int8": (7, "channel")}, (REFUSES, REFUSES, REFUSES),
         {"diffusers with optimum-quanto": EACH}, others=("diffusers with optimum-quanto",),
     ),
     "optimum-quanto INT4": Case(
-        made(files.quanto_int4), {"quanto_int4": (7, "channel")}, (REFUSES, REFUSES, REFUSES),
+        made(peers.quanto_int4), {"quanto_int4": (7, "channel")}, (REFUSES, REFUSES, REFUSES),
         {"diffusers with optimum-quanto": EACH}, 4.0, ("diffusers with optimum-quanto",),
     ),
-    "GPTQ": Case(made(files.gptq), {"gptq": (7, "64")}, (REFUSES, REFUSES, REFUSES), {}, 4.0),
+    "GPTQ": Case(made(peers.gptq), {"gptq": (7, "64")}, (REFUSES, REFUSES, REFUSES), {}, 4.0),
     "FP8 in blocks, which ComfyUI does not know": Case(
         made(files.blockwise), {"unknown": (7, "16")}, (NOISE, REFUSES, REFUSES), {}, findings=("unknown-format",),
     ),

@@ -3,10 +3,19 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from hswq_core import diagnose
-from hswq_core.doctor import Diagnosis
+from hswq_core.doctor import Diagnosis, Machine, named_card
+from hswq_core.doctor.cards import PUBLISHED
+from hswq_core.doctor.kinds import HSWQ_PACKED, INT8, NVFP4, V2
+from hswq_core.doctor.step_time import MODELLED, SDXL, step_times
+from showcase import doctor_page
+from tests.core.capabilities import needs_gguf
 from tests.core.doctor_cases import CASES, NEW, OLD, OURS, Case
+from tests.core.doctor_files import save
+
+ROOT = Path(__file__).resolve().parents[2]
 
 CARDS = ("RTX 3060", "RTX 4070", "RTX 5080")
 
@@ -63,3 +72,44 @@ def check_done(case: Case, path: Path) -> None:
 
 def test_twenty_kinds_and_more() -> None:
     assert len(CASES) >= 20
+
+
+def test_a_node_says_what_computes(tmp_path: Path) -> None:
+    """A running ComfyUI knows more than the card's name: how it was started."""
+    fast = Machine("RTX 4070", "cuda", frozenset({"fp8", "int8"}), fast_fp8=True)
+    found = diagnose(CASES["plain FP8, convolutions kept"].make(tmp_path), machine=fast)
+    assert done_with_linear(found)[NEW] == "computes in 8 bits" and found.machine is fast
+
+
+def test_times_of_a_step_are_those_of_the_model_of_cards() -> None:
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8").partition("## Cards that are not there")[2]
+    for step, times in MODELLED.items():
+        row = next(line for line in page.splitlines() if line.startswith(f"| {step} | "))
+        shown = [cell.strip(" ()") for cell in row.strip("| ").split("|")][-len(PUBLISHED) :]
+        assert [None if cell == "-" else int(cell.replace(",", "")) for cell in shown] == list(times)
+    assert step_times(SDXL, {V2}, named_card("RTX 4070")) == {"FP16": 387, "exact": 405, "fast": 321}
+    assert step_times(SDXL, {INT8, HSWQ_PACKED["hswq_int4"]}, named_card("RTX 3060")) == {
+        "FP16": 833, "exact": 857, "fast": 857,
+    }  # fmt: skip
+    for family, kind, card in (("flux-1-dev", V2, "RTX 4070"), (SDXL, NVFP4, "RTX 4070"), (SDXL, V2, "RTX 4090")):
+        assert not step_times(family, {kind}, named_card(card)), "the model does not reach there"
+
+
+def test_a_text_encoder_alone(tmp_path: Path) -> None:
+    block = "encoder.block.0.layer.0.SelfAttention.q"
+    tensors = {
+        f"{block}.weight": (torch.randn(64, 64) * 100).to(torch.float8_e4m3fn),
+        f"{block}.scale_weight": torch.tensor(1e-3),
+        "scaled_fp8": torch.zeros(0, dtype=torch.float8_e4m3fn),
+        "shared.weight": torch.randn(10, 64).half(),
+    }
+    found = diagnose(save(tmp_path, tensors))
+    assert list(found.parts) == ["text encoders"] and found.formats == ["FP8 with .scale_weight"]
+    assert {opening.loader: opening.outcome for opening in found.openings}[NEW] == "opens"
+    assert not found.findings and not found.memory
+
+
+@needs_gguf
+def test_the_page_has_the_tables_of_these_files(tmp_path: Path) -> None:
+    text = doctor_page.PAGE.read_text(encoding="utf-8")
+    assert doctor_page.page(text, doctor_page.tables(tmp_path)) == text, "python -m showcase.doctor_page"

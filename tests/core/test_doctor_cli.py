@@ -26,7 +26,7 @@ def test_it_says_first_what_it_is_then_what_is_done(v1: Path) -> None:
     opened = "opened by ComfyUI 0.3.75, ComfyUI 0.33 and HSWQ Loader"
     assert verdict.strip() == f"stable-diffusion, FP8 E4M3 without scales; {opened}"
     assert "ComfyUI 0.3.75 and ComfyUI 0.33: casts kept layers to FP8" in done.stdout
-    assert "HSWQ Loader, fast: computes in 8 bits" in done.stdout and "of 12 GB" in done.stdout
+    assert "HSWQ Loader, fast: computes in 8 bits" in done.stdout and "the card has 12 GB" in done.stdout
 
 
 def test_json_has_all_of_it(v1: Path, tmp_path: Path) -> None:

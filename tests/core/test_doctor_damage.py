@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from hswq_core import diagnose
 from tests.core import doctor_files as files
+from tests.core import doctor_peers as peers
 
 LAYER = f"{files.UNET}input_blocks.1.1.transformer_blocks.0.attn1.to_q"
 CONVOLUTION = f"{files.UNET}output_blocks.0.0"
@@ -92,7 +93,7 @@ DAMAGED: dict[str, tuple[str, Callable[[], files.Tensors], str]] = {
         LAYER,
     ),
     "NF4 without its largest magnitudes": (
-        "scale-missing", lambda: changed(files.each(files.bnb_nf4), f"{LAYER}.weight.absmax", lambda _: None), LAYER,
+        "scale-missing", lambda: changed(files.each(peers.bnb_nf4), f"{LAYER}.weight.absmax", lambda _: None), LAYER,
     ),
     "codes are NaN": ("not-finite", lambda: changed(v2(), f"{LAYER}.weight", nan_code), LAYER),
     "weights are NaN": (

@@ -17,12 +17,13 @@ from hswq_core.quantize_layer import quantize_layer
 from hswq_core.rounding.weight import scale_like
 from hswq_core.sensitivity.exact import ImpactMeter
 from tests.core import doctor_files as files
+from tests.core import doctor_peers as peers
 from tests.core.doctor_cases import CASES
 from tests.core.small_nets import fingerprint
 from tests.core.test_cli import hswq
 
 ERRORS = {
-    "fp8": (5e-4, 1e-3), "v2": (5e-4, 1e-3), "scaled_fp8": (5e-4, 1e-3), "fp8_weight_scale": (5e-4, 1e-3),
+    "fp8": (5e-4, 1e-3), "v2": (3e-4, 1e-3), "scaled_fp8": (5e-4, 1e-3), "fp8_weight_scale": (5e-4, 1e-3),
     "float8_e4m3fn": (5e-4, 1e-3), "mxfp8": (5e-4, 1e-3), "torchao_float8": (5e-4, 1e-3), "fp8_e5m2": (2e-3, 4e-3),
     "int8": (3e-5, 7e-5), "int8_tensorwise": (3e-5, 7e-5), "bnb_int8": (3e-5, 7e-5), "quanto_int8": (3e-5, 7e-5),
     "nvfp4": (7e-3, 1.1e-2), "hswq_int4": (7e-3, 1.3e-2), "bnb_nf4": (7e-3, 1e-2), "quanto_int4": (8e-3, 1.5e-2),
@@ -111,11 +112,11 @@ def true_error(net: Net, path: Path) -> float:
 
 
 PEERS = {
-    "bitsandbytes NF4": files.bnb_nf4,
+    "bitsandbytes NF4": peers.bnb_nf4,
     "ComfyUI NVFP4": files.nvfp4,
     "ComfyUI W4A8": files.w4a8,
-    "optimum-quanto INT8": files.quanto,
-    "torchao FP8": files.torchao,
+    "optimum-quanto INT8": peers.quanto,
+    "torchao FP8": peers.torchao,
 }
 
 
@@ -130,7 +131,7 @@ def test_the_models_error_is_predicted_without_running_it(peer: str, tmp_path: P
     assert found is not None and found.predicted is not None and found.purposes == ("v2 nearest",)
     error = true_error(net, path)
     assert 1 / 1.5 < found.predicted / error < 1.5
-    assert found.worst[0].layer == "down.3" and found.worst[0].impact == max(each.impact or 0 for each in found.layers)
+    assert found.worst[0].impact == max(each.impact or 0 for each in found.layers) > 0.1 * found.predicted
     printed = hswq("doctor", path, "--original", original, "--stats", statistics).stdout
     assert f"of the model's output {found.predicted:.2e}, predicted from impacts for v2 nearest" in printed
 
@@ -147,5 +148,5 @@ def test_statistics_of_another_model_are_refused(tmp_path: Path) -> None:
 def test_an_original_with_other_names_is_refused(tmp_path: Path) -> None:
     path = files.save(tmp_path, files.each(files.plain))
     other = files.save(tmp_path, {"mid.weight": torch.ones(4, 4)}, name="other")
-    with pytest.raises(CheckpointError, match="no layer of file.safetensors is in it"):
+    with pytest.raises(CheckpointError, match="no layer of file"):
         diagnose(path, original=other)

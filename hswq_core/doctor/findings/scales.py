@@ -10,13 +10,16 @@ from ...errors import CheckpointError
 from ...files.dtypes import is_float
 from ...files.layers import WEIGHT
 from ...formats.stored_layer import DESCRIPTION, LAYER_DIMENSIONS, SCALE_SUFFIXES
-from .. import kinds
 from ..contents import Contents
+from ..kinds import (
+    NVFP4,
+    SCALED_FP8,
+)
 from ..layer import QuantizedLayer
 from ..readers.described import REQUIRED
+from ..readers.eight_bits import MARK
 from .finding import AGAIN, Finding, together
 
-_MARK = "scaled_fp8"
 _SCALES = ("scale", "scale_weight", "absmax", "SCB", "_scale", "weight_scale_2", "s_channel", "s_rel")
 
 
@@ -46,14 +49,12 @@ def _problem(contents: Contents, layer: QuantizedLayer) -> str:
     assert contents.source is not None
     for key in stored:
         values = contents.source.tensor(key)
-        values = (
-            values.view(torch.float8_e4m3fn) if values.dtype == torch.uint8 and layer.kind == kinds.NVFP4 else values
-        )
+        values = values.view(torch.float8_e4m3fn) if values.dtype == torch.uint8 and layer.kind == NVFP4 else values
         if not values.is_floating_point():
             continue
         if not bool(values.float().isfinite().all()):
             return "scale-not-finite"
-        is_block = key.endswith("weight_scale") and layer.kind == kinds.NVFP4  # which is filled up with zeros
+        is_block = key.endswith("weight_scale") and layer.kind == NVFP4  # which is filled up with zeros
         if bool((values.float() < 0).any()) or (not is_block and bool((values.float() == 0).any())):
             return "scale-not-positive"
     return "scale-shape"
@@ -68,16 +69,15 @@ def check_beside(contents: Contents) -> Iterator[Finding]:
         (f"{name}: {layer.kind.label}" for name, layer in contents.layers.items() if layer.kind.family == "unknown"),
         is_error=False,
     )  # fmt: skip
-    marks = [key[: -len(_MARK)] for key in contents.tensors if key == _MARK or key.endswith(f".{_MARK}")]
-    scaled = [name for name, layer in contents.layers.items() if layer.kind == kinds.SCALED_FP8]
-    lone = [f"{mark}{_MARK}" for mark in marks if not any(name.startswith(mark) for name in scaled)]
+    scaled = [name for name, layer in contents.layers.items() if layer.kind == SCALED_FP8]
+    lone = [f"{mark}{MARK}" for mark in contents.marks if not any(name.startswith(mark) for name in scaled)]
     yield from together(
         "marker-without-scales", "the tensor scaled_fp8 says that layers have scales, and none has one", AGAIN, lone
     )
     yield from together(
         "scales-without-marker", "scales of scaled_fp8 stand here without the tensor of that name, by which ComfyUI "
         "knows them: it will draw noise", "Open it with HSWQ Loader, or convert it with 'hswq convert'",
-        [name for name in scaled if not any(name.startswith(mark) for mark in marks)], is_error=False,
+        [name for name in scaled if not name.startswith(contents.marks)], is_error=False,
     )  # fmt: skip
     yield from together(
         "scale-orphan", "scales stand beside weights that are not quantized: expanded, or merged away", AGAIN,

@@ -1,7 +1,8 @@
 """Noise, told by how large weights are: a layer's outputs are as large as its inputs only if its weights' root mean
 square is about one over the square root of the inputs that are added up (He et al. 2015, arXiv:1502.01852).
 
-Codes that are taken for weights are a thousand times as large. Trained layers stay within a factor of a hundred.
+Codes that are taken for weights are a thousand times as large. Trained layers stay within a factor of a hundred, and
+those of them that do not are tables that are looked up, or have weights of a few units at the most.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ _SAMPLE = 64
 _POSITIONS = [(place + 0.5) / _SAMPLE for place in range(_SAMPLE)]
 _MOST = 100.0
 """Of root mean square times the square root of the inputs."""
+_MOST_OF_WEIGHTS = 8.0
+"""Of the root mean square itself."""
 _LEAST = 1e-3
 _LEAST_OF_MIDDLE = 1e-3
 """Of what the middle one of the quantized layers has."""
@@ -34,12 +37,26 @@ _FEW = 8
 
 @dataclass(frozen=True)
 class _Spread:
-    """Attributes: weights: root mean square times the square root of the inputs. codes: the same of the codes."""
+    """Attributes: codes: their root mean square. scale: what they are multiplied with. gain: root of the inputs."""
 
-    weights: float
     codes: float
     scale: float
-    finite: bool
+    gain: float
+    finite: bool = True
+
+    @property
+    def weights(self) -> float:
+        """Root mean square times the square root of the inputs."""
+        return self.codes * self.scale * self.gain
+
+    @property
+    def is_large(self) -> bool:
+        return self.weights > _MOST and self.codes * self.scale > _MOST_OF_WEIGHTS
+
+    @property
+    def is_inverted(self) -> bool:
+        """Whether it would be as other layers are with one over its scale."""
+        return _LEAST < self.codes / self.scale * self.gain < _MOST
 
 
 def check_spread(contents: Contents) -> Iterator[Finding]:
@@ -58,13 +75,13 @@ def _of_quantized(contents: Contents, spreads: dict[str, _Spread]) -> Iterator[F
         "not-finite", "weights hold NaN or infinity", AGAIN, [n for n, spread in spreads.items() if not spread.finite]
     )
     spreads = {name: spread for name, spread in spreads.items() if spread.finite and spread.codes > 0}
-    large = {name: spread for name, spread in spreads.items() if spread.weights > _MOST}
+    large = {name: spread for name, spread in spreads.items() if spread.is_large}
     stripped = [name for name in large if contents.layers[name].scale is None]
     yield from together(
         "scale-stripped", "codes fill the range of FP8 and have no scale: it was removed by a tool that does not know "
         "scales, and images will be noise", AGAIN, stripped,
     )  # fmt: skip
-    inverted = [n for n, each in large.items() if n not in stripped and _LEAST < each.codes / each.scale < _MOST]
+    inverted = [name for name, each in large.items() if name not in stripped and each.is_inverted]
     yield from together(
         "scale-inverted", "scales are one over what they should be, and images will be noise", AGAIN, inverted
     )
@@ -88,7 +105,7 @@ def _of_kept(contents: Contents) -> Iterator[Finding]:
         values = _sampled(contents, name + WEIGHT)
         if not bool(values.isfinite().all()):
             broken.append(name)
-        elif float(values.square().mean().sqrt()) * math.sqrt(info.numel / info.shape[0]) > _MOST:
+        elif _Spread(float(values.square().mean().sqrt()), 1.0, math.sqrt(info.numel / info.shape[0])).is_large:
             large.append(name)
         elif _was_fp8(values):
             rounded.append(name)
@@ -115,17 +132,15 @@ def _of_codes(contents: Contents, layer: QuantizedLayer) -> _Spread | None:
     except CheckpointError:
         return None
     unit = float(scale.square().mean().sqrt()) if scale.numel() else 0.0
-    fan_in = math.sqrt(layer.numel / layer.shape[0]) if layer.numel else 0.0
-    if not unit or not fan_in:
+    gain = math.sqrt(layer.numel / layer.shape[0]) if layer.numel else 0.0
+    if not unit or not gain:
         return None
     if layer.plain_codes and contents.tensors[layer.codes].dtype in TORCH_DTYPES:
         codes = _sampled(contents, layer.codes)
-        size = float(codes.square().mean().sqrt()) * fan_in
-        return _Spread(size * unit, size, unit, bool(codes.isfinite().all()))
+        return _Spread(float(codes.square().mean().sqrt()), unit, gain, bool(codes.isfinite().all()))
     if layer.scale is None or not layer.largest_code:
         return None
-    size = _OF_LARGEST * layer.largest_code * fan_in
-    return _Spread(size * unit, size, unit, True)
+    return _Spread(_OF_LARGEST * layer.largest_code, unit, gain)
 
 
 def _was_fp8(values: torch.Tensor) -> bool:

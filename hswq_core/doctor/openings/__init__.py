@@ -13,5 +13,6 @@ __all__ = ["NEW", "OLD", "Opening", "openings_of"]
 
 def openings_of(contents: Contents) -> list[Opening]:
     """Of every loader that is known, the ones that are for just this kind of file last."""
-    stock = [stock_loader(contents, version) for version in (OLD, NEW)]
-    return [*stock, hswq_loader(contents), *other_loaders(contents)]
+    ours = hswq_loader(contents)
+    stock = [stock_loader(contents, version, ours_opens=ours.opens) for version in (OLD, NEW)]
+    return [*stock, ours, *other_loaders(contents)]

@@ -10,18 +10,31 @@ from __future__ import annotations
 
 from ...formats.refusal import is_refusal
 from ...formats.stored_layer import DESCRIPTION
-from .. import kinds
 from ..contents import Contents
-from ..layer import CHANNEL, NO_SCALE, QuantizedLayer
-from ..readers.described import HEADER, REQUIRED, formats_of_header
-from .opening import Opening, Outcome, worst
+from ..kinds import (
+    BNB_INT8,
+    COMFY_E5M2,
+    COMFY_FP8,
+    DESCRIBED,
+    FP8,
+    FP8_E5M2,
+    INT8,
+    NVFP4,
+    SCALED_FP8,
+    V2,
+    W4A4,
+    W4A8,
+    WEIGHT_SCALE_FP8,
+)
+from ..layer import CHANNEL, QuantizedLayer
+from ..readers.described import HEADER, REQUIRED
+from .opening import HSWQ_LOADER, Opening, Outcome, worst
 
 OLD, NEW = "ComfyUI 0.3.75", "ComfyUI 0.33"
-_MARK = "scaled_fp8"
-_WITHOUT_SCALES = (kinds.FP8, kinds.FP8_E5M2)
-_OTHER_SCALES = (kinds.V2, kinds.WEIGHT_SCALE_FP8, kinds.INT8, kinds.BNB_INT8)
-_OTHER_SHAPES = (kinds.NVFP4, kinds.W4A4, kinds.W4A8)
-_OURS = "Open it with HSWQ Loader"
+_WITHOUT_SCALES = (FP8, FP8_E5M2)
+_OTHER_SCALES = (V2, WEIGHT_SCALE_FP8, INT8, BNB_INT8)
+_OTHER_SHAPES = (NVFP4, W4A4, W4A8)
+_OURS = f"Open it with {HSWQ_LOADER}"
 _READERS = {
     "bitsandbytes": "Open it with ComfyUI_bitsandbytes_NF4 or Forge",
     "llm.int8": "Open it with diffusers and bitsandbytes",
@@ -30,31 +43,33 @@ _READERS = {
     "torchao": "Open it with diffusers and torchao",
     "quanto": "Open it with diffusers and optimum-quanto",
     "llm": "Open it with what its publisher names",
-    "hswq": _OURS,
-    "fp8": _OURS,
     "unknown": "Open it with what its publisher names",
 }
+_AGAIN = "Quantize the original again"
 
 
-def stock_loader(contents: Contents, version: str) -> Opening:
-    """What comes of *Load Checkpoint* or *Load Diffusion Model* (of text encoders, *Load CLIP*)."""
+def stock_loader(contents: Contents, version: str, *, ours_opens: bool) -> Opening:
+    """What comes of *Load Checkpoint* or *Load Diffusion Model* (of text encoders, *Load CLIP*).
+
+    Args: ours_opens: whether HSWQ Loader opens the file, for the remedy.
+    """
     if contents.container == "gguf":
         return Opening(version, "refuses", "it has no reader of GGUF", _READERS["gguf"])
     refused = _refused_by_name(contents, version)
     if refused:
-        return Opening(version, "refuses", refused, _OURS)
+        return Opening(version, "refuses", refused, _OURS if ours_opens else _AGAIN)
     read = _by_old if version == OLD else _by_new
     lone = next((name for name in contents.kept if name + DESCRIPTION in contents.tensors), None)
     if lone is not None and version == NEW:
         why = f"the weight of {lone} is not quantized, and its description makes codes of it"
-        return Opening(version, "noise", why, "Quantize the original again")
+        return Opening(version, "noise", why, _AGAIN)
     found = [read(contents, layer) for layer in _in_parts(contents)]
     outcome, reason = worst(found)
     if outcome == "opens":
         return Opening(version, "opens")
     culprit = next(layer for layer, each in zip(_in_parts(contents), found, strict=True) if each == (outcome, reason))
     count = found.count((outcome, reason))
-    return Opening(version, outcome, f"{reason} ({_named(culprit, count)})", _remedy(culprit, version, outcome))
+    return Opening(version, outcome, f"{reason} ({_named(culprit, count)})", _remedy(culprit, version, ours_opens))
 
 
 def _in_parts(contents: Contents) -> list[QuantizedLayer]:
@@ -65,24 +80,20 @@ def _named(layer: QuantizedLayer, count: int) -> str:
     return layer.name if count == 1 else f"{count} layers, the first is {layer.name}"
 
 
-def _remedy(layer: QuantizedLayer, version: str, outcome: Outcome) -> str:
-    if layer.kind.family == "comfy":
-        if version == OLD and not layer.is_convolution:
-            return "Update ComfyUI to 0.33, or open it with HSWQ Loader if that opens it"
-        return "Quantize the original again" if outcome == "noise" and layer.group != NO_SCALE else _OURS
-    return _READERS[layer.kind.family]
+def _remedy(layer: QuantizedLayer, version: str, ours_opens: bool) -> str:
+    if ours_opens:
+        return _OURS
+    if layer.kind.family == "comfy" and version == OLD and not layer.is_convolution:
+        return f"Update it to {NEW.removeprefix('ComfyUI ')}"
+    return _READERS.get(layer.kind.family, _AGAIN)
 
 
 def _refused_by_name(contents: Contents, version: str) -> str:
     """Why a file is refused as a whole; empty if it is not."""
     if any(is_refusal(key, info.shape) for key, info in contents.tensors.items()):
         return "tensors in it stop stock loaders, by an error that names HSWQ"
-    known = (
-        (kinds.COMFY_FP8.name,)
-        if version == OLD
-        else tuple(k.name for k in kinds.DESCRIBED.values() if k.family == "comfy")
-    )
-    for said in formats_of_header(dict(contents.metadata)).values():
+    known = (COMFY_FP8.name,) if version == OLD else tuple(k.name for k in DESCRIBED.values() if k.family == "comfy")
+    for said in contents.said_by_header.values():
         if str(said.get("format")) not in known:
             return f"its header names the format {said.get('format')}, which {version} does not know"
     return ""
@@ -90,14 +101,14 @@ def _refused_by_name(contents: Contents, version: str) -> str:
 
 def _marked(contents: Contents, layer: QuantizedLayer) -> bool:
     """Whether ``scaled_fp8`` stands where the layer's part of the model begins."""
-    return any(key.endswith(_MARK) and layer.name.startswith(key[: -len(_MARK)]) for key in contents.tensors)
+    return any(layer.name.startswith(mark) for mark in contents.marks)
 
 
 def _by_new(contents: Contents, layer: QuantizedLayer) -> tuple[Outcome, str]:
     kind = layer.kind
     if kind in _WITHOUT_SCALES:
         return "opens", ""
-    if kind == kinds.SCALED_FP8:
+    if kind == SCALED_FP8:
         if not _marked(contents, layer):
             return "noise", "without the tensor scaled_fp8 it does not see .scale_weight"
         if contents.tensors[layer.codes].dtype == "F8_E5M2":
@@ -113,11 +124,9 @@ def _by_new(contents: Contents, layer: QuantizedLayer) -> tuple[Outcome, str]:
         return "refuses", f"a scale of the format {kind.name} is missing"
     if layer.is_convolution:
         return ("refuses" if kind in _OTHER_SHAPES else "noise"), "it has no quantized convolutions"
-    if layer.name + DESCRIPTION not in contents.tensors and layer.name not in formats_of_header(
-        dict(contents.metadata)
-    ):
+    if layer.name + DESCRIPTION not in contents.tensors and layer.name not in contents.said_by_header:
         return "noise", f"{HEADER} names layers without the prefix that they have in this file"
-    column = kind in (kinds.COMFY_FP8, kinds.COMFY_E5M2) and layer.group == CHANNEL and _is_column(contents, layer)
+    column = kind in (COMFY_FP8, COMFY_E5M2) and layer.group == CHANNEL and _is_column(contents, layer)
     return ("fails", "it takes FP8 scales by channel as [C_out], and these are [C_out, 1]") if column else ("opens", "")
 
 
@@ -125,15 +134,15 @@ def _by_old(contents: Contents, layer: QuantizedLayer) -> tuple[Outcome, str]:
     kind = layer.kind
     if kind in _WITHOUT_SCALES:
         return "opens", ""
-    if kind == kinds.SCALED_FP8:
+    if kind == SCALED_FP8:
         if not _marked(contents, layer):
             return "noise", "without the tensor scaled_fp8 it does not see .scale_weight"
         return ("noise", "it does not scale convolutions") if layer.is_convolution else ("opens", "")
     if kind.family == "comfy":
         if kind in _OTHER_SHAPES:
             return "refuses", "packed weights have other shapes than it expects"
-        named = contents.path_of(layer.name) in formats_of_header(dict(contents.metadata))
-        if kind == kinds.COMFY_FP8 and named and not layer.is_convolution:
+        named = contents.path_of(layer.name) in contents.said_by_header
+        if kind == COMFY_FP8 and named and not layer.is_convolution:
             return "opens", ""
         beside = layer.name + DESCRIPTION in contents.tensors
         return "noise", f"it does not read {'comfy_quant' if beside else f'this {HEADER}'} and takes codes for weights"

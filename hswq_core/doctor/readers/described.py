@@ -6,7 +6,7 @@ The formats are ComfyUI's (comfy/quant_ops.py and comfy-kitchen) and those of HS
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -40,7 +40,7 @@ LARGEST_CODES = {
 }  # fmt: skip
 
 
-def formats_of_header(metadata: dict[str, str]) -> dict[str, dict[str, Any]]:
+def formats_of_header(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """What ComfyUI's header says of layers, by name; empty where it says nothing that can be read."""
     try:
         layers = json.loads(metadata.get(HEADER, "{}")).get("layers", {})

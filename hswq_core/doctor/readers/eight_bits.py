@@ -18,14 +18,14 @@ from ..layer import NO_SCALE, QuantizedLayer, granularity
 from .stored import StoredTensors
 
 _BY_SUFFIX = {".scale": V2, ".weight.scale": V2, ".scale_weight": SCALED_FP8, ".weight_scale": WEIGHT_SCALE_FP8}
-_MARK = "scaled_fp8"
+MARK = "scaled_fp8"
 """Of files with ``.scale_weight``: an empty tensor, or of two elements where inputs are not to be rounded."""
 _LARGEST = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0, "I8": 127.0}
 
 
 def read(tensors: StoredTensors) -> Iterator[QuantizedLayer]:
     """What other readers have left."""
-    exact = [key[: -len(_MARK)] for key, info in tensors.left.items() if key.endswith(_MARK) and info.numel == 2]
+    exact = [key[: -len(MARK)] for key, info in tensors.left.items() if key.endswith(MARK) and info.numel == 2]
     for name in list(tensors.with_suffix(WEIGHT)):
         info = tensors.left[name + WEIGHT]
         if is_float(info.dtype) or len(info.shape) not in LAYER_DIMENSIONS or is_refusal(name + WEIGHT, info.shape):
