@@ -22,7 +22,7 @@ from ...grids.block_scales import BLOCK
 from ...rounding.rotation import rotated
 from ..kinds import DESCRIBED, unknown
 from ..layer import NO_SCALE, QuantizedLayer, granularity
-from .stored import StoredTensors
+from .stored import StoredTensors, count_in, shape_in
 
 HEADER = "_quantization_metadata"
 _MX_BLOCK = 32
@@ -53,7 +53,7 @@ def formats_of_header(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
 def read(tensors: StoredTensors) -> Iterator[QuantizedLayer]:
     """Layers with a description."""
     by_header = formats_of_header(tensors.source.metadata)
-    for name in list(tensors.with_suffix(WEIGHT)):
+    for name in tensors.matrices(WEIGHT):
         if is_float(tensors.left[name + WEIGHT].dtype):
             continue  # its description was left behind
         described = name + DESCRIPTION in tensors.left
@@ -87,7 +87,7 @@ def _layer(tensors: StoredTensors, name: str, said: dict[str, Any]) -> Quantized
         "plain_codes": form in KNOWN_FORMATS,
         "largest_code": LARGEST_CODES.get(form, 0.0),
     }
-    if form in (*KNOWN_FORMATS, *PACKED_BITS, NVFP4_NAME) and len(stored) >= 2:
+    if form in (*KNOWN_FORMATS, *PACKED_BITS, NVFP4_NAME):
         own = partial(_decoder, tensors, name, stored, form)
         return QuantizedLayer(
             **values, decode=lambda: own().dequantize(tensors.tensor(codes)), scale=lambda: _whole_scale(own())
@@ -113,8 +113,7 @@ def _whole_scale(decoder: LayerDecoder) -> torch.Tensor:
 def _shape(form: str, said: dict[str, Any], stored: tuple[int, ...]) -> tuple[int, ...]:
     """Of the weight."""
     if form in PACKED_BITS:
-        given = said.get("shape")
-        return tuple(given) if isinstance(given, list) and all(isinstance(n, int) for n in given) else stored
+        return shape_in(said) or stored
     packed = form in (NVFP4_NAME, "convrot_w4a4", "asym_w4a8_int8") and len(stored) == 2
     return (stored[0], 2 * stored[1]) if packed else stored
 
@@ -134,8 +133,7 @@ def _group(tensors: StoredTensors, name: str, form: str, said: dict[str, Any], s
 def _setting(said: dict[str, Any], key: str, default: int) -> int:
     """A number of the description, or of its ``params``."""
     inner = said.get("params")
-    found = said.get(key, inner.get(key, default) if isinstance(inner, dict) else default)
-    return found if isinstance(found, int) and found > 0 else default
+    return count_in(said, key, count_in(inner, key, default) if isinstance(inner, dict) else default)
 
 
 def _rotation(form: str, said: dict[str, Any]) -> int:
@@ -200,7 +198,9 @@ def _w4a8(tensors: StoredTensors, name: str, said: dict[str, Any]) -> torch.Tens
     own = tensors.tensor(name + ".weight_s_channel").float()[:, None]
     numbers = _nibbles(tensors.tensor(name + WEIGHT))
     table = name + ".weight_codebook"
-    values = tensors.tensor(table).float()[numbers] if table in tensors.left else numbers.float() - 8
+    values = numbers.float() - 8
+    if table in tensors.left:
+        values = tensors.checked(lambda: tensors.tensor(table), lambda shape: shape == (16,), name)[numbers]
     group = numbers.shape[1] // scale.shape[1]
     whole = (values.unflatten(1, (-1, group)) * (scale / own)[:, :, None]).round().clamp(-127, 127) * own[:, :, None]
     added = name + ".weight_correction"
