@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from . import fidelity, inprocess_comfy
-from .peers import ORIGINAL, UNET
+from .peers import ORIGINAL, UNET, held_by_torchao
 
 Parts = tuple[dict[str, torch.Tensor], torch.Tensor]
 """What stands in the file, by what follows the layer's name, and the weight that the package makes of it."""
@@ -93,14 +93,9 @@ def w4a4(weight: torch.Tensor) -> Parts | None:
 
 
 def torchao(weight: torch.Tensor) -> Parts | None:
-    from torchao.quantization import Float8WeightOnlyConfig, quantize_  # pyright: ignore[reportMissingImports]
-
     if weight.dim() != 2:
         return None
-    layer = torch.nn.Sequential(torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False))
-    layer[0].weight.data = weight.float()
-    quantize_(layer, Float8WeightOnlyConfig())
-    held: Any = layer[0].weight
+    held = held_by_torchao(weight)
     return {"._weight_qdata": held.qdata, "._weight_scale": held.scale}, held.dequantize()
 
 

@@ -48,7 +48,8 @@ def diagnose(
                 "no layer of a model is in this file", where=file, remedy="Give a checkpoint, a diffusion model, a "
                 "text encoder or a VAE",
             )  # fmt: skip
-        openings, family, groups = openings_of(contents), family_of(contents), groups_of(contents)
+        findings = findings_of(contents)
+        openings, family, groups = openings_of(contents, findings), family_of(contents), groups_of(contents)
         kinds = {group.kind for group in groups if group.part == "diffusion model"}
         return Diagnosis(
             file=str(file),
@@ -63,7 +64,7 @@ def diagnose(
             machine=machine,
             memory=tuple(memory_of(contents, machine, openings)),
             step_times=step_times(family, kinds, machine),
-            findings=tuple(findings_of(contents)),
+            findings=tuple(findings),
             metadata=dict(contents.metadata),
             comparison=compare(contents, original, statistics, progress) if original else None,
         )

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from hswq_core import diagnose
+from hswq_core.doctor.findings.finding import NOISE
 from tests.core import doctor_files as files
 from tests.core import doctor_peers as peers
 
@@ -113,6 +114,7 @@ def test_damage_is_told_by_its_name(what: str, tmp_path: Path) -> None:
     assert [finding.name for finding in found.errors] == [name]
     assert any(layer.startswith(where) for layer in found.errors[0].layers)
     assert found.errors[0].remedy and f"DAMAGED: {found.errors[0].what}" in found.verdict
+    assert not (name in NOISE and any(opening.opens for opening in found.openings)), "it opens, and draws noise"
 
 
 def ours_changed(folder: Path, mode: str, change: Callable[[files.Tensors], files.Tensors], **said: str) -> Path:

@@ -7,6 +7,9 @@ from dataclasses import asdict, dataclass
 
 AGAIN = "Quantize the original again, or download the file again"
 
+NOISE = ("scale-stripped", "scale-inverted", "codes-for-weights", "too-large", "not-finite")
+"""Of which images are noise in every loader that opens the file."""
+
 
 @dataclass(frozen=True)
 class Finding:

@@ -32,6 +32,7 @@ from .opening import HSWQ_LOADER, Opening, Outcome, worst
 
 OLD, NEW = "ComfyUI 0.3.75", "ComfyUI 0.33"
 _WITHOUT_SCALES = (FP8, FP8_E5M2)
+_OPENS: tuple[Outcome, str] = ("opens", "")
 _OTHER_SCALES = (V2, WEIGHT_SCALE_FP8, INT8, BNB_INT8)
 _OTHER_SHAPES = (NVFP4, W4A4, W4A8)
 _OURS = f"Open it with {HSWQ_LOADER}"
@@ -99,56 +100,50 @@ def _refused_by_name(contents: Contents, version: str) -> str:
     return ""
 
 
-def _marked(contents: Contents, layer: QuantizedLayer) -> bool:
-    """Whether ``scaled_fp8`` stands where the layer's part of the model begins."""
-    return any(layer.name.startswith(mark) for mark in contents.marks)
+def _by_both(contents: Contents, layer: QuantizedLayer) -> tuple[Outcome, str] | None:
+    """What both versions do with FP8 and integers that no description tells of; ``None`` for other kinds."""
+    if layer.kind in _WITHOUT_SCALES:
+        return _OPENS
+    if layer.kind in _OTHER_SCALES:
+        return "noise", "it does not know these scales and takes codes for weights"
+    if layer.kind != SCALED_FP8:
+        return None
+    if not layer.name.startswith(contents.marks):
+        return "noise", "without the tensor scaled_fp8 it does not see .scale_weight"
+    return ("noise", "it does not scale convolutions") if layer.is_convolution else _OPENS
 
 
 def _by_new(contents: Contents, layer: QuantizedLayer) -> tuple[Outcome, str]:
-    kind = layer.kind
-    if kind in _WITHOUT_SCALES:
-        return "opens", ""
-    if kind == SCALED_FP8:
-        if not _marked(contents, layer):
-            return "noise", "without the tensor scaled_fp8 it does not see .scale_weight"
-        if contents.tensors[layer.codes].dtype == "F8_E5M2":
+    kind, described = layer.kind, layer.name + DESCRIPTION in contents.tensors
+    if (found := _by_both(contents, layer)) is not None:
+        if kind == SCALED_FP8 and found == _OPENS and contents.tensors[layer.codes].dtype == "F8_E5M2":
             return "noise", "it takes all codes of scaled_fp8 for E4M3, and these are E5M2"
-        return ("noise", "it does not scale convolutions") if layer.is_convolution else ("opens", "")
-    if kind in _OTHER_SCALES:
-        return "noise", "it does not know these scales and takes codes for weights"
+        return found
     if kind.family != "comfy":
-        if layer.name + DESCRIPTION in contents.tensors:
-            return "refuses", f"it does not know the format of {kind.label}"
-        return _unreadable(layer)
+        return ("refuses", f"it does not know the format of {kind.label}") if described else _unreadable(layer)
     if any(layer.name + part not in contents.tensors for part in REQUIRED.get(kind.name, ())):
         return "refuses", f"a scale of the format {kind.name} is missing"
     if layer.is_convolution:
         return ("refuses" if kind in _OTHER_SHAPES else "noise"), "it has no quantized convolutions"
-    if layer.name + DESCRIPTION not in contents.tensors and layer.name not in contents.said_by_header:
+    if not described and layer.name not in contents.said_by_header:
         return "noise", f"{HEADER} names layers without the prefix that they have in this file"
-    column = kind in (COMFY_FP8, COMFY_E5M2) and layer.group == CHANNEL and _is_column(contents, layer)
-    return ("fails", "it takes FP8 scales by channel as [C_out], and these are [C_out, 1]") if column else ("opens", "")
+    if kind in (COMFY_FP8, COMFY_E5M2) and layer.group == CHANNEL and _is_column(contents, layer):
+        return "fails", "it takes FP8 scales by channel as [C_out], and these are [C_out, 1]"
+    return _OPENS
 
 
 def _by_old(contents: Contents, layer: QuantizedLayer) -> tuple[Outcome, str]:
-    kind = layer.kind
-    if kind in _WITHOUT_SCALES:
-        return "opens", ""
-    if kind == SCALED_FP8:
-        if not _marked(contents, layer):
-            return "noise", "without the tensor scaled_fp8 it does not see .scale_weight"
-        return ("noise", "it does not scale convolutions") if layer.is_convolution else ("opens", "")
-    if kind.family == "comfy":
-        if kind in _OTHER_SHAPES:
-            return "refuses", "packed weights have other shapes than it expects"
-        named = contents.path_of(layer.name) in contents.said_by_header
-        if kind == COMFY_FP8 and named and not layer.is_convolution:
-            return "opens", ""
-        beside = layer.name + DESCRIPTION in contents.tensors
-        return "noise", f"it does not read {'comfy_quant' if beside else f'this {HEADER}'} and takes codes for weights"
-    ignored = layer.name + DESCRIPTION in contents.tensors and contents.tensors[layer.codes].shape == layer.shape
-    if kind in _OTHER_SCALES or (ignored and kind.family == "unknown"):
-        return "noise", "it does not know these scales and takes codes for weights"
+    kind, described = layer.kind, layer.name + DESCRIPTION in contents.tensors
+    if (found := _by_both(contents, layer)) is not None:
+        return found
+    same_shape = contents.tensors[layer.codes].shape == layer.shape
+    if kind.family == "comfy" and not same_shape:
+        return "refuses", "packed weights have other shapes than it expects"
+    if kind == COMFY_FP8 and not layer.is_convolution and contents.path_of(layer.name) in contents.said_by_header:
+        return _OPENS
+    if kind.family == "comfy" or (described and kind.family == "unknown" and same_shape):
+        what = "comfy_quant" if described else f"this {HEADER}"
+        return "noise", f"it does not read {what} and takes codes for weights"
     return _unreadable(layer)
 
 

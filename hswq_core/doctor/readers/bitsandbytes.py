@@ -16,7 +16,7 @@ import torch
 from ...files.layers import WEIGHT
 from ..kinds import BNB_FP4, BNB_INT8, BNB_NF4
 from ..layer import CHANNEL, QuantizedLayer
-from .stored import StoredTensors
+from .stored import StoredTensors, count_in, shape_in
 
 _KINDS = {".quant_state.bitsandbytes__nf4": BNB_NF4, ".quant_state.bitsandbytes__fp4": BNB_FP4}
 _PARTS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
@@ -27,21 +27,20 @@ _ROWS = ".SCB"
 def read(tensors: StoredTensors) -> Iterator[QuantizedLayer]:
     """Layers in 4 and in 8 bits."""
     for ending, kind in _KINDS.items():
-        for codes in list(tensors.with_suffix(ending)):
-            if codes not in tensors.left:
+        for codes in tensors.with_suffix(ending):
+            if codes not in tensors.left or not tensors.left[codes].shape:
                 continue
             said, side = tensors.said(codes + ending), tensors.beside(codes, *_PARTS, ending)
-            shape = said.get("shape")
-            shape = tuple(shape) if isinstance(shape, list) else tensors.left[codes].shape
+            shape = shape_in(said) or tensors.left[codes].shape
             yield QuantizedLayer(
                 codes.removesuffix(WEIGHT), kind, shape, codes, side, tensors.nbytes(codes, *side),
                 str(said.get("blocksize", "unknown")),
                 decode=partial(_weight, tensors, codes, said, shape), scale=partial(_largest, tensors, codes, said),
                 largest_code=1.0,
             )  # fmt: skip
-    for name in list(tensors.with_suffix(_ROWS)):
+    for name in tensors.with_suffix(_ROWS):
         codes = name + WEIGHT
-        if codes in tensors.left and tensors.left[codes].dtype == "I8":
+        if codes in tensors.left and tensors.left[codes].dtype == "I8" and len(tensors.left[codes].shape) == 2:
             side = tensors.beside(name, _ROWS, ".weight_format")
             scale = partial(_of_rows, tensors, name)
             yield QuantizedLayer(
@@ -55,17 +54,21 @@ def _largest(tensors: StoredTensors, codes: str, said: dict[str, Any]) -> torch.
     found = tensors.tensor(f"{codes}.absmax")
     if found.dtype == torch.uint8:
         table, outer = (tensors.tensor(f"{codes}.{part}").float() for part in ("nested_quant_map", "nested_absmax"))
-        each = int(said.get("nested_blocksize", 256))
-        found = table[found.long()] * outer.repeat_interleave(each)[: len(found)] + float(said.get("nested_offset", 0))
-    blocks = -(-2 * tensors.left[codes].numel // max(1, int(said.get("blocksize", 64))))
+        outer = outer.repeat_interleave(count_in(said, "nested_blocksize", 256))[: len(found)]
+        if len(table) != 256 or len(outer) != len(found):
+            raise tensors.damaged(f"the scales of {codes} do not belong together")
+        offset = said.get("nested_offset", 0.0)
+        found = table[found.long()] * outer + (offset if isinstance(offset, float) else 0.0)
+    blocks = -(-2 * tensors.left[codes].numel // count_in(said, "blocksize", 64))
     return tensors.checked(lambda: found, lambda shape: shape == (blocks,), codes)
 
 
 def _weight(tensors: StoredTensors, codes: str, said: dict[str, Any], shape: tuple[int, ...]) -> torch.Tensor:
     largest = _largest(tensors, codes, said)
     packed = tensors.tensor(codes).flatten().view(torch.uint8).long()
-    values = tensors.tensor(f"{codes}.quant_map").float()[torch.stack([packed >> 4, packed & 15], dim=1).flatten()]
-    values *= largest.repeat_interleave(int(said.get("blocksize", 64)))[: len(values)]
+    table = tensors.checked(lambda: tensors.tensor(f"{codes}.quant_map"), lambda found: found == (16,), codes)
+    values = table[torch.stack([packed >> 4, packed & 15], dim=1).flatten()]
+    values *= largest.repeat_interleave(count_in(said, "blocksize", 64))[: len(values)]
     count = torch.Size(shape).numel()
     if len(values) < count:
         raise tensors.damaged(f"the layer {codes} has {len(values)} codes for a weight of {list(shape)}")

@@ -26,7 +26,7 @@ _LARGEST = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0, "I8": 127.0}
 def read(tensors: StoredTensors) -> Iterator[QuantizedLayer]:
     """What other readers have left."""
     exact = [key[: -len(MARK)] for key, info in tensors.left.items() if key.endswith(MARK) and info.numel == 2]
-    for name in list(tensors.with_suffix(WEIGHT)):
+    for name in tensors.with_suffix(WEIGHT):
         info = tensors.left[name + WEIGHT]
         if is_float(info.dtype) or len(info.shape) not in LAYER_DIMENSIONS or is_refusal(name + WEIGHT, info.shape):
             continue

@@ -15,7 +15,7 @@ _PACKED_SIDE = (".weight_scale", ".weight_shape", ".weight_zero_point", ".weight
 
 def read(tensors: StoredTensors) -> Iterator[QuantizedLayer]:
     """Layers with ``qweight`` and ``scales``, or with ``weight_packed``."""
-    for name in list(tensors.with_suffix(".qweight")):
+    for name in tensors.matrices(".qweight"):
         scales, info = tensors.left.get(f"{name}.scales"), tensors.left[f"{name}.qweight"]
         if scales is None or len(scales.shape) != 2:
             continue
@@ -25,7 +25,7 @@ def read(tensors: StoredTensors) -> Iterator[QuantizedLayer]:
             name, GPTQ, (scales.shape[1], columns), f"{name}.qweight", side, tensors.nbytes(f"{name}.qweight", *side),
             str(columns // max(1, scales.shape[0])),
         )  # fmt: skip
-    for name in list(tensors.with_suffix(_PACKED)):
+    for name in tensors.matrices(_PACKED):
         side, info = tensors.beside(name, *_PACKED_SIDE), tensors.left[name + _PACKED]
         yield QuantizedLayer(
             name, unknown("compressed-tensors"), info.shape, name + _PACKED, side,

@@ -20,7 +20,7 @@ _SIDE = (
 
 def read(tensors: StoredTensors) -> Iterator[QuantizedLayer]:
     """Layers with ``qweight`` and ``wscales``."""
-    for name in list(tensors.with_suffix(_CODES)):
+    for name in tensors.matrices(_CODES):
         if name + _SCALES not in tensors.left:
             continue
         side, scales = tensors.beside(name, *_SIDE), tensors.left[name + _SCALES]

@@ -18,7 +18,7 @@ _KINDS = {"F8_E4M3": QUANTO_FP8, "F8_E5M2": QUANTO_FP8, "I8": QUANTO_INT8}
 
 def read(tensors: StoredTensors) -> Iterator[QuantizedLayer]:
     """Layers in 8 bits, and in 4."""
-    for name in list(tensors.with_suffix(_CODES)):
+    for name in tensors.matrices(_CODES):
         info, side = tensors.left[name + _CODES], tensors.beside(name, _SCALE, _SHIFT, *_INPUTS)
         yield QuantizedLayer(
             name, _KINDS.get(info.dtype) or unknown(f"optimum-quanto in {info.dtype}"), info.shape, name + _CODES, side,
@@ -26,7 +26,7 @@ def read(tensors: StoredTensors) -> Iterator[QuantizedLayer]:
             decode=partial(_weight, tensors, name), scale=partial(_scale, tensors, name),
             largest_code=448.0 if info.dtype == "F8_E4M3" else 127.0, plain_codes=True,
         )  # fmt: skip
-    for name in list(tensors.with_suffix(_PACKED)):
+    for name in tensors.matrices(_PACKED):
         side = tensors.beside(name, _SCALE, _SHIFT, *_INPUTS)
         stored = tensors.left[name + _PACKED].shape
         grouped = (2 * stored[0], *stored[1:])  # groups as rows, unless a group is a whole row
@@ -47,8 +47,14 @@ def _numel(tensors: StoredTensors, name: str) -> int:
     return 0 if info is None else info.numel
 
 
-def _scale(tensors: StoredTensors, name: str) -> torch.Tensor:
-    return tensors.checked(lambda: tensors.tensor(name + _SCALE), lambda _shape: True, name)
+def _scale(tensors: StoredTensors, name: str, part: str = _SCALE) -> torch.Tensor:
+    """Of rows, or of groups as rows; a layer in 4 bits has a shift of the same shape."""
+    packed = tensors.left.get(name + _PACKED)
+    rows, *others = (
+        (2 * packed.shape[0], *packed.shape[1:]) if packed is not None else tensors.left[name + _CODES].shape
+    )
+    fitting = ((), (1,), (rows, *[1] * len(others)))
+    return tensors.checked(lambda: tensors.tensor(name + part), lambda shape: shape in fitting, name)
 
 
 def _weight(tensors: StoredTensors, name: str) -> torch.Tensor:
@@ -59,4 +65,4 @@ def _packed_weight(tensors: StoredTensors, name: str, shape: tuple[int, ...]) ->
     """The low 4 bits are the first half of all rows, the high ones the second; scale * code - shift."""
     packed = tensors.tensor(name + _PACKED)
     codes = torch.cat([packed & 15, packed >> 4]).float()
-    return (codes * _scale(tensors, name) - tensors.tensor(name + _SHIFT).float()).reshape(shape)
+    return (codes * _scale(tensors, name) - _scale(tensors, name, _SHIFT)).reshape(shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,19 @@ from ...files.checkpoint import CheckpointReader
 from ...files.source import TensorInfo
 
 _MOST_OF_A_TEXT = 1 << 16
+
+
+def count_in(said: Mapping[str, Any], key: str, default: int) -> int:
+    """A count of a description; the default for what is not one."""
+    found = said.get(key, default)
+    return found if type(found) is int and found > 0 else default
+
+
+def shape_in(said: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape of a description; empty for what is not one."""
+    found = said.get("shape")
+    fits = isinstance(found, list) and all(type(size) is int and size > 0 for size in found)
+    return tuple(found) if fits and found else ()
 
 
 @dataclass(frozen=True)
@@ -34,9 +47,13 @@ class StoredTensors:
             found.setdefault(parent, []).append(name)
         return found
 
-    def with_suffix(self, suffix: str) -> Iterator[str]:
+    def with_suffix(self, suffix: str) -> list[str]:
         """What stands before the suffix, of all tensors that end in it."""
-        return (key[: -len(suffix)] for key in self.left if key.endswith(suffix))
+        return [key[: -len(suffix)] for key in self.left if key.endswith(suffix)]
+
+    def matrices(self, suffix: str) -> list[str]:
+        """The same of those that have two dimensions or more."""
+        return [stem for stem in self.with_suffix(suffix) if len(self.left[stem + suffix].shape) > 1]
 
     def beside(self, stem: str, *suffixes: str) -> tuple[str, ...]:
         """The names of those that are there."""

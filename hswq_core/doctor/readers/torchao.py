@@ -18,7 +18,7 @@ _KINDS = {"F8_E4M3": TORCHAO_FP8, "F8_E5M2": TORCHAO_FP8, "I8": TORCHAO_INT8}
 
 def read(tensors: StoredTensors) -> Iterator[QuantizedLayer]:
     """Layers with ``_weight_qdata``."""
-    for name in list(tensors.with_suffix(_CODES)):
+    for name in tensors.matrices(_CODES):
         info = tensors.left[name + _CODES]
         side = tuple(key for key in tensors.left if key.startswith(f"{name}._weight_") and key != name + _CODES)
         scale = tensors.left.get(name + _SCALE)
