@@ -194,3 +194,27 @@ def test_stock_loaders_do_what_the_doctor_says(place: Place, name: str) -> None:
 def test_hswq_loader_does_what_the_doctor_says(place: Place, name: str) -> None:
     said = next(each for each in place.doctor(name)["openings"] if each["loader"] == "HSWQ Loader")
     assert said["outcome"] == place.happens(name, OURS)
+
+
+def test_what_this_comfyui_says_of_itself(place: Place) -> None:
+    found = place.doctor("v2")
+    said = found["comfyui"]
+    assert found["machine"]["name"] == said["device"]["name"] == "this CPU" and said["fast"] == []
+    assert "float8_e4m3fn" in said["formats"] and said["version"] in place.server.log
+    assert any(opening["loader"] == said["loads_as"] for opening in found["openings"])
+    assert "torch" in " ".join(said["kernels"])
+
+
+def test_with_the_original_and_a_path(place: Place) -> None:
+    path = str(place.server.checkpoints / "v2.safetensors")
+    inputs = {"file": "original.safetensors", "path": path, "original": w.TINY}
+    flow = {"doctor": w.node("HSWQDoctor", **inputs), "shown": w.node("PreviewAny", source=["doctor", 1])}
+    done = place.server.run(flow)
+    compared = json.loads(done["shown"]["text"][0])["comparison"]
+    assert len(compared["layers"]) == 175 and max(each["weight"] for each in compared["layers"].values()) < 1e-3
+    told = done["doctor"]["hswq_doctor"][0]
+    assert told["text"] == done["doctor"]["text"][0] and told["verdict"] in told["text"]
+    assert "opened by HSWQ Loader" in told["verdict"] and "it opens this file: noise" in told["text"]
+    assert ["noise" in warning for warning in told["warnings"]] == [True]  # of this ComfyUI's own loaders
+    with pytest.raises(ExecutionError, match="in none of ComfyUI's folders"):
+        place.server.run({"doctor": w.node("HSWQDoctor", **inputs | {"path": "/etc/passwd"})})
