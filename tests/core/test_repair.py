@@ -118,6 +118,23 @@ def test_a_healthy_file_comes_back_from_each_damage_as_exact_as_it_was(tmp_path:
         assert after.keys() == before.keys() and all(after[name] <= 1.001 * before[name] for name in before)
 
 
+def test_kept_layers_that_were_fp8_once_come_from_the_original(tmp_path: Path) -> None:
+    upcast = {k: files.to_fp8(v).half() if v.dim() == 4 else v for k, v in files.each(files.comfy_fp8).items()}
+    done = repair(files.save(tmp_path, upcast), whole(tmp_path), target := tmp_path / "mended.safetensors")
+    assert {mend.how for mend in done.mends} == {RESTORED} and "rounded-before" in done.findings
+    assert not diagnose(target).findings
+
+
+def test_what_somebody_has_changed_is_no_damage(tmp_path: Path) -> None:
+    """A LoRA that was merged before, and smoothing, make weights that are neither the original's nor noise."""
+    model = files.original()
+    for name in (LAYER, CONVOLUTION):
+        model[f"{name}.weight"] = model[f"{name}.weight"] + 0.01 * torch.randn(model[f"{name}.weight"].shape).half()
+    with pytest.raises(PlanError, match="nothing to mend"):
+        changed = files.save(tmp_path, files.each(files.comfy_fp8, model=model))
+        repair(changed, whole(tmp_path), tmp_path / "mended.safetensors")
+
+
 def test_codes_that_are_lost_are_made_again(tmp_path: Path) -> None:
     random = torch.randint(1, 100, (64, 256), dtype=torch.uint8)
     damaged = files.save(tmp_path, {**files.each(files.integers(None)), f"{LAYER}.weight": random.view(torch.int8)})

@@ -29,16 +29,8 @@ def true_header(
     Args: hash_is_stale: whether the hash in the header is not that of the file's tensors.
     """
     found = dict(contents.metadata)
-    kinds = _kinds_after(contents, plan)
-    kept = _kept_after(contents, plan, kinds)
-    if not kinds and _MODE in found:
-        found = {key: text for key, text in found.items() if not key.startswith("hswq.")}
-    if _MODE in found:
-        found[_MODE] = _mode_of(found[_MODE], set(kinds.values()))
-    if _KEPT in found:
-        found[_KEPT] = json.dumps(kept) if kept != _list_of(found[_KEPT]) else found[_KEPT]
-    if _COUNTS in found:
-        found[_COUNTS] = _counts(found[_COUNTS], Counter(kinds.values()), len(kept))
+    if found.get("hswq.part", "unet") != "text_encoders":  # whose header says nothing of the diffusion model
+        found = _true_claims(found, contents, plan)
     if any(finding.name == "architecture" for finding in findings):
         found["modelspec.architecture"] = family_of(contents)
         found["modelspec.implementation"] = implementation_of(family_of(contents))
@@ -48,6 +40,21 @@ def true_header(
         found = {key: text for key, text in found.items() if key not in _OF_OTHER_BYTES}
         hash_is_stale = HASH in found
     return found | ({HASH: UNKNOWN_HASH} if hash_is_stale else {})
+
+
+def _true_claims(said: dict[str, str], contents: Contents, plan: RepairPlan) -> dict[str, str]:
+    """What a file of HSWQ says of its layers. One without quantized layers is not HSWQ's."""
+    kinds = _kinds_after(contents, plan)
+    if not kinds and _MODE in said:
+        return {key: text for key, text in said.items() if not key.startswith("hswq.")}
+    kept, found = _kept_after(contents, plan, kinds), {}
+    if _MODE in said:
+        found[_MODE] = _mode_of(said[_MODE], set(kinds.values()))
+    if _KEPT in said and kept != _list_of(said[_KEPT]):
+        found[_KEPT] = json.dumps(kept)
+    if _COUNTS in said:
+        found[_COUNTS] = _counts(said[_COUNTS], Counter(kinds.values()), len(kept))
+    return said | found
 
 
 def changed_keys(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:

@@ -86,6 +86,8 @@ def mended(
     if kind == kinds.FP8:
         kind = kind_of_scaled(contents) or kinds.V2
     for how, tensors, form in _candidates(contents, layer, kind, weight):
+        if how == "quantized again" and before is not None and before <= _MOST:
+            return None  # no noise: somebody has changed the weight, as a LoRA or smoothing does
         after = _relative(_decoded(contents, layer, tensors), weight, whole)
         if after is not None and after <= _limit(form, layer, weight, whole):
             return Mended(how, kind, before, after, tensors)

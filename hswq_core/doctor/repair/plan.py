@@ -11,6 +11,7 @@ from ...errors import CheckpointError
 from ...files.dtypes import TORCH_DTYPES, dtype_name, is_float
 from ...files.layers import WEIGHT
 from ...formats.stored_layer import FP8_DTYPES
+from ...grids import E4M3
 from ...progress import Progress
 from ..contents import Contents
 from ..findings import Finding
@@ -174,8 +175,14 @@ def _lost(contents: Contents, original: Original, key: str) -> Mend | None:
     if not bool(value.float().isfinite().all()):
         return Mend(key, "restored from the original", None, 0.0, None, restored)
     error = energy(value.float() - weight.float()) / max(energy(weight.float()), 1e-300)
-    well = is_float(info.dtype) and (error <= _ROUNDED or torch.equal(value, weight.to(value.dtype)))
-    return None if well else Mend(key, "restored from the original", error, 0.0, None, restored)
+    # Any other difference was meant: a LoRA, or smoothing, which moves what is hard to round into the layer before.
+    lost = info.dtype in FP8_DTYPES or error > _NOISE or (error > _ROUNDED and _is_fp8(value))
+    return Mend(key, "restored from the original", error, 0.0, None, restored) if lost else None
+
+
+def _is_fp8(value: torch.Tensor) -> bool:
+    """Whether it holds values of FP8 alone."""
+    return torch.equal(E4M3.quantize(value).float(), value.float())
 
 
 def _look_at_the_rest(plan: RepairPlan, contents: Contents, original: Original) -> None:
