@@ -119,6 +119,9 @@ CASES: dict[str, Case] = {
     "ComfyUI MXFP8": Case(
         made(files.mxfp8), {"mxfp8": (7, "32")}, (NOISE, OPENS, REFUSES), {NEW: (EACH, EACH, EIGHT)}, 8.25,
     ),
+    "ComfyUI MXFP8, scales as bytes": Case(
+        made(files.mxfp8_bytes), {"mxfp8": (7, "32")}, (NOISE, OPENS, REFUSES), {NEW: (EACH, EACH, EIGHT)}, 8.25,
+    ),
     "ComfyUI NVFP4, products allowed": Case(
         made(files.nvfp4_fast), {"nvfp4": (7, "16")}, (REFUSES, OPENS, OPENS),
         {NEW: (EACH, EACH, FOUR), OURS: EACH, FAST: EACH}, 4.5,

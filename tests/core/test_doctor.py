@@ -12,8 +12,8 @@ from hswq_core.doctor.kinds import HSWQ_PACKED, INT8, NVFP4, V2
 from hswq_core.doctor.step_time import MODELLED, SDXL, step_times
 from showcase import doctor_page
 from tests.core.capabilities import needs_gguf
-from tests.core.doctor_cases import CASES, NEW, OLD, OURS, Case
-from tests.core.doctor_files import save
+from tests.core.doctor_cases import CASES, EACH, NEW, OLD, OURS, Case
+from tests.core.doctor_files import FP8, TEXT, original, save
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -107,6 +107,14 @@ def test_a_text_encoder_alone(tmp_path: Path) -> None:
     assert list(found.parts) == ["text encoders"] and found.formats == ["FP8 with .scale_weight"]
     assert {opening.loader: opening.outcome for opening in found.openings}[NEW] == "opens"
     assert not found.findings and not found.memory
+
+
+def test_quantized_text_encoders_are_in_the_verdict(tmp_path: Path) -> None:
+    tensors = {key: tensor.to(FP8) if key.startswith(TEXT) else tensor for key, tensor in original().items()}
+    found = diagnose(save(tmp_path, tensors))
+    assert found.verdict.startswith("stable-diffusion, not quantized, text encoders in FP8 E4M3 without scales; opened")
+    (group,) = found.groups
+    assert group.group.part == "text encoders" and {action.does for action in group.actions} == {EACH}
 
 
 @needs_gguf

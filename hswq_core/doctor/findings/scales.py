@@ -48,7 +48,7 @@ def _problem(contents: Contents, layer: QuantizedLayer) -> str:
         return "scale-missing"
     assert contents.source is not None
     for key in stored:
-        values = contents.source.tensor(key)
+        values = contents.source.tensor_or_bytes(key)
         values = values.view(torch.float8_e4m3fn) if values.dtype == torch.uint8 and layer.kind == NVFP4 else values
         if not values.is_floating_point():
             continue
