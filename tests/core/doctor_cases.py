@@ -96,6 +96,10 @@ CASES: dict[str, Case] = {
         made(files.scaled(".scale_weight")), {"scaled_fp8": (7, "tensor")}, (NOISE, NOISE, OPENS),
         {OURS: EACH, FAST: (EACH, EIGHT, EIGHT)}, findings=("scales-without-marker",),
     ),
+    "scaled_fp8 in E5M2": Case(
+        made(files.scaled_e5m2, files.E5M2_MARK), {"scaled_fp8": (7, "tensor")}, (OPENS, NOISE, OPENS),
+        {OLD: EACH, OURS: EACH, FAST: EACH},
+    ),
     "FP8 with weight_scale alone": Case(
         made(files.scaled(".weight_scale")), {"fp8_weight_scale": (7, "tensor")}, (NOISE, NOISE, OPENS),
         {OURS: EACH, FAST: (EACH, EIGHT, EIGHT)},

@@ -99,6 +99,11 @@ def e5m2(name: str, weight: torch.Tensor) -> Tensors:
     return {f"{name}.weight": weight.to(torch.float8_e5m2)}
 
 
+def scaled_e5m2(name: str, weight: torch.Tensor) -> Tensors:
+    scale = largest(weight) / 57344
+    return {f"{name}.weight": (weight.float() / scale).to(torch.float8_e5m2), f"{name}.scale_weight": scale}
+
+
 def comfy_fp8(name: str, weight: torch.Tensor) -> Tensors:
     return scaled(".weight_scale", format="float8_e4m3fn", full_precision_matrix_mult=True)(name, weight)
 
