@@ -43,6 +43,8 @@ def check_scales(contents: Contents) -> Iterator[Finding]:
 def _problem(contents: Contents, layer: QuantizedLayer) -> str:
     """The name of what is wrong with a scale that cannot be read."""
     stored = [key for key in layer.side if key.endswith(_SCALES) and not key.endswith((".input_scale", "output_scale"))]
+    if layer.rotation > 1 and (len(layer.shape) != 2 or layer.shape[1] % layer.rotation):
+        return "rotation"
     required = [layer.name + part for part in REQUIRED.get(layer.kind.name, ())]
     if not stored or any(key not in contents.tensors for key in required):
         return "scale-missing"
