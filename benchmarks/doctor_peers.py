@@ -1,12 +1,12 @@
 """What ``hswq doctor`` says of other tools' files of the bundled tiny model, beside what was measured.
 
     pip install bitsandbytes gguf comfy-kitchen torchao optimum-quanto
-    python -m benchmarks.doctor_peers --comfyui DIR [--images 8] [--output DIR]
+    python -m benchmarks.doctor_peers --comfyui DIR [--images 8] [--prompts 31] [--only 'gguf*' ...] [--output DIR]
 
 Every file is made by the tool's own package, in its own layout; *as its own* is the largest difference between weights
 that the doctor decodes and those that the package does, over the largest weight. *measured* is the UNet error of
 ``benchmarks.fidelity`` (the package's weights in FP16, prompts that were not calibrated with), *predicted* what the
-doctor says with the original and a session that has impacts for V2, or for V2 and mixed, rounded to nearest.
+doctor says with the original and a session that has impacts for V2, rounded to nearest.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from . import fidelity, inprocess_comfy
 from .peers import ORIGINAL, UNET, held_by_torchao
+from .prompts import CALIBRATION
 
 Parts = tuple[dict[str, torch.Tensor], torch.Tensor]
 """What stands in the file, by what follows the layer's name, and the weight that the package makes of it."""
@@ -185,35 +187,40 @@ def difference(own: Path, expanded: Path) -> float:
 def main() -> None:
     parser = inprocess_comfy.parser(__doc__)
     parser.add_argument("--output", type=Path, default=inprocess_comfy.ROOT / "doctor_output")
-    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--images", type=int, default=8, help="to judge by")
+    parser.add_argument("--prompts", type=int, default=len(CALIBRATION), help="to calibrate with")
+    parser.add_argument("--only", nargs="+", default=["*"], help="these files alone: names with * and ?")
     args = parser.parse_args()
+
+    def wanted(name: str) -> bool:
+        return any(fnmatch(name, pattern) for pattern in args.only)
+
     args.output.mkdir(parents=True, exist_ok=True)
     files = {
         name: write(args.output, name, quantize_one)
         for name, (package, quantize_one) in PEERS.items()
-        if importlib.util.find_spec(package)
+        if wanted(name) and importlib.util.find_spec(package)
     }
     if importlib.util.find_spec("gguf"):
-        files |= {f"gguf {kind}": write_gguf(args.output, kind) for kind in ("Q8_0", "Q5_1", "Q4_0")}
+        kinds = [kind for kind in ("Q8_0", "Q5_1", "Q4_0") if wanted(f"gguf {kind}")]
+        files |= {f"gguf {kind}": write_gguf(args.output, kind) for kind in kinds}
     inprocess_comfy.start(args.comfyui)
     from hswq.hswq_core.api import diagnose  # type: ignore[import-not-found]
 
-    model, statistics = fidelity.calibrate(ORIGINAL, args.output / "statistics.safetensors")
-    by_v2 = fidelity.measure(model, statistics, "v2", "nearest")
-    by_both = fidelity.measure(model, by_v2, "mixed", "nearest")
+    model, statistics = fidelity.calibrate(
+        ORIGINAL, args.output / "statistics.safetensors", CALIBRATION[: args.prompts]
+    )
+    statistics = fidelity.measure(model, statistics, "v2", "nearest")
     judge = fidelity.Judge(ORIGINAL, args.images)
-    print("| file | format | weights | as its own | measured | predicted by V2 | of it | by V2 and mixed | of it |")
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    print("| file | format | layers | weights | as its own | predicted | measured | predicted of measured |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
     for name, (own, expanded) in files.items():
         measured = judge.unet_error(inprocess_comfy.LoadedModel(expanded))
-        found = [diagnose(own, original=ORIGINAL, statistics=each) for each in (by_v2, by_both)]
-        errors = [each.comparison.predicted for each in found]
-        ratios = [f"{error:.1e} | {error / measured:.2f}" for error in errors]
-        cells = [name, ", ".join(found[0].formats), f"{found[0].comparison.mean_weight_error:.1e}"]
-        print(
-            f"| {' | '.join(cells)} | {difference(own, expanded):.1e} | {measured:.1e} | {' | '.join(ratios)} |",
-            flush=True,
-        )
+        found = diagnose(own, original=ORIGINAL, statistics=statistics)
+        predicted, weights = found.comparison.predicted, found.comparison.mean_weight_error
+        cells = [name, ", ".join(found.formats), f"{len(found.comparison.layers)}", f"{weights:.1e}"]
+        cells += [f"{difference(own, expanded):.1e}", f"{predicted:.1e}", f"{measured:.1e}"]
+        print(f"| {' | '.join([*cells, f'{predicted / measured:.2f}'])} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from ..files.dtypes import TORCH_DTYPES
 from ..inference.fp8_matmul import fits_fp8_matmul
 from ..inference.int8_linear import fits_int8_linear
 from .contents import Contents
@@ -72,7 +73,7 @@ def actions_of(group: Group, contents: Contents, machine: Machine, openings: Seq
         if opening.loader in (OLD, NEW):
             found.append(_stock(group, contents, machine, opening.loader))
         elif opening.loader == HSWQ_LOADER:
-            found += _ours(group, machine)
+            found += _ours(group, contents, machine)
         else:
             found.append(_other(group, machine, opening.loader))
     return found
@@ -137,7 +138,7 @@ def _stock(group: Group, contents: Contents, machine: Machine, loader: str) -> A
         return Action(loader, "computes in 8 bits", count, "each row of the inputs is rounded to INT8")
     if kind == W4A4 and not machine.multiplies("int4"):
         return Action(loader, "expands in each call", count, "inputs are rounded to 4 bits all the same")
-    if kind == COMFY_E5M2:
+    if (product == "fp8" and contents.tensors[group.layers[0].codes].dtype == "F8_E5M2") or kind == COMFY_E5M2:
         return Action(loader, "expands in each call", count, "cards do not multiply E5M2 with E5M2")
     if loader == OLD and kind == COMFY_FP8 and not any(layer.input_scale for layer in group.layers):
         return Action(loader, "expands in each call", count, "it multiplies in FP8 only with a scale for inputs")
@@ -149,7 +150,7 @@ def _stock(group: Group, contents: Contents, machine: Machine, loader: str) -> A
     return Action(loader, _BITS[product], count, why)
 
 
-def _ours(group: Group, machine: Machine) -> list[Action]:
+def _ours(group: Group, contents: Contents, machine: Machine) -> list[Action]:
     count = len(group.layers)
     if not machine.holds_fp8 and group.kind.product == "fp8":
         exact = Action(HSWQ_LOADER, "expands in each call", count, "held as bytes: the device has no FP8")
@@ -158,30 +159,28 @@ def _ours(group: Group, machine: Machine) -> list[Action]:
     if group.part != "diffusion model":
         held = group.kind in (FP8, FP8_E5M2) and machine.holds_fp8
         return [Action(HSWQ_LOADER, "expands in each call" if held else "expands when loaded", count)]
-    fast = sum(_multiplied_fast(layer, machine) for layer in group.layers)
+    fast = sum(_multiplied_fast(layer, contents, machine) for layer in group.layers)
     if fast:
         exact_ones = "" if fast == count else f"{count - fast} of odd sizes are expanded"
         return [exact, Action(FAST, "computes in 8 bits", fast, exact_ones)]
     return [exact, Action(FAST, "expands in each call", count, _why_not_fast(group, machine))]
 
 
-def _multiplied_fast(layer: QuantizedLayer, machine: Machine) -> bool:
+def _multiplied_fast(layer: QuantizedLayer, contents: Contents, machine: Machine) -> bool:
     """As ``compute: fast`` has it."""
+    dtype = contents.tensors[layer.codes].dtype
     if layer.is_convolution or not layer.plain_codes or not machine.multiplies(layer.kind.product):
         return False
-    dtype = torch.int8 if layer.kind.product == "int8" else torch.float8_e4m3fn
-    codes = torch.empty(layer.shape, dtype=dtype, device="meta")
+    codes = torch.empty(layer.shape, dtype=TORCH_DTYPES[dtype], device="meta")
     scale = torch.empty(layer.shape[0] if layer.group == CHANNEL else 1, device="meta")
-    if dtype == torch.int8:
-        return fits_int8_linear(codes, scale, torch.device(machine.kind))
-    return layer.group != CHANNEL and fits_fp8_matmul(codes, scale)
+    return fits_fp8_matmul(codes, scale) or fits_int8_linear(codes, scale, torch.device(machine.kind))
 
 
 def _why_not_fast(group: Group, machine: Machine) -> str:
     if group.convolutions:
         return "convolutions are exact"
     if group.kind.product not in ("fp8", "int8") or not group.layers[0].plain_codes:
-        return "this kind has no 8-bit product"
+        return "this kind has no product in 8 bits"
     if not machine.multiplies(group.kind.product):
         return _lacks(machine, group.kind.product)
     return "scales by channel" if group.group not in (TENSOR, "none") else "odd sizes"

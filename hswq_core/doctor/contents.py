@@ -112,7 +112,7 @@ def opened(path: Path) -> Iterator[Contents]:
     if is_gguf(path):
         file = read_gguf(path)
         yield Contents(
-            path, "gguf", path.stat().st_size, file.metadata, file.tensors, file.layers,
+            path, "gguf", file.nbytes, file.metadata, file.tensors, file.layers,
             _prefix_of(_weights(file.tensors, file.layers), path), _only_part(file.tensors), None, file.read,
         )  # fmt: skip
         return

@@ -75,8 +75,10 @@ class Diagnosis:
 
     @property
     def formats(self) -> list[str]:
-        """The formats of the diffusion model's layers, or of the only part, those with most bytes first."""
-        part = next(iter(self.parts), None)
+        """Those of the first part's layers, which is the diffusion model where there is one; most bytes first."""
+        return self._formats_of(next(iter(self.parts)))
+
+    def _formats_of(self, part: Part) -> list[str]:
         sizes: dict[str, int] = {}
         for each in self.groups:
             if each.group.part == part:
@@ -93,6 +95,8 @@ class Diagnosis:
         """In one sentence: what it is, and whether it is well."""
         what = f"{self.family}, " if self.family != "unknown" else ""
         what += listed(self.formats) or "not quantized"
+        others = {part: listed(self._formats_of(part)) for part in list(self.parts)[1:]}
+        what += "".join(f", {part} in {formats}" for part, formats in others.items() if formats)
         opens = [opening.loader for opening in self.openings if opening.opens]
         noise = [opening.loader for opening in self.openings if opening.outcome == "noise"]
         opened = f"opened by {listed(opens)}" if opens else "no loader that is known opens it"

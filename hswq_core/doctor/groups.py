@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .contents import PARTS, Contents, Part
 from .kinds import Kind
@@ -63,17 +64,33 @@ class Kept:
         return sum(self.dtypes.values())
 
 
+class _Alike(NamedTuple):
+    """What the layers of a group have in common."""
+
+    part: Part
+    kind: Kind
+    convolutions: bool
+    group: str
+    exact: bool
+    rotated: bool
+
+    @staticmethod
+    def of(part: Part, layer: QuantizedLayer) -> _Alike:
+        if layer.kind.family == "gguf":  # whose readers make no difference
+            return _Alike(part, layer.kind, False, layer.group, False, False)
+        return _Alike(part, layer.kind, layer.is_convolution, layer.group, layer.exact, layer.rotation > 1)
+
+
 def groups_of(contents: Contents) -> list[Group]:
     """The groups, those of the diffusion model first, then the largest."""
-    found: dict[tuple[object, ...], list[QuantizedLayer]] = {}
+    found: dict[_Alike, list[QuantizedLayer]] = {}
     for name, layer in contents.layers.items():
-        part = contents.part_of(name)
-        if part is not None:
-            key = (part, layer.kind, layer.is_convolution, layer.group, layer.exact, layer.rotation > 1)
-            if layer.kind.family == "gguf":  # whose weights say nothing of what is multiplied how
-                key = (part, layer.kind, False, layer.group, False, False)
-            found.setdefault(key, []).append(layer)
-    groups = [Group(*key, tuple(layers)) for key, layers in found.items()]  # pyright: ignore[reportArgumentType]
+        if (part := contents.part_of(name)) is not None:
+            found.setdefault(_Alike.of(part, layer), []).append(layer)
+    groups = [
+        Group(each.part, each.kind, each.convolutions, each.group, each.exact, each.rotated, tuple(layers))
+        for each, layers in found.items()
+    ]
     return sorted(groups, key=lambda group: (PARTS.index(group.part), -group.nbytes))
 
 

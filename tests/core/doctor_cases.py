@@ -96,6 +96,10 @@ CASES: dict[str, Case] = {
         made(files.scaled(".scale_weight")), {"scaled_fp8": (7, "tensor")}, (NOISE, NOISE, OPENS),
         {OURS: EACH, FAST: (EACH, EIGHT, EIGHT)}, findings=("scales-without-marker",),
     ),
+    "scaled_fp8 in E5M2": Case(
+        made(files.scaled_e5m2, files.E5M2_MARK), {"scaled_fp8": (7, "tensor")}, (OPENS, NOISE, OPENS),
+        {OLD: EACH, OURS: EACH, FAST: EACH},
+    ),
     "FP8 with weight_scale alone": Case(
         made(files.scaled(".weight_scale")), {"fp8_weight_scale": (7, "tensor")}, (NOISE, NOISE, OPENS),
         {OURS: EACH, FAST: (EACH, EIGHT, EIGHT)},
@@ -118,6 +122,9 @@ CASES: dict[str, Case] = {
     ),
     "ComfyUI MXFP8": Case(
         made(files.mxfp8), {"mxfp8": (7, "32")}, (NOISE, OPENS, REFUSES), {NEW: (EACH, EACH, EIGHT)}, 8.25,
+    ),
+    "ComfyUI MXFP8, scales as bytes": Case(
+        made(files.mxfp8_bytes), {"mxfp8": (7, "32")}, (NOISE, OPENS, REFUSES), {NEW: (EACH, EACH, EIGHT)}, 8.25,
     ),
     "ComfyUI NVFP4, products allowed": Case(
         made(files.nvfp4_fast), {"nvfp4": (7, "16")}, (REFUSES, OPENS, OPENS),

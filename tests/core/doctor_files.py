@@ -99,6 +99,11 @@ def e5m2(name: str, weight: torch.Tensor) -> Tensors:
     return {f"{name}.weight": weight.to(torch.float8_e5m2)}
 
 
+def scaled_e5m2(name: str, weight: torch.Tensor) -> Tensors:
+    scale = largest(weight) / 57344
+    return {f"{name}.weight": (weight.float() / scale).to(torch.float8_e5m2), f"{name}.scale_weight": scale}
+
+
 def comfy_fp8(name: str, weight: torch.Tensor) -> Tensors:
     return scaled(".weight_scale", format="float8_e4m3fn", full_precision_matrix_mult=True)(name, weight)
 
@@ -134,12 +139,18 @@ def hswq_int4(name: str, weight: torch.Tensor) -> Tensors:
     return {f"{name}.weight": pack(codes, 4), f"{name}.weight_scale": scale, f"{name}.comfy_quant": said}
 
 
-def mxfp8(name: str, weight: torch.Tensor) -> Tensors:
+def mxfp8_bytes(name: str, weight: torch.Tensor) -> Tensors:
     blocks = weight.float().unflatten(1, (-1, 32))
     powers = (blocks.abs().amax(2) / 448).log2().ceil()
     codes = (blocks / torch.pow(2.0, powers)[:, :, None]).flatten(1).to(FP8)
     scale = swizzled((powers + 127).to(torch.uint8))
     return {f"{name}.weight": codes, f"{name}.weight_scale": scale, f"{name}.comfy_quant": bytes_of(format="mxfp8")}
+
+
+def mxfp8(name: str, weight: torch.Tensor) -> Tensors:
+    """With scales of their own type, where torch has it."""
+    found, scale = mxfp8_bytes(name, weight), f"{name}.weight_scale"
+    return {**found, scale: found[scale].view(getattr(torch, "float8_e8m0fnu", torch.uint8))}
 
 
 def nibbles(numbers: torch.Tensor) -> torch.Tensor:

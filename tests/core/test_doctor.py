@@ -1,19 +1,22 @@
 """The doctor on files of every tool: each line of what it says, and the page that lists them."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
-from hswq_core import diagnose
+from hswq_core import diagnose, quantize
 from hswq_core.doctor import Diagnosis, Machine, named_card
 from hswq_core.doctor.cards import PUBLISHED
 from hswq_core.doctor.kinds import HSWQ_PACKED, INT8, NVFP4, V2
 from hswq_core.doctor.step_time import MODELLED, SDXL, step_times
+from hswq_core.formats import FORMATS
 from showcase import doctor_page
 from tests.core.capabilities import needs_gguf
-from tests.core.doctor_cases import CASES, NEW, OLD, OURS, Case
-from tests.core.doctor_files import save
+from tests.core.conftest import Example
+from tests.core.doctor_cases import CASES, EACH, NEW, OLD, OURS, Case
+from tests.core.doctor_files import FP8, TEXT, original, save
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -109,7 +112,31 @@ def test_a_text_encoder_alone(tmp_path: Path) -> None:
     assert not found.findings and not found.memory
 
 
+def test_quantized_text_encoders_are_in_the_verdict(tmp_path: Path) -> None:
+    tensors = {key: tensor.to(FP8) if key.startswith(TEXT) else tensor for key, tensor in original().items()}
+    found = diagnose(save(tmp_path, tensors))
+    assert found.verdict.startswith("stable-diffusion, not quantized, text encoders in FP8 E4M3 without scales; opened")
+    (group,) = found.groups
+    assert group.group.part == "text encoders" and {action.does for action in group.actions} == {EACH}
+
+
 @needs_gguf
 def test_the_page_has_the_tables_of_these_files(tmp_path: Path) -> None:
     text = doctor_page.PAGE.read_text(encoding="utf-8")
     assert doctor_page.page(text, doctor_page.tables(tmp_path)) == text, "python -m showcase.doctor_page"
+
+
+def test_a_mixed_file_of_ours_bears_out_its_header(example: Example, tmp_path: Path) -> None:
+    statistics = example.statistics
+    for form in FORMATS["mixed"].forms:
+        impacts = {name: 4.0 ** (place - form.bits) for place, name in enumerate(sorted(statistics.layers))}
+        statistics = statistics.with_impacts(impacts, f"{form.name} nearest")
+    report = quantize(example.path, tmp_path / "mixed.safetensors", statistics, mode="mixed", budget="45%")
+    found = diagnose(report.file, original=example.path)
+    layers: Counter[str] = Counter()
+    for each in found.groups:
+        layers[each.group.kind.name.removeprefix("hswq_")] += len(each.group.layers)
+    expected = {form: count for form, count in report.plan.layers_by_form.items() if form != "kept" and count}
+    assert len(expected) > 1 and dict(layers) == expected and not found.findings
+    assert {opening.loader: opening.outcome for opening in found.openings}[OURS] == "opens"
+    assert found.comparison is not None and len(found.comparison.layers) == report.quantized_layers

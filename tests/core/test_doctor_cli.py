@@ -73,6 +73,7 @@ def test_one_line_for_what_cannot_be_read(v1: Path, tmp_path: Path, example: Exa
     cut.write_bytes(whole[: len(whole) // 2])
     page.write_bytes(b"<!DOCTYPE html><html>" * 100)
     files.save(tmp_path, {"alphas": torch.ones(4)}, name="empty")
+    lora = files.save(tmp_path, {f"a.lora_{way}.weight": torch.ones(4, 4) for way in ("up", "down")}, name="lora")
     pickled = tmp_path / "model.ckpt"
     torch.save({"state_dict": {}}, pickled)
     gguf = tmp_path / "cut.gguf"
@@ -84,6 +85,7 @@ def test_one_line_for_what_cannot_be_read(v1: Path, tmp_path: Path, example: Exa
         ((cut,), "truncated"),
         ((page,), "not a safetensors file"),
         ((empty,), "no layer of a model"),
+        ((lora,), "this is a LoRA"),
         ((pickled,), "not a safetensors file"),
         ((gguf,), "GGUF"),
         ((tmp_path / "missing.safetensors",), "no such file"),

@@ -101,7 +101,7 @@ DAMAGED: dict[str, tuple[str, Callable[[], files.Tensors], str]] = {
         "not-finite", lambda: changed(files.original(), f"{LAYER}.weight", lambda weight: weight * float("inf")), LAYER,
     ),
     "a rotation that cannot be": (
-        "scale-shape", lambda: files.each(files.integers({"format": "int8_tensorwise", "convrot": True,
+        "rotation", lambda: files.each(files.integers({"format": "int8_tensorwise", "convrot": True,
                                                           "convrot_groupsize": 1024})), LAYER,
     ),
 }  # fmt: skip

@@ -23,7 +23,7 @@ from tests.core.small_nets import fingerprint
 from tests.core.test_cli import hswq
 
 ERRORS = {
-    "fp8": (5e-4, 1e-3), "v2": (3e-4, 1e-3), "scaled_fp8": (5e-4, 1e-3), "fp8_weight_scale": (5e-4, 1e-3),
+    "fp8": (5e-4, 1e-3), "v2": (3e-4, 1e-3), "scaled_fp8": (5e-4, 4e-3), "fp8_weight_scale": (5e-4, 1e-3),
     "float8_e4m3fn": (5e-4, 1e-3), "mxfp8": (5e-4, 1e-3), "torchao_float8": (5e-4, 1e-3), "fp8_e5m2": (2e-3, 4e-3),
     "int8": (3e-5, 7e-5), "int8_tensorwise": (3e-5, 7e-5), "bnb_int8": (3e-5, 7e-5), "quanto_int8": (3e-5, 7e-5),
     "nvfp4": (7e-3, 1.1e-2), "hswq_int4": (7e-3, 1.3e-2), "bnb_nf4": (7e-3, 1e-2), "quanto_int4": (8e-3, 1.5e-2),

@@ -43,12 +43,14 @@ def check_scales(contents: Contents) -> Iterator[Finding]:
 def _problem(contents: Contents, layer: QuantizedLayer) -> str:
     """The name of what is wrong with a scale that cannot be read."""
     stored = [key for key in layer.side if key.endswith(_SCALES) and not key.endswith((".input_scale", "output_scale"))]
+    if layer.rotation > 1 and (len(layer.shape) != 2 or layer.shape[1] % layer.rotation):
+        return "rotation"
     required = [layer.name + part for part in REQUIRED.get(layer.kind.name, ())]
     if not stored or any(key not in contents.tensors for key in required):
         return "scale-missing"
     assert contents.source is not None
     for key in stored:
-        values = contents.source.tensor(key)
+        values = contents.source.tensor_or_bytes(key)
         values = values.view(torch.float8_e4m3fn) if values.dtype == torch.uint8 and layer.kind == NVFP4 else values
         if not values.is_floating_point():
             continue

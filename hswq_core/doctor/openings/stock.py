@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from ...formats.refusal import is_refusal
 from ...formats.stored_layer import DESCRIPTION
+from ...words import listed
 from ..contents import Contents
 from ..kinds import (
     BNB_INT8,
@@ -29,6 +30,7 @@ from ..kinds import (
 from ..layer import CHANNEL, QuantizedLayer
 from ..readers.described import HEADER, REQUIRED
 from .opening import HSWQ_LOADER, Opening, Outcome, worst
+from .others import LOADERS
 
 OLD, NEW = "ComfyUI 0.3.75", "ComfyUI 0.33"
 _WITHOUT_SCALES = (FP8, FP8_E5M2)
@@ -36,17 +38,8 @@ _OPENS: tuple[Outcome, str] = ("opens", "")
 _OTHER_SCALES = (V2, WEIGHT_SCALE_FP8, INT8, BNB_INT8)
 _OTHER_SHAPES = (NVFP4, W4A4, W4A8)
 _OURS = f"Open it with {HSWQ_LOADER}"
-_READERS = {
-    "bitsandbytes": "Open it with ComfyUI_bitsandbytes_NF4 or Forge",
-    "llm.int8": "Open it with diffusers and bitsandbytes",
-    "nunchaku": "Open it with ComfyUI-nunchaku",
-    "gguf": "Open it with ComfyUI-GGUF",
-    "torchao": "Open it with diffusers and torchao",
-    "quanto": "Open it with diffusers and optimum-quanto",
-    "llm": "Open it with what its publisher names",
-    "unknown": "Open it with what its publisher names",
-}
 _AGAIN = "Quantize the original again"
+_WHAT_ITS_PUBLISHER_NAMES = "Open it with what its publisher names"
 
 
 def stock_loader(contents: Contents, version: str, *, ours_opens: bool) -> Opening:
@@ -55,7 +48,7 @@ def stock_loader(contents: Contents, version: str, *, ours_opens: bool) -> Openi
     Args: ours_opens: whether HSWQ Loader opens the file, for the remedy.
     """
     if contents.container == "gguf":
-        return Opening(version, "refuses", "it has no reader of GGUF", _READERS["gguf"])
+        return Opening(version, "refuses", "it has no reader of GGUF", _by_others("gguf"))
     refused = _refused_by_name(contents, version)
     if refused:
         return Opening(version, "refuses", refused, _OURS if ours_opens else _AGAIN)
@@ -86,7 +79,11 @@ def _remedy(layer: QuantizedLayer, version: str, ours_opens: bool) -> str:
         return _OURS
     if layer.kind.family == "comfy" and version == OLD and not layer.is_convolution:
         return f"Update it to {NEW.removeprefix('ComfyUI ')}"
-    return _READERS.get(layer.kind.family, _AGAIN)
+    return _AGAIN if layer.kind.family in ("fp8", "hswq", "comfy") else _by_others(layer.kind.family)
+
+
+def _by_others(family: str) -> str:
+    return f"Open it with {listed(LOADERS[family], 'or')}" if family in LOADERS else _WHAT_ITS_PUBLISHER_NAMES
 
 
 def _refused_by_name(contents: Contents, version: str) -> str:

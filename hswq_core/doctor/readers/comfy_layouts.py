@@ -29,11 +29,14 @@ def setting(said: dict[str, Any], key: str, default: int) -> int:
 def mx_scale(tensors: StoredTensors, name: str, _said: dict[str, Any]) -> torch.Tensor:
     """Powers of two (E8M0), a scale for every 32 columns, in the order of cuBLAS: float32 [C_out, blocks]."""
     rows, columns = tensors.left[name + WEIGHT].shape
-    stored = tensors.tensor(name + ".weight_scale")
-    blocks = columns // MX_BLOCK
-    if stored.element_size() != 1 or tuple(stored.shape) != swizzled_shape(rows, blocks) or columns % MX_BLOCK:
-        raise tensors.damaged(f"the scales of {name} have the shape {list(stored.shape)}, which does not fit")
-    powers = unswizzled(stored.view(torch.uint8), rows, blocks)
+    key, blocks = name + ".weight_scale", columns // MX_BLOCK
+    info = tensors.left.get(key)
+    fits = info is not None and info.dtype in ("U8", "F8_E8M0") and info.shape == swizzled_shape(rows, blocks)
+    if info is None or not fits or columns % MX_BLOCK:
+        found = "are missing" if info is None else f"have the shape {list(info.shape)}, which does not fit"
+        raise tensors.damaged(f"the scales of {name} {found}")
+    stored = tensors.source.tensor_or_bytes(key).view(torch.uint8).reshape(info.shape)  # torch may not know E8M0
+    powers = unswizzled(stored, rows, blocks)
     if bool((powers == 255).any()):
         raise tensors.damaged(f"the scale of {name} is not finite")
     return torch.pow(2.0, powers.float() - 127)

@@ -12,6 +12,7 @@ import torch
 
 from ...errors import CheckpointError
 from ...files.layers import WEIGHT
+from ...files.long_path import long_path
 from ...files.source import TensorInfo
 from ..kinds import gguf as kind_of
 from ..layer import QuantizedLayer
@@ -26,6 +27,7 @@ _SHAPE = "comfy.gguf.orig_shape."
 class GGUFFile:
     """Attributes: read: a tensor that is not quantized, by its name."""
 
+    nbytes: int
     metadata: Mapping[str, str]
     tensors: Mapping[str, TensorInfo]
     layers: Mapping[str, QuantizedLayer]
@@ -34,7 +36,7 @@ class GGUFFile:
 
 def is_gguf(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
+        with long_path(path).open("rb") as file:
             return file.read(len(_MAGIC)) == _MAGIC
     except OSError:
         return False  # the reader of checkpoints says what is wrong
@@ -49,7 +51,7 @@ def read_gguf(path: Path) -> GGUFFile:
             "this is a GGUF file, and the package that reads them is missing", where=path, remedy="pip install gguf"
         ) from error
     try:
-        reader: Any = gguf.GGUFReader(path)
+        reader: Any = gguf.GGUFReader(long_path(path))
         metadata = {key: str(field.contents()) for key, field in reader.fields.items()}
         return _file(path, gguf, reader, metadata)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, UnicodeDecodeError, OSError) as error:
@@ -62,7 +64,7 @@ def _file(path: Path, gguf: Any, reader: Any, metadata: dict[str, str]) -> GGUFF
     tensors: dict[str, TensorInfo] = {}
     layers: dict[str, QuantizedLayer] = {}
     stored: dict[str, Any] = {}
-    size = path.stat().st_size
+    size = long_path(path).stat().st_size
     for each in reader.tensors:
         kind, begin, nbytes = each.tensor_type.name, int(each.data_offset), int(each.n_bytes)
         if begin + nbytes > size:
@@ -75,7 +77,7 @@ def _file(path: Path, gguf: Any, reader: Any, metadata: dict[str, str]) -> GGUFF
             name = each.name.removesuffix(WEIGHT)
             read = partial(_dequantized, gguf, each, shape)
             layers[name] = QuantizedLayer(name, kind_of(kind), shape, each.name, (), nbytes, str(block), decode=read)
-    return GGUFFile(metadata, tensors, layers, lambda name: _dequantized(gguf, stored[name], tensors[name].shape))
+    return GGUFFile(size, metadata, tensors, layers, lambda name: _dequantized(gguf, stored[name], tensors[name].shape))
 
 
 def _shape(tensor: Any, reader: Any) -> tuple[int, ...]:
