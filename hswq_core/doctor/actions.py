@@ -142,6 +142,8 @@ def _stock(group: Group, contents: Contents, machine: Machine, loader: str) -> A
         return Action(loader, "expands in each call", count, "cards do not multiply E5M2 with E5M2")
     if loader == OLD and kind == COMFY_FP8 and not any(layer.input_scale for layer in group.layers):
         return Action(loader, "expands in each call", count, "it multiplies in FP8 only with a scale for inputs")
+    if kind == COMFY_FP8 and group.group == CHANNEL:
+        return Action(loader, "expands in each call", count, "scales by channel are not multiplied")
     if not machine.multiplies(product):
         return Action(loader, "expands in each call", count, _lacks(machine, product))
     why = ""

@@ -83,8 +83,10 @@ def named_card(name: str) -> Machine:
 
 
 def _products(capability: tuple[int, int]) -> frozenset[Product]:
-    found = {product for product, first in _FIRST.items() if capability >= first}
-    return frozenset(found - {"int4"} if capability >= _WITHOUT_INT4 else found)
+    lacks_int4 = capability >= _WITHOUT_INT4
+    return frozenset(
+        product for product, first in _FIRST.items() if capability >= first and not (product == "int4" and lacks_int4)
+    )
 
 
 def _multiplies_fp8(device: torch.device) -> bool:

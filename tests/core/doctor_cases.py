@@ -50,6 +50,21 @@ def made(
     return lambda folder: files.save(folder, files.each(change, convolutions=convolutions) | (more or {}), metadata)
 
 
+Change = Callable[..., files.Tensors]
+
+
+def packed(change: Change) -> Change:
+    """In blocks: ComfyUI tells models by the shape of the layer before them, which packing changes."""
+    return lambda name, weight: {f"{name}.weight": weight} if "label_emb" in name else change(name, weight)
+
+
+def flat(change: Change) -> Change:
+    """Scales [C_out] instead of [C_out, 1]."""
+    return lambda name, weight: {
+        key: value.flatten() if key.endswith("_scale") else value for key, value in change(name, weight).items()
+    }
+
+
 def ours(mode: str) -> Make:
     return lambda folder: files.ours(folder, mode)
 
@@ -118,6 +133,10 @@ CASES: dict[str, Case] = {
     ),
     "ComfyUI FP8, scales [C_out, 1]": Case(
         made(files.scaled(".weight_scale", by_row=True, **FP8_SCALED)), {"float8_e4m3fn": (7, "channel")},
+        (NOISE, OPENS, OPENS), {NEW: EACH, OURS: EACH, FAST: EACH},
+    ),
+    "ComfyUI FP8, scales [C_out]": Case(
+        made(flat(files.scaled(".weight_scale", by_row=True, **FP8_SCALED))), {"float8_e4m3fn": (7, "channel")},
         (NOISE, FAILS, OPENS), {OURS: EACH, FAST: EACH},
     ),
     "ComfyUI MXFP8": Case(
@@ -127,11 +146,15 @@ CASES: dict[str, Case] = {
         made(files.mxfp8_bytes), {"mxfp8": (7, "32")}, (NOISE, OPENS, REFUSES), {NEW: (EACH, EACH, EIGHT)}, 8.25,
     ),
     "ComfyUI NVFP4, products allowed": Case(
-        made(files.nvfp4_fast), {"nvfp4": (7, "16")}, (REFUSES, OPENS, OPENS),
+        made(packed(files.nvfp4_fast)), {"nvfp4": (6, "16")}, (REFUSES, OPENS, OPENS),
         {NEW: (EACH, EACH, FOUR), OURS: EACH, FAST: EACH}, 4.5,
     ),
     "ComfyUI NVFP4, weights alone (as in HSWQ comfy-mixed)": Case(
-        made(files.nvfp4), {"nvfp4": (7, "16")}, (REFUSES, OPENS, OPENS), {NEW: EACH, OURS: EACH, FAST: EACH}, 4.5,
+        made(packed(files.nvfp4)), {"nvfp4": (6, "16")}, (REFUSES, OPENS, OPENS),
+        {NEW: EACH, OURS: EACH, FAST: EACH}, 4.5,
+    ),
+    "ComfyUI NVFP4 in a layer by whose shape it tells models": Case(
+        made(files.nvfp4), {"nvfp4": (7, "16")}, (REFUSES, REFUSES, OPENS), {OURS: EACH, FAST: EACH}, 4.5,
     ),
     "ComfyUI INT8 (as in HSWQ comfy-int8)": Case(
         made(files.integers(INT8_TENSORWISE)), {"int8_tensorwise": (7, "channel")}, (NOISE, OPENS, OPENS),
@@ -142,10 +165,11 @@ CASES: dict[str, Case] = {
         {NEW: EIGHT, OURS: EACH, FAST: EIGHT},
     ),
     "ComfyUI W4A4": Case(
-        made(files.w4a4), {"convrot_w4a4": (7, "channel")}, (REFUSES, OPENS, REFUSES), {NEW: (FOUR, FOUR, EACH)}, 4.0,
+        made(packed(files.w4a4)), {"convrot_w4a4": (6, "channel")}, (REFUSES, OPENS, REFUSES),
+        {NEW: (FOUR, FOUR, EACH)}, 4.0,
     ),
     "ComfyUI W4A8": Case(
-        made(files.w4a8), {"asym_w4a8_int8": (7, "16")}, (REFUSES, OPENS, REFUSES), {NEW: EIGHT}, 4.5,
+        made(packed(files.w4a8)), {"asym_w4a8_int8": (6, "16")}, (REFUSES, OPENS, REFUSES), {NEW: EIGHT}, 4.5,
     ),
     "HSWQ int8": Case(
         ours("int8"), {"int8": (9, "channel")}, (REFUSES, REFUSES, OPENS), {OURS: EACH, FAST: EIGHT},

@@ -8,6 +8,7 @@ description.
 
 from __future__ import annotations
 
+from ...formats.comfy_mixed import is_told_by_width
 from ...formats.refusal import is_refusal
 from ...formats.stored_layer import DESCRIPTION
 from ...words import listed
@@ -124,8 +125,11 @@ def _by_new(contents: Contents, layer: QuantizedLayer) -> tuple[Outcome, str]:
         return ("refuses" if kind in _OTHER_SHAPES else "noise"), "it has no quantized convolutions"
     if not described and layer.name not in contents.said_by_header:
         return "noise", f"{HEADER} names layers without the prefix that they have in this file"
-    if kind in (COMFY_FP8, COMFY_E5M2) and layer.group == CHANNEL and _is_column(contents, layer):
-        return "fails", "it takes FP8 scales by channel as [C_out], and these are [C_out, 1]"
+    if kind in (COMFY_FP8, COMFY_E5M2) and layer.group == CHANNEL and not _is_column(contents, layer):
+        return "fails", "it takes FP8 scales by channel as [C_out, 1], and these are [C_out]"
+    packed = contents.tensors[layer.codes].shape != layer.shape
+    if packed and is_told_by_width(contents.path_of(layer.name)):
+        return "refuses", "packing changes a shape by which it tells models"
     return _OPENS
 
 
