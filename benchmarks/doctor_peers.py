@@ -33,7 +33,7 @@ QuantizeLayer = Callable[[torch.Tensor], "Parts | None"]
 def bitsandbytes(weight: torch.Tensor) -> Parts | None:
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit  # pyright: ignore[reportMissingImports]
 
-    if weight.dim() != 2:
+    if weight.dim() != 2 or weight.shape[1] % 64:  # on a CPU the package expands rows shorter than a block wrongly
         return None
     codes, state = quantize_4bit(weight.float(), quant_type="nf4", blocksize=64)
     beside = {f".weight.{name}": value for name, value in state.as_dict(packed=True).items()}
