@@ -17,7 +17,6 @@ from .groups import groups_of, kept_of
 from .machine import Machine, this_machine
 from .memory import memory_of
 from .openings import openings_of
-from .openings.damaged import as_damaged
 from .step_time import step_times
 
 
@@ -61,7 +60,7 @@ def diagnose(
             groups=tuple(Examined(group, tuple(actions_of(group, contents, machine, openings))) for group in groups),
             kept=tuple(kept_of(contents)),
             kept_actions=tuple(kept_actions(contents, machine, openings)),
-            openings=tuple(as_damaged(openings, findings)),
+            openings=tuple(openings),
             machine=machine,
             memory=tuple(memory_of(contents, machine, openings)),
             step_times=step_times(family, kinds, machine),
