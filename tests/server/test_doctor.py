@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from hswq_core import quantize
+from hswq_core import quantize, repair
 from hswq_core.formats.comfy_mixed import NVFP4_FORM
 from hswq_core.metrics import ssim
 from tests.core import doctor_files as files
@@ -194,6 +194,17 @@ def test_stock_loaders_do_what_the_doctor_says(place: Place, name: str) -> None:
 def test_hswq_loader_does_what_the_doctor_says(place: Place, name: str) -> None:
     said = next(each for each in place.doctor(name)["openings"] if each["loader"] == "HSWQ Loader")
     assert said["outcome"] == place.happens(name, OURS)
+
+
+@pytest.mark.parametrize(
+    ("name", "undamaged"), [("stripped", "v2"), ("inverted", "comfy"), ("without_a_scale", "comfy")]
+)
+def test_what_is_mended_draws_as_it_did(place: Place, name: str, undamaged: str) -> None:
+    folder = place.server.checkpoints
+    repair(folder / f"{name}.safetensors", TINY_CHECKPOINT, folder / f"{name}_mended.safetensors")
+    place.server.get("/object_info")
+    assert not [finding for finding in place.doctor(f"{name}_mended")["findings"] if finding["is_error"]]
+    assert ssim(place.image(f"{name}_mended", OURS), place.image(undamaged, OURS))[0] > 0.98
 
 
 def test_what_this_comfyui_says_of_itself(place: Place) -> None:

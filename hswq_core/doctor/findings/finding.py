@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
-AGAIN = "Quantize the original again, or download the file again"
+AGAIN = "Mend it with its original ('hswq doctor --repair'), quantize that again, or download the file again"
 
 NOISE = ("scale-stripped", "scale-inverted", "codes-for-weights", "too-large", "not-finite")
 """Of which images are noise in every loader that opens the file."""

@@ -15,6 +15,7 @@ from ...grids import E4M3
 from ...progress import Progress
 from ..contents import Contents
 from ..findings import Finding
+from ..findings.finding import AGAIN
 from ..kinds import Kind
 from ..output_error import energy
 from .layer import How, Mended, mended
@@ -81,13 +82,15 @@ def make_repair_plan(
     """
     findings = list(findings)
     _check_formats(contents, findings)
-    wrong = {name: finding.name for finding in findings for name in finding.layers}
-    plan = RepairPlan(among_scaled=_has_scales(contents) or "scale-stripped" in wrong.values())
+    wrong = {name for finding in findings for name in finding.layers}
+    cast = {name for finding in findings if finding.name == "kept-quantized" for name in finding.layers}
+    stripped = any(finding.name == "scale-stripped" for finding in findings)
+    plan = RepairPlan(among_scaled=_has_scales(contents) or stripped)
     names = [*contents.layers, *contents.kept]
     for number, name in enumerate(names):
         progress(number, len(names))
         if contents.part_of(name) == "diffusion model" or name in wrong:
-            _look(plan, contents, original, name, is_kept=wrong.get(name) == "kept-quantized")
+            _look(plan, contents, original, name, is_kept=name in cast)
         elif name in contents.layers and contents.metadata.get("hswq.part") == "unet":
             _look_elsewhere(plan, contents, original, name)
     progress(len(names), len(names))
@@ -237,6 +240,5 @@ def _check_all_is_mended(plan: RepairPlan, contents: Contents, original: Origina
 
 
 def _not_mended(contents: Contents, finding: Finding, name: str) -> CheckpointError:
-    return CheckpointError(
-        f"this cannot be mended: {finding.what} ({name})", where=contents.path, remedy=finding.remedy
-    )
+    remedy = "Quantize the original again" if finding.remedy == AGAIN else finding.remedy
+    return CheckpointError(f"this cannot be mended: {finding.what} ({name})", where=contents.path, remedy=remedy)
