@@ -118,7 +118,10 @@ CASES: dict[str, Case] = {
     ),
     "ComfyUI FP8, scales [C_out, 1]": Case(
         made(files.scaled(".weight_scale", by_row=True, **FP8_SCALED)), {"float8_e4m3fn": (7, "channel")},
-        (NOISE, FAILS, OPENS), {OURS: EACH, FAST: EACH},
+        (NOISE, OPENS, OPENS), {NEW: EACH, OURS: EACH, FAST: EACH},
+    ),
+    "ComfyUI FP8, scales [C_out]": Case(
+        made(files.flat_scales), {"float8_e4m3fn": (7, "channel")}, (NOISE, FAILS, OPENS), {OURS: EACH, FAST: EACH},
     ),
     "ComfyUI MXFP8": Case(
         made(files.mxfp8), {"mxfp8": (7, "32")}, (NOISE, OPENS, REFUSES), {NEW: (EACH, EACH, EIGHT)}, 8.25,
