@@ -140,10 +140,10 @@ def _stock(group: Group, contents: Contents, machine: Machine, loader: str) -> A
         return Action(loader, "expands in each call", count, "inputs are rounded to 4 bits all the same")
     if (product == "fp8" and contents.tensors[group.layers[0].codes].dtype == "F8_E5M2") or kind == COMFY_E5M2:
         return Action(loader, "expands in each call", count, "cards do not multiply E5M2 with E5M2")
+    if product == "fp8" and group.group == CHANNEL:
+        return Action(loader, "expands in each call", count, "FP8 products take one scale for a weight")
     if loader == OLD and kind == COMFY_FP8 and not any(layer.input_scale for layer in group.layers):
         return Action(loader, "expands in each call", count, "it multiplies in FP8 only with a scale for inputs")
-    if kind == COMFY_FP8 and group.group == CHANNEL:
-        return Action(loader, "expands in each call", count, "scales by channel are not multiplied")
     if not machine.multiplies(product):
         return Action(loader, "expands in each call", count, _lacks(machine, product))
     why = ""

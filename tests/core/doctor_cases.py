@@ -50,19 +50,9 @@ def made(
     return lambda folder: files.save(folder, files.each(change, convolutions=convolutions) | (more or {}), metadata)
 
 
-Change = Callable[..., files.Tensors]
-
-
-def packed(change: Change) -> Change:
+def packed(change: Callable[..., files.Tensors]) -> Callable[..., files.Tensors]:
     """In blocks: ComfyUI tells models by the shape of the layer before them, which packing changes."""
     return lambda name, weight: {f"{name}.weight": weight} if "label_emb" in name else change(name, weight)
-
-
-def flat(change: Change) -> Change:
-    """Scales [C_out] instead of [C_out, 1]."""
-    return lambda name, weight: {
-        key: value.flatten() if key.endswith("_scale") else value for key, value in change(name, weight).items()
-    }
 
 
 def ours(mode: str) -> Make:
@@ -136,8 +126,7 @@ CASES: dict[str, Case] = {
         (NOISE, OPENS, OPENS), {NEW: EACH, OURS: EACH, FAST: EACH},
     ),
     "ComfyUI FP8, scales [C_out]": Case(
-        made(flat(files.scaled(".weight_scale", by_row=True, **FP8_SCALED))), {"float8_e4m3fn": (7, "channel")},
-        (NOISE, FAILS, OPENS), {OURS: EACH, FAST: EACH},
+        made(files.flat_scales), {"float8_e4m3fn": (7, "channel")}, (NOISE, FAILS, OPENS), {OURS: EACH, FAST: EACH},
     ),
     "ComfyUI MXFP8": Case(
         made(files.mxfp8), {"mxfp8": (7, "32")}, (NOISE, OPENS, REFUSES), {NEW: (EACH, EACH, EIGHT)}, 8.25,

@@ -99,6 +99,11 @@ def e5m2(name: str, weight: torch.Tensor) -> Tensors:
     return {f"{name}.weight": weight.to(torch.float8_e5m2)}
 
 
+def flat_scales(name: str, weight: torch.Tensor) -> Tensors:
+    found = scaled(".weight_scale", by_row=True, format="float8_e4m3fn")(name, weight)
+    return {**found, f"{name}.weight_scale": found[f"{name}.weight_scale"].flatten()}
+
+
 def scaled_e5m2(name: str, weight: torch.Tensor) -> Tensors:
     scale = largest(weight) / 57344
     return {f"{name}.weight": (weight.float() / scale).to(torch.float8_e5m2), f"{name}.scale_weight": scale}

@@ -8,9 +8,11 @@ description.
 
 from __future__ import annotations
 
-from ...formats.comfy_mixed import is_told_by_width
+from ...files.layers import WEIGHT
+from ...formats.comfy_mixed import NVFP4_FORM, is_told_by_width
 from ...formats.refusal import is_refusal
 from ...formats.stored_layer import DESCRIPTION
+from ...grids.block_scales import BLOCK
 from ...words import listed
 from ..contents import Contents
 from ..kinds import (
@@ -37,6 +39,8 @@ OLD, NEW = "ComfyUI 0.3.75", "ComfyUI 0.33"
 _WITHOUT_SCALES = (FP8, FP8_E5M2)
 _OPENS: tuple[Outcome, str] = ("opens", "")
 _OTHER_SCALES = (V2, WEIGHT_SCALE_FP8, INT8, BNB_INT8)
+_OF_DIFFUSERS = ("transformer_blocks.", "single_transformer_blocks.", "down_blocks.", "mid_block.", "up_blocks.")
+"""Names of layers by which ComfyUI does not tell a model whose layers are quantized."""
 _OTHER_SHAPES = (NVFP4, W4A4, W4A8)
 _OURS = f"Open it with {HSWQ_LOADER}"
 _AGAIN = "Quantize the original again"
@@ -118,17 +122,18 @@ def _by_new(contents: Contents, layer: QuantizedLayer) -> tuple[Outcome, str]:
             return "noise", "it takes all codes of scaled_fp8 for E4M3, and these are E5M2"
         return found
     if kind.family != "comfy":
-        return ("refuses", f"it does not know the format of {kind.label}") if described else _unreadable(layer)
+        return (
+            ("refuses", f"it does not know the format of {kind.label}") if described else _unreadable(contents, layer)
+        )
     if any(layer.name + part not in contents.tensors for part in REQUIRED.get(kind.name, ())):
         return "refuses", f"a scale of the format {kind.name} is missing"
     if layer.is_convolution:
         return ("refuses" if kind in _OTHER_SHAPES else "noise"), "it has no quantized convolutions"
     if not described and layer.name not in contents.said_by_header:
         return "noise", f"{HEADER} names layers without the prefix that they have in this file"
-    if kind in (COMFY_FP8, COMFY_E5M2) and layer.group == CHANNEL and not _is_column(contents, layer):
+    if kind in (COMFY_FP8, COMFY_E5M2) and _is_flat(contents, layer):
         return "fails", "it takes FP8 scales by channel as [C_out, 1], and these are [C_out]"
-    packed = contents.tensors[layer.codes].shape != layer.shape
-    if packed and is_told_by_width(contents.path_of(layer.name)):
+    if contents.tensors[layer.codes].shape != layer.shape and is_told_by_width(contents.path_of(layer.name)):
         return "refuses", "packing changes a shape by which it tells models"
     return _OPENS
 
@@ -145,14 +150,22 @@ def _by_old(contents: Contents, layer: QuantizedLayer) -> tuple[Outcome, str]:
     if kind.family == "comfy" or (described and kind.family == "unknown" and same_shape):
         what = "comfy_quant" if described else f"this {HEADER}"
         return "noise", f"it does not read {what} and takes codes for weights"
-    return _unreadable(layer)
+    return _unreadable(contents, layer)
 
 
-def _unreadable(layer: QuantizedLayer) -> tuple[Outcome, str]:
+def _unreadable(contents: Contents, layer: QuantizedLayer) -> tuple[Outcome, str]:
+    """A layer that neither version reads: it is missing, or has another shape."""
+    path = contents.path_of(layer.name)
     if layer.kind.family == "unknown":
         return "unknown", f"the format is not known here: {layer.kind.label}"
-    return "refuses", f"it does not know {layer.kind.label}"
+    is_looked_at = path.startswith(_OF_DIFFUSERS) or not NVFP4_FORM.holds(path, (BLOCK, BLOCK))
+    if layer.codes.endswith(WEIGHT) or is_looked_at:
+        return "refuses", f"it does not know {layer.kind.label}"
+    return "noise", f"it does not know {layer.kind.label}, and goes on without these weights"
 
 
-def _is_column(contents: Contents, layer: QuantizedLayer) -> bool:
-    return any(key.endswith(".weight_scale") and len(contents.tensors[key].shape) == 2 for key in layer.side)
+def _is_flat(contents: Contents, layer: QuantizedLayer) -> bool:
+    """Whether scales by channel have one dimension, which are multiplied along the columns."""
+    return layer.group == CHANNEL and any(
+        key.endswith(".weight_scale") and len(contents.tensors[key].shape) == 1 for key in layer.side
+    )
