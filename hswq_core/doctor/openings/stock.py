@@ -158,7 +158,9 @@ def _unreadable(contents: Contents, layer: QuantizedLayer) -> tuple[Outcome, str
     path = contents.path_of(layer.name)
     if layer.kind.family == "unknown":
         return "unknown", f"the format is not known here: {layer.kind.label}"
-    is_looked_at = path.startswith(_OF_DIFFUSERS) or not NVFP4_FORM.holds(path, (BLOCK, BLOCK))
+    # Of a UNet's transformers, proj_in tells whether they have Linear layers or convolutions.
+    is_looked_at = path.startswith(_OF_DIFFUSERS) or path.endswith(".1.proj_in")
+    is_looked_at = is_looked_at or not NVFP4_FORM.holds(path, (BLOCK, BLOCK))
     if layer.codes.endswith(WEIGHT) or is_looked_at:
         return "refuses", f"it does not know {layer.kind.label}"
     return "noise", f"it does not know {layer.kind.label}, and goes on without these weights"
