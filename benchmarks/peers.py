@@ -27,15 +27,20 @@ Quantized = tuple[torch.Tensor, int]
 """What a weight stands for after quantization, and the bytes it takes with its scales."""
 
 
-def by_torchao(weight: torch.Tensor) -> Quantized | None:
+def held_by_torchao(weight: torch.Tensor) -> Any:
+    """The weight of a Linear layer, as torchao holds it."""
     from torchao.quantization import Float8WeightOnlyConfig, quantize_  # pyright: ignore[reportMissingImports]
 
-    if weight.dim() != 2:
-        return None
     layer = torch.nn.Sequential(torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False))
     layer[0].weight.data = weight.float()
     quantize_(layer, Float8WeightOnlyConfig())
-    held: Any = layer[0].weight
+    return layer[0].weight
+
+
+def by_torchao(weight: torch.Tensor) -> Quantized | None:
+    if weight.dim() != 2:
+        return None
+    held = held_by_torchao(weight)
     return held.dequantize(), held.qdata.nbytes + held.scale.nbytes
 
 

@@ -8,10 +8,10 @@
 Pure torch, safetensors and numpy; nothing here knows ComfyUI. Read the folders in the order of the data:
 ``calibration`` (hooks -> statistics), ``sensitivity`` and ``planning`` (statistics -> plan), ``grids`` and
 ``rounding`` (the arithmetic of one weight), ``files`` (checkpoints and formats), ``quantize_file`` (plan + source
--> quantized file).
+-> quantized file), ``doctor`` (what files of any tool are, and what is wrong with them).
 """
 
-from .api import convert, inspect, load_statistics, merge_statistics, quantize
+from .api import convert, diagnose, inspect, load_statistics, merge_statistics, quantize, repair
 from .calibration import DualMonitor
 from .errors import HSWQError
 from .options import QuantizeOptions
@@ -23,8 +23,10 @@ __all__ = [
     "QuantizeOptions",
     "__version__",
     "convert",
+    "diagnose",
     "inspect",
     "load_statistics",
     "merge_statistics",
     "quantize",
+    "repair",
 ]

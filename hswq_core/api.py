@@ -13,6 +13,10 @@ import torch
 from .calibration import statistics_file
 from .calibration.statistics import Statistics, merge
 from .convert_file import Conversion, convert_checkpoint
+from .doctor import Diagnosis, Machine, named_card
+from .doctor import diagnose as diagnose_file
+from .doctor.repair import Repair
+from .doctor.repair import repair as repair_file
 from .errors import PlanError
 from .files.checkpoint import CheckpointReader
 from .files.inspection import Inspection, inspect_checkpoint
@@ -103,6 +107,46 @@ def inspect(file: AnyPath) -> Inspection:
     """What a checkpoint holds, from its header alone. Errors: CheckpointError."""
     with CheckpointReader(Path(file)) as reader:
         return inspect_checkpoint(reader)
+
+
+def diagnose(
+    file: AnyPath,
+    *,
+    card: str | None = None,
+    machine: Machine | None = None,
+    original: AnyPath | None = None,
+    statistics: Statistics | None = None,
+    progress: Progress = no_progress,
+) -> Diagnosis:
+    """What a file of any tool holds, what opens it, what a machine does with its layers, and what is wrong with it.
+
+    Args:
+        card: the name of a card that need not be here; without it and without ``machine``, this machine.
+        original: the unquantized model: with it comes the error of every layer.
+        statistics: of the original: with impacts in them, the error of the model is predicted.
+
+    Errors: HSWQError for what cannot be read, a card that is not known, and statistics without an original.
+    """
+    if statistics is not None and original is None:
+        raise PlanError("statistics are given without the original", remedy="Give the original, too (--original)")
+    where = named_card(card) if card else machine
+    original = Path(original) if original is not None else None
+    return diagnose_file(Path(file), machine=where, original=original, statistics=statistics, progress=progress)
+
+
+def repair(
+    file: AnyPath,
+    original: AnyPath,
+    target: AnyPath,
+    *,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> Repair:
+    """Write a copy of a damaged file in which everything is mended that the model it was made from tells.
+
+    Errors: HSWQError for files that cannot be read, damage that cannot be mended, and a file with nothing to mend.
+    """
+    return repair_file(Path(file), Path(original), Path(target), overwrite=overwrite, progress=progress)
 
 
 def load_statistics(file: AnyPath) -> Statistics:

@@ -21,7 +21,7 @@ from .calibration.coverage import coverage_lines
 from .calibration.statistics_file import save_statistics
 from .calibration.summary import is_statistics, summarize
 from .cli_options import command_line
-from .errors import HSWQError, StatisticsError
+from .errors import HSWQError, PlanError, StatisticsError
 from .estimate import estimate
 from .files.modelspec import thumbnail_of
 from .files.writer import check_not_source, check_target, same_file
@@ -96,6 +96,25 @@ def _convert(args: argparse.Namespace) -> str:
         return str(api.convert(args.source, args.output, args.to, overwrite=args.overwrite, progress=progress))
 
 
+def _doctor(args: argparse.Namespace) -> str:
+    if args.repair:
+        return _repair(args)
+    statistics = api.load_statistics(args.stats) if args.stats else None
+    with _progress(args) as progress:
+        found = api.diagnose(
+            args.file, card=args.card, original=args.original, statistics=statistics, progress=progress
+        )
+    return json.dumps(found.as_dict(), indent=2) if args.json else str(found)
+
+
+def _repair(args: argparse.Namespace) -> str:
+    if args.original is None:
+        raise PlanError("a repair wants the original", remedy="Give the unquantized model (--original)")
+    with _progress(args) as progress:
+        done = api.repair(args.file, args.original, args.repair, overwrite=args.overwrite, progress=progress)
+    return json.dumps(done.as_dict(), indent=2) if args.json else str(done)
+
+
 def _card(args: argparse.Namespace) -> str:
     about = About(**{field.name: getattr(args, field.name) for field in fields(About)})
     folder = args.out or args.file.with_name(f"{args.file.stem}_publish")
@@ -148,6 +167,7 @@ _COMMANDS = {
     "inspect": _inspect,
     "quantize": _quantize,
     "convert": _convert,
+    "doctor": _doctor,
     "card": _card,
     "merge-stats": _merge,
 }

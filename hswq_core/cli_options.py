@@ -125,6 +125,20 @@ def command_line(runs: Mapping[str, Run], add_more: Callable[[CommandLine], None
     _add_source_and_target(convert)
     convert.add_argument("--to", choices=targets(), required=True, help="the format")
 
+    doctor = command(
+        "doctor",
+        "say what a quantized file of any tool is, what opens it, and what is wrong with it",
+        "model-Q4_K.gguf --card 'RTX 3060'",
+    )
+    doctor.add_argument("file", type=Path, help="a checkpoint or a part of one, safetensors or GGUF")
+    doctor.add_argument("--card", help="a card that need not be here, as 'RTX 3060'; default: this machine")
+    doctor.add_argument("--original", type=Path, help="the unquantized model, to tell the error of every layer")
+    doctor.add_argument("--stats", type=Path, help="its calibration session, to predict the error of the model")
+    doctor.add_argument("--repair", type=Path, metavar="DST", help="write a mended file, with what the original tells")
+    doctor.add_argument("--overwrite", action="store_true", help="replace an existing target of a repair")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.add_argument("--quiet", action="store_true", help="show no progress")
+
     card = command(
         "card",
         "write the model card, the description and the hashes of a quantized file",

@@ -8,6 +8,7 @@ from ..hswq_core.log import print_any_text
 from .calibrate import HSWQCalibrate
 from .calibrate_run import HSWQCalibrateRun
 from .compare import HSWQCompare
+from .doctor import HSWQDoctor
 from .load import HSWQDiffusionModelLoader, HSWQLoader
 from .measure import HSWQMeasureSensitivity
 from .prove import HSWQProve
@@ -25,6 +26,7 @@ class HSWQExtension(ComfyExtension):
             HSWQCalibrateRun,
             HSWQCompare,
             HSWQDiffusionModelLoader,
+            HSWQDoctor,
             HSWQLoader,
             HSWQLoadStatistics,
             HSWQMeasureSensitivity,

@@ -20,8 +20,13 @@ EXTENSIONS = (".safetensors", ".sft")
 
 def sources() -> list[str]:
     """What can be chosen to quantize: the calibrated model, and every file by name."""
+    return [CALIBRATED, *models()]
+
+
+def models() -> list[str]:
+    """Every checkpoint and diffusion model by name."""
     names = (name for category in SOURCES for name in folder_paths.get_filename_list(category))
-    return list(dict.fromkeys((CALIBRATED, *names)))
+    return list(dict.fromkeys(names))
 
 
 def model_path(category: str, name: str) -> Path:

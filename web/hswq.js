@@ -5,6 +5,7 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { attachBadge } from "./hswq/badge.js";
 import { attachChart } from "./hswq/chart.js";
+import { attachDoctor } from "./hswq/doctor.js";
 import { attachProgress } from "./hswq/progress.js";
 import { attachPublished } from "./hswq/publish.js";
 import { attachSlider } from "./hswq/slider.js";
@@ -22,6 +23,7 @@ const VIEWS = {
     HSWQCalibrateRun: attachProgress,
     HSWQCompare: attachSlider,
     HSWQDiffusionModelLoader: attachBadge,
+    HSWQDoctor: attachDoctor,
     HSWQLoader: attachBadge,
     HSWQMeasureSensitivity: attachProgress,
     HSWQProve: attachVerdict,

@@ -23,8 +23,8 @@ from .stored_layer import DESCRIPTION, FACTOR, NVFP4
 # Without the flag a CPU raises an error, and cards with FP4 arithmetic round the layer's inputs to 4 bits.
 _DESCRIPTION = json.dumps({"format": NVFP4, "full_precision_matrix_mult": True}).encode("ascii")
 _IN_A_BLOCK = re.compile(r"\.\d+\..*[a-z_]{2}")
-_TOLD_BY_WIDTH = re.compile(r"\.0\.(attn2\.to_k|norm1\.linear|self_attn\.to_qkv|channelwise\.0)$")
-"""Layers inside of blocks by whose input width ComfyUI tells model families apart."""
+_TOLD_BY_WIDTH = re.compile(r"^label_emb\.0\.0$|\.0\.(attn2\.to_k|norm1\.linear|self_attn\.to_qkv|channelwise\.0)$")
+"""Layers by whose input width ComfyUI tells model families apart: all such inside of blocks."""
 
 
 def nvfp4_tensors(layer: str, scales: torch.Tensor, factor: float) -> dict[str, torch.Tensor]:
@@ -51,7 +51,12 @@ def _fits_blocks(layer: str, shape: Shape) -> bool:
     It looks at layers before and after the blocks, such as those that embed the text, and at few of the first block.
     """
     whole = len(shape) == 2 and not any(size % BLOCK for size in shape)
-    return whole and bool(_IN_A_BLOCK.search(layer)) and not _TOLD_BY_WIDTH.search(layer)
+    return whole and bool(_IN_A_BLOCK.search(layer)) and not is_told_by_width(layer)
+
+
+def is_told_by_width(layer: str) -> bool:
+    """Whether ComfyUI tells models by the width of this layer's inputs, given its path in the diffusion model."""
+    return _TOLD_BY_WIDTH.search(layer) is not None
 
 
 NVFP4_FORM = Form(NVFP4, scaling="block", side_tensors=_beside, grid=E2M1, bits=4, holds=_fits_blocks)

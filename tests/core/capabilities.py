@@ -51,6 +51,7 @@ needs_triton = pytest.mark.skipif(
     not _interprets_kernels(), reason="Triton, which does not exist everywhere, is not installed, or older than 3.5"
 )
 needs_farm = pytest.mark.skipif(not _has("pydantic"), reason="what the farm needs is not installed")
+needs_gguf = pytest.mark.skipif(not _has("gguf"), reason="the package that reads GGUF files is not installed")
 needs_fp8_products = pytest.mark.skipif(not _multiplies_fp8(), reason="this torch multiplies no FP8 on a CPU")
 needs_memory_counters = pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="a process's memory is read from /proc, which is not here"

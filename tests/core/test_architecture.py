@@ -16,7 +16,7 @@ ORDER = (
     "version", "words", "errors", "log", "sizes", "progress", "heap", "parallel", "devices", "sums", "grids",
     "formats", "options", "recipes", "fingerprint", "prompts", "kernels", "backend", "rounding", "inference", "metrics",
     "files", "calibration", "quantize_layer", "sensitivity", "planning", "proof",
-    "estimate", "report", "quantize_file", "convert_file", "api", "publishing",
+    "estimate", "report", "quantize_file", "convert_file", "doctor", "api", "publishing",
     "cli_options", "added_commands", "cli", "__main__", "__init__",
 )  # fmt: skip
 LINES = 260

@@ -24,6 +24,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "HSWQCompare": {"reference": IMAGE, "candidate": IMAGE},
     "HSWQProve": DRAWING | {"reference": MODEL, "candidate": MODEL, "clip": CLIP, "vae": VAE, "seeds": 1},
     "HSWQPublish": {"path": "nothing.safetensors", "title": "", "author": "", "licence": ""},
+    "HSWQDoctor": {"file": w.TINY, "original": w.TINY, "stats": STATS, "path": ""},
     "HSWQLoader": {"ckpt_name": w.TINY, "path": "nothing.safetensors"},
 }
 WRONG = (5, "text", None, {"__value__": [1, 2]}, {"a": 1})

@@ -31,12 +31,17 @@ async function openPage(api, file) {
 export function pathLine(path, text) {
     const field = make("input", "hswq-path");
     Object.assign(field, { value: path, readOnly: true, title: path });
+    return make("div", "hswq-row", field, copyButton(path, text, () => field.select()));
+}
+
+/** A button that copies a text. Without HTTPS there is no clipboard: ``select`` then shows what to copy. */
+export function copyButton(copied, text, select = () => {}) {
     const button = make("button", "hswq-copy", text);
     button.addEventListener("click", async () => {
-        field.select();
-        await navigator.clipboard?.writeText(path).catch(() => {}); // not there without HTTPS: it is selected
+        select();
+        await navigator.clipboard?.writeText(copied).catch(() => {});
         button.textContent = say("copied");
         setTimeout(() => (button.textContent = text), 1500);
     });
-    return make("div", "hswq-row", field, button);
+    return button;
 }

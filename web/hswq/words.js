@@ -104,6 +104,8 @@ export const WORDS = {
         "no base model is said: give the original's repository, as owner/name": "元のモデルがありません。リポジトリを owner/name で入力してください",
         "no author is said: give the original's": "作者がありません。元のモデルの作者を入力してください",
         "there is no proof: connect HSWQ Prove": "証明がありません。HSWQ Prove を接続してください",
+        "nothing is wrong with this file": "このファイルに問題はありません",
+        "Copy report": "レポートをコピー",
     },
     zh: {
         "more fields": "更多选项",
@@ -205,6 +207,8 @@ export const WORDS = {
         "no base model is said: give the original's repository, as owner/name": "没有原模型：请以 owner/name 填写其仓库",
         "no author is said: give the original's": "没有作者：请填写原模型的作者",
         "there is no proof: connect HSWQ Prove": "没有证明：请连接 HSWQ Prove",
+        "nothing is wrong with this file": "此文件没有问题",
+        "Copy report": "复制报告",
     },
 };
 

@@ -1,0 +1,96 @@
+"""The error of a quantized file against its original, layer by layer; and the model's, predicted from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+_WORST = 8
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """Of one layer.
+
+    Attributes:
+        layer: its path in the diffusion model.
+        weight: |W_q - W|^2 / |W|^2.
+        output: E|(W_q - W) x|^2 / E|W x|^2 by the statistics; ``None`` without them.
+        impact: of the layer on the model's output, predicted; ``None`` where no impact of it was measured.
+    """
+
+    layer: str
+    weight: float
+    output: float | None = None
+    impact: float | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """With the original.
+
+    Attributes:
+        layers: of the diffusion model, by name in the file, those that changed.
+        unchanged: how many are as they were.
+        missing: layers of the file that the original does not have, and ``undecoded`` those that nothing here decodes,
+            with the reason.
+        purposes: what the impacts were measured for that the prediction goes by.
+        predicted: the relative squared error of the model's output; ``None`` where impacts are missing.
+    """
+
+    original: str
+    layers: tuple[LayerError, ...]
+    unchanged: int
+    missing: tuple[str, ...]
+    undecoded: Mapping[str, str]
+    purposes: tuple[str, ...] = ()
+    predicted: float | None = None
+
+    @property
+    def worst(self) -> list[LayerError]:
+        """By their impact, else by their outputs' error, else by their weights'."""
+        return sorted(self.layers, key=_badness, reverse=True)[:_WORST]
+
+    @property
+    def mean_weight_error(self) -> float:
+        """Over the layers that changed."""
+        return sum(layer.weight for layer in self.layers) / max(1, len(self.layers))
+
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "original": self.original,
+            "layers": {layer.layer: layer.as_dict() for layer in self.layers},
+            "unchanged": self.unchanged,
+            "missing": list(self.missing),
+            "undecoded": dict(self.undecoded),
+            "mean_weight_error": self.mean_weight_error,
+            "purposes": list(self.purposes),
+            "predicted_error": self.predicted,
+            "worst": [layer.layer for layer in self.worst],
+        }
+
+    def __str__(self) -> str:
+        lines = [f"  error     of {len(self.layers)} layers' weights {self.mean_weight_error:.2e} on average, "]
+        lines[0] += f"{self.unchanged} as in {self.original}"
+        if self.predicted is not None:
+            by = ", ".join(self.purposes)
+            lines.append(f"            of the model's output {self.predicted:.2e}, predicted from impacts for {by}")
+        for name, why in list(self.undecoded.items())[:1]:
+            lines.append(f"            {len(self.undecoded)} layers cannot be compared: {why} ({name})")
+        if self.missing:
+            lines.append(f"            {len(self.missing)} layers are not in the original, as {self.missing[0]}")
+        lines += [f"  {'worst' if not n else '':<9} {_line(layer)}" for n, layer in enumerate(self.worst)]
+        return "\n".join(lines)
+
+
+def _badness(layer: LayerError) -> tuple[float, float, float]:
+    return (layer.impact or 0.0, layer.output or 0.0, layer.weight)
+
+
+def _line(layer: LayerError) -> str:
+    outputs = f", outputs {layer.output:.2e}" if layer.output is not None else ""
+    impact = f", of the model's error {layer.impact:.1e}" if layer.impact is not None else ""
+    return f"{layer.layer}: weights {layer.weight:.2e}{outputs}{impact}"

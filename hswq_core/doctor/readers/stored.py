@@ -1,0 +1,97 @@
+"""The tensors that no reader has taken yet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from ...errors import CheckpointError
+from ...files.checkpoint import CheckpointReader
+from ...files.source import TensorInfo
+
+_MOST_OF_A_TEXT = 1 << 16
+
+
+def count_in(said: Mapping[str, Any], key: str, default: int) -> int:
+    """A count of a description; the default for what is not one."""
+    found = said.get(key, default)
+    return found if type(found) is int and found > 0 else default
+
+
+def shape_in(said: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape of a description; empty for what is not one."""
+    found = said.get("shape")
+    fits = isinstance(found, list) and all(type(size) is int and size > 0 for size in found)
+    return tuple(found) if fits and found else ()
+
+
+@dataclass(frozen=True)
+class StoredTensors:
+    """Attributes: left: the header of those tensors."""
+
+    source: CheckpointReader
+    left: Mapping[str, TensorInfo]
+    _read: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def children(self) -> dict[str, list[str]]:
+        """The names of all tensors, without what stands before their last dot but one; by what stands there."""
+        found: dict[str, list[str]] = {}
+        for key in self.left:
+            parent, _, name = key.rpartition(".")
+            found.setdefault(parent, []).append(name)
+        return found
+
+    def with_suffix(self, suffix: str) -> list[str]:
+        """What stands before the suffix, of all tensors that end in it."""
+        return [key[: -len(suffix)] for key in self.left if key.endswith(suffix)]
+
+    def matrices(self, suffix: str) -> list[str]:
+        """The same of those that have two dimensions or more."""
+        return [stem for stem in self.with_suffix(suffix) if len(self.left[stem + suffix].shape) > 1]
+
+    def beside(self, stem: str, *suffixes: str) -> tuple[str, ...]:
+        """The names of those that are there."""
+        return tuple(stem + suffix for suffix in suffixes if stem + suffix in self.left)
+
+    def nbytes(self, *keys: str) -> int:
+        return sum(self.left[key].nbytes for key in keys)
+
+    def tensor(self, key: str) -> torch.Tensor:
+        """Errors: CheckpointError where there is none of this name."""
+        if key not in self.left:
+            raise self.damaged(f"the tensor {key} is missing")
+        return self.source.tensor(key)
+
+    def said(self, key: str) -> dict[str, Any]:
+        """A JSON object that is stored as bytes; empty for what is not one."""
+        info = self.left.get(key)
+        if info is None or info.nbytes > _MOST_OF_A_TEXT:
+            return {}
+        try:
+            found = json.loads(bytes(self.source.tensor(key).flatten().view(torch.uint8).tolist()))
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def damaged(self, what: str) -> CheckpointError:
+        return CheckpointError(
+            what, where=self.source.path, remedy="The file is damaged; download or quantize it again"
+        )
+
+    def checked(
+        self, scale: Callable[[], torch.Tensor], fits: Callable[[tuple[int, ...]], bool], name: str
+    ) -> torch.Tensor:
+        """A scale as float32. Errors: CheckpointError for one that has another shape, or is not finite."""
+        found = scale()
+        if not fits(tuple(found.shape)):
+            raise self.damaged(f"the scale of {name} has the shape {list(found.shape)}, which does not fit")
+        found = found.float()
+        if not bool(found.isfinite().all()):
+            raise self.damaged(f"the scale of {name} is not finite")
+        return found

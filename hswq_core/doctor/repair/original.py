@@ -1,0 +1,70 @@
+"""The unquantized model that a file was made from, and where each tensor of the file stands in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from ...errors import CheckpointError
+from ...files.checkpoint import CheckpointReader
+from ...files.dtypes import is_float
+from ...files.layers import WEIGHT, find_prefix
+from ...files.text_encoders import TEXT_ENCODERS
+from ...formats.refusal import is_refusal
+from ..contents import VAES, Contents
+
+
+@dataclass(frozen=True)
+class Original:
+    """Attributes: prefix: where its diffusion model begins."""
+
+    contents: Contents
+    source: CheckpointReader
+    prefix: str
+
+    @staticmethod
+    def of(contents: Contents, source: CheckpointReader) -> Original:
+        """Errors: CheckpointError where it has no layer of the file, or is quantized itself."""
+        found = Original(contents, source, "" if contents.alone else find_prefix(source))
+        if not any(found.key(name + WEIGHT) for name in (*contents.layers, *contents.kept)):
+            raise CheckpointError(
+                f"no layer of {contents.path.name} is in it", where=source.path,
+                remedy="Give the model that it was made from, with the same names of tensors",
+            )  # fmt: skip
+        inside = (key for name in found.layers() if (key := found.key(name + WEIGHT)))
+        quantized = next((key for key in inside if not is_float(source.tensors[key].dtype)), None)
+        if quantized is not None:
+            raise CheckpointError(
+                f"the original is quantized itself ({quantized})", where=source.path,
+                remedy="Give the model in 16 or 32 bits",
+            )  # fmt: skip
+        return found
+
+    def key(self, key: str) -> str | None:
+        """The name in the original of a tensor of the file; ``None`` where it is not there."""
+        inside = self.contents.part_of(key) == "diffusion model"
+        own = self.prefix + self.contents.path_of(key) if inside else key
+        return own if own in self.source.tensors else None
+
+    def weight(self, name: str) -> torch.Tensor | None:
+        """The weight of a layer of the file, in its own type; ``None`` where it is not there, or is quantized."""
+        key = self.key(name + WEIGHT)
+        return self.source.tensor(key) if key and is_float(self.source.tensors[key].dtype) else None
+
+    def missing(self) -> Iterator[str]:
+        """Tensors of the diffusion model that the file lacks, by the names that they would have in it."""
+        here = self.contents.weights
+        if self.contents.alone or any(self.key(name + WEIGHT) is None for name in self.layers()):
+            return  # another part of a model, or one with other names
+        for key, info in self.source.tensors.items():
+            if key.startswith(self.prefix) and not key.startswith((*TEXT_ENCODERS, *VAES)):
+                name = self.contents.prefix + key.removeprefix(self.prefix)
+                if name not in here and not is_refusal(key, info.shape):
+                    yield name
+
+    def layers(self) -> list[str]:
+        """Of the diffusion model, in the file."""
+        names = (*self.contents.layers, *self.contents.kept)
+        return [name for name in names if self.contents.part_of(name) == "diffusion model"]

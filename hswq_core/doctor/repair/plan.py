@@ -1,0 +1,244 @@
+"""What is to be done with every tensor of a damaged file, before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+
+from ...errors import CheckpointError
+from ...files.dtypes import TORCH_DTYPES, dtype_name, is_float
+from ...files.layers import WEIGHT
+from ...formats.stored_layer import FP8_DTYPES
+from ...grids import E4M3
+from ...progress import Progress
+from ..contents import Contents
+from ..findings import Finding
+from ..findings.finding import AGAIN
+from ..kinds import Kind
+from ..output_error import energy
+from .layer import How, Mended, mended
+from .original import Original
+
+_ROUNDED = 1e-5
+"""The relative squared error of rounding to BF16 is below it, that of rounding to FP8 far above."""
+_CAST = 1e-2
+"""What rounding to FP8 stays below."""
+_NOISE = 0.5
+_MARK = "scaled_fp8"
+
+
+@dataclass(frozen=True)
+class Mend:
+    """What is done with one layer, or with a tensor of none.
+
+    Attributes:
+        name: of the layer in the file, or of the tensor.
+        before, after: relative squared errors of its weights; ``before`` is ``None`` where there were no numbers.
+        kind: of the layer then; ``None`` for what is not quantized.
+        layout: the type and the shape of each of its tensors.
+    """
+
+    name: str
+    how: How
+    before: float | None
+    after: float
+    kind: Kind | None
+    layout: dict[str, tuple[str, tuple[int, ...]]]
+
+
+@dataclass
+class RepairPlan:
+    """Attributes:
+    layers: quantized ones, by name.
+    others: tensors that come from the original as they are there, by name: weights of kept layers, and the rest.
+    dropped: tensors that mean nothing.
+    added: marks that readers look for.
+    compared: how many layers were held against the original, and ``strange`` those of them that have nothing of it.
+    among_scaled: whether layers have scales, or had.
+    """
+
+    layers: dict[str, Mend] = field(default_factory=dict)
+    others: dict[str, Mend] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    added: dict[str, torch.Tensor] = field(default_factory=dict)
+    compared: int = 0
+    strange: list[str] = field(default_factory=list)
+    among_scaled: bool = False
+
+    @property
+    def mends(self) -> list[Mend]:
+        return [*self.layers.values(), *self.others.values()]
+
+
+def make_repair_plan(
+    contents: Contents, original: Original, findings: Iterable[Finding], progress: Progress
+) -> RepairPlan:
+    """Holds every layer of the diffusion model against the original, and of other parts those in which something is
+    wrong: they may be another model's.
+
+    Errors: CheckpointError where most layers have nothing of the original, and for damage that cannot be mended.
+    """
+    findings = list(findings)
+    _check_formats(contents, findings)
+    wrong = {name for finding in findings for name in finding.layers}
+    cast = {name for finding in findings if finding.name == "kept-quantized" for name in finding.layers}
+    stripped = any(finding.name == "scale-stripped" for finding in findings)
+    plan = RepairPlan(among_scaled=_has_scales(contents) or stripped)
+    names = [*contents.layers, *contents.kept]
+    for number, name in enumerate(names):
+        progress(number, len(names))
+        if contents.part_of(name) == "diffusion model" or name in wrong:
+            _look(plan, contents, original, name, is_kept=name in cast)
+        elif name in contents.layers and contents.metadata.get("hswq.part") == "unet":
+            _look_elsewhere(plan, contents, original, name)
+    progress(len(names), len(names))
+    if 2 * len(plan.strange) > plan.compared:
+        raise CheckpointError(
+            f"{len(plan.strange)} of {plan.compared} layers have nothing of the original in them, as {plan.strange[0]}",
+            where=contents.path,
+            remedy="Give the model that it was made from; if this is it, quantize it again",
+        )
+    _look_at_the_rest(plan, contents, original)
+    _look_beside(plan, findings, original)
+    _check_all_is_mended(plan, contents, original, findings)
+    return plan
+
+
+def _check_formats(contents: Contents, findings: Iterable[Finding]) -> None:
+    """Errors: CheckpointError for kinds of another tool that are not known: the file may be as it should be."""
+    for finding in findings:
+        if finding.name == "unknown-format" and "hswq.mode" not in contents.metadata:
+            raise _not_mended(contents, finding, finding.layers[0])
+
+
+def _has_scales(contents: Contents) -> bool:
+    return any(layer.scale is not None for layer in contents.in_part("diffusion model"))
+
+
+def layer_again(contents: Contents, original: Original, plan: RepairPlan, mend: Mend) -> dict[str, torch.Tensor]:
+    """The tensors of a planned layer: a plan does not hold them, since they may be most of the file."""
+    weight = original.weight(mend.name)
+    assert weight is not None
+    found = mended(
+        contents, contents.layers[mend.name], weight, is_kept=mend.kind is None, among_scaled=plan.among_scaled
+    )
+    assert found is not None
+    return found.tensors
+
+
+def _look(plan: RepairPlan, contents: Contents, original: Original, name: str, *, is_kept: bool) -> None:
+    weight = original.weight(name)
+    if weight is None:
+        return
+    plan.compared += 1
+    layer = contents.layers.get(name)
+    if layer is None:
+        found = _lost(contents, original, name + WEIGHT)
+        if found is not None:
+            plan.others[name + WEIGHT] = found
+        before = found.before if found else 0.0
+        strange = before is None or before > _NOISE
+    else:
+        new = mended(contents, layer, weight, is_kept=is_kept, among_scaled=plan.among_scaled)
+        if new is not None:
+            plan.layers[name] = _mend(name, new)
+        strange = new is not None and new.how != "scales recomputed" and (new.before is None or new.before > _NOISE)
+    if strange:
+        plan.strange.append(name)
+
+
+def _look_elsewhere(plan: RepairPlan, contents: Contents, original: Original, name: str) -> None:
+    """A layer of a text encoder or the VAE that HSWQ has not quantized: the original's, if it is this one cast."""
+    weight = original.weight(name)
+    if weight is not None and weight.shape == contents.layers[name].shape:
+        new = mended(contents, contents.layers[name], weight, is_kept=True, among_scaled=True)
+        if new is not None and new.before is not None and new.before < _CAST:
+            plan.layers[name] = _mend(name, new)
+
+
+def _mend(name: str, found: Mended) -> Mend:
+    layout = {key: (dtype_name(value.dtype), tuple(value.shape)) for key, value in found.tensors.items()}
+    return Mend(name, found.how, found.before, found.after, found.kind, layout)
+
+
+def _lost(contents: Contents, original: Original, key: str) -> Mend | None:
+    """What comes of a tensor that is not quantized; ``None`` where it is the original's, but for rounding."""
+    there = original.key(key)
+    if there is None:
+        return None
+    info, said = contents.tensors.get(key), original.source.tensors[there]
+    restored = {key: (said.dtype, said.shape)}
+    if info is None or info.shape != said.shape:
+        return Mend(key, "restored from the original", None, 0.0, None, restored)
+    if not is_float(said.dtype) or not (is_float(info.dtype) or info.dtype in FP8_DTYPES):
+        return None
+    value, weight = contents.read(key), original.source.tensor(there)
+    if not bool(value.float().isfinite().all()):
+        return Mend(key, "restored from the original", None, 0.0, None, restored)
+    error = energy(value.float() - weight.float()) / max(energy(weight.float()), 1e-300)
+    # Any other difference was meant: a LoRA, or smoothing, which moves what is hard to round into the layer before.
+    lost = info.dtype in FP8_DTYPES or error > _NOISE or (error > _ROUNDED and _is_fp8(value))
+    return Mend(key, "restored from the original", error, 0.0, None, restored) if lost else None
+
+
+def _is_fp8(value: torch.Tensor) -> bool:
+    """Whether it holds values of FP8 alone."""
+    return torch.equal(E4M3.quantize(value).float(), value.float())
+
+
+def _look_at_the_rest(plan: RepairPlan, contents: Contents, original: Original) -> None:
+    """Norms, biases, and what is missing."""
+    taken = {key for layer in contents.layers.values() for key in (layer.codes, *layer.side)}
+    by_hswq = "hswq.mode" in contents.metadata  # other tools put all of a model in FP8, which is no damage
+    rest = [
+        key
+        for key, info in contents.tensors.items()
+        if key not in taken
+        and key.removesuffix(WEIGHT) not in contents.kept
+        and contents.part_of(key) == "diffusion model"
+        and (is_float(info.dtype) or by_hswq)
+    ]
+    for key in (*rest, *original.missing()):
+        found = _lost(contents, original, key)
+        if found is not None:
+            plan.others[key] = found
+
+
+def _look_beside(plan: RepairPlan, findings: Iterable[Finding], original: Original) -> None:
+    """Marks and scales that belong to nothing, and marks that are missing."""
+    for finding in findings:
+        if finding.name in ("scale-orphan", "marker-without-scales"):
+            scaled = any(mend.kind is not None and mend.kind.name == _MARK for mend in plan.layers.values())
+            if finding.name == "scale-orphan" or not scaled:
+                plan.dropped += [key for key in finding.layers if original.key(key) is None]
+        elif finding.name == "scales-without-marker":
+            contents = original.contents
+            dtype = contents.tensors[contents.layers[finding.layers[0]].codes].dtype
+            # Of two elements it says that inputs are not to be rounded, which harms nobody.
+            plan.added[f"{contents.prefix}{_MARK}"] = torch.zeros(2, dtype=TORCH_DTYPES[dtype])
+
+
+_OF_THE_HEADER = ("mode", "layer-count", "layer-missing", "architecture", "metadata")
+_BESIDE = ("scale-orphan", "marker-without-scales", "scales-without-marker")
+
+
+def _check_all_is_mended(plan: RepairPlan, contents: Contents, original: Original, findings: Iterable[Finding]) -> None:
+    """Errors: CheckpointError for what is wrong and is in no plan: nothing else knows the layer as it should be."""
+    for finding in findings:
+        elsewhere = [name for name in finding.layers if not name.startswith(contents.prefix)]
+        if finding.name == "scales-without-marker" and elsewhere:
+            raise _not_mended(contents, finding, elsewhere[0])
+        if not finding.is_error or finding.name in (*_OF_THE_HEADER, *_BESIDE, "unknown-format"):
+            continue
+        for name in finding.layers:
+            layer = contents.layers.get(name)
+            unread = layer is not None and layer.decode is None and name not in plan.layers
+            if unread or original.key(name + WEIGHT) is None:
+                raise _not_mended(contents, finding, name)
+
+
+def _not_mended(contents: Contents, finding: Finding, name: str) -> CheckpointError:
+    remedy = "Quantize the original again" if finding.remedy == AGAIN else finding.remedy
+    return CheckpointError(f"this cannot be mended: {finding.what} ({name})", where=contents.path, remedy=remedy)
