@@ -50,7 +50,7 @@ def photograph(page: ComfyPage, name: str) -> None:
     if name == "hswq_sdxl":
         # What the comparing workflow opens.
         for mode in ("v1", "v2"):
-            page.set("HSWQQuantize", {"mode": mode, "filename": f"tiny_{mode}"})
+            page.set("HSWQQuantize", {"mode": mode, "selection": "variance", "filename": f"tiny_{mode}"})
             _run(page)
         page.set("HSWQQuantize", {"recipe": DEFAULT_RECIPE, "filename": "tiny_best"})
     if name == "hswq_daily_use_with_lora":

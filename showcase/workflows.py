@@ -82,16 +82,16 @@ def quick_start(c: Canvas) -> None:
         stats=("calibrate", 1), **BEST, keep_ratio=0.25, overwrite=True, after=("sampler", 0),
         model=("calibrate", 0), clip=("original", 1), vae=("original", 2),
     )  # fmt: skip
-    c.add("hswq", "HSWQLoader", (1240, 40, 370, 190), "HSWQ Loader: the file just written", path=("quantize", 0))
-    sampler(c, "again", ("hswq", 0), 1240, 260, "KSampler: the copy, same seed", 370)
-    c.add("decode_again", "VAEDecode", (1240, 580, 370, 50), samples=("again", 0), vae=("hswq", 2))
+    c.add("hswq", "HSWQLoader", (1240, 40, 370, 240), "HSWQ Loader: the file just written", path=("quantize", 0))
+    sampler(c, "again", ("hswq", 0), 1240, 334, "KSampler: the copy, same seed", 370)
+    c.add("decode_again", "VAEDecode", (1240, 658, 370, 50), samples=("again", 0), vae=("hswq", 2))
     c.add(
-        "fp8", "SaveImage", (1240, 680, 370, 40), "Copy", collapsed=True, images=("decode_again", 0),
+        "fp8", "SaveImage", (1240, 762, 370, 40), "Copy", collapsed=True, images=("decode_again", 0),
         filename_prefix="hswq_copy",
     )  # fmt: skip
-    c.add("compare", "HSWQCompare", (1660, 40, 740, 450), reference=("decode", 0), candidate=("decode_again", 0))
+    c.add("compare", "HSWQCompare", (1660, 40, 740, 510), reference=("decode", 0), candidate=("decode_again", 0))
     c.add(
-        "sheet", "SaveImage", (1660, 540, 740, 300), "Original, copy, difference x 8", images=("compare", 0),
+        "sheet", "SaveImage", (1660, 604, 740, 240), "Original, copy, difference x 8", images=("compare", 0),
         filename_prefix="hswq_compare",
     )  # fmt: skip
     c.as_app(
@@ -119,13 +119,13 @@ def full_recipe(c: Canvas) -> None:
         stats=("measure", 0), **BEST, keep_ratio=0.1,
         model=("original", 0), clip=("original", 1), vae=("original", 2),
     )  # fmt: skip
-    c.add("copy", "HSWQLoader", (1680, 40, 360, 190), "HSWQ Loader: the file just written", path=("quantize", 0))
+    c.add("copy", "HSWQLoader", (1680, 40, 360, 240), "HSWQ Loader: the file just written", path=("quantize", 0))
     c.add(
-        "prove", "HSWQProve", (1680, 270, 360, 620), reference=("original", 0), candidate=("copy", 0),
+        "prove", "HSWQProve", (1680, 334, 360, 570), reference=("original", 0), candidate=("copy", 0),
         clip=("original", 1), vae=("original", 2), sampler_name="euler", scheduler="normal", seeds=8,
     )  # fmt: skip
-    c.add("pairs", "PreviewImage", (2090, 40, 440, 480), "Original, copy, difference x 8", images=("prove", 0))
-    c.add("publish", "HSWQPublish", (2090, 580, 440, 310), path=("quantize", 0), proof=("prove", 2))
+    c.add("pairs", "PreviewImage", (2090, 40, 440, 460), "Original, copy, difference x 8", images=("prove", 0))
+    c.add("publish", "HSWQPublish", (2090, 554, 440, 350), path=("quantize", 0), proof=("prove", 2))
     c.group("1  Calibrate with 32 images", -20, -30, 820, 940)
     c.group("2  Measure", 820, -30, 370, 940)
     c.group("3  Write the copy", 1210, -30, 430, 940)
@@ -134,9 +134,9 @@ def full_recipe(c: Canvas) -> None:
 
 def daily_use(c: Canvas) -> None:
     c.note("Read me", DAILY_USE, 0, -230, 1660, 190)
-    c.add("hswq", "HSWQLoader", (0, 40, 340, 190), "① Your copy", properties={"hswq_kind": BEST["mode"]})
+    c.add("hswq", "HSWQLoader", (0, 40, 340, 240), "① Your copy", properties={"hswq_kind": BEST["mode"]})
     c.add(
-        "lora", "LoraLoader", (0, 270, 340, 130), "② A LoRA (Ctrl+B switches it on)", bypass=True, model=("hswq", 0),
+        "lora", "LoraLoader", (0, 334, 340, 130), "② A LoRA (Ctrl+B switches it on)", bypass=True, model=("hswq", 0),
         clip=("hswq", 1), strength_model=1.0, strength_clip=1.0,
     )  # fmt: skip
     text_inputs(c, ("lora", 1), 390, 40)
@@ -153,9 +153,9 @@ def compare_modes(c: Canvas) -> None:
         x = 390 + column * 440
         if name != "fp16":
             heading = f"{'②③'[column - 1]} Your {title} file"
-            c.add(name, "HSWQLoader", (x, 40, 390, 190), heading, properties={"hswq_kind": name})
-        sampler(c, f"{name}_sampler", (name, 0), x, 260, f"KSampler: {title}", 390)
-        c.add(f"{name}_decode", "VAEDecode", (x, 580, 390, 50), samples=(f"{name}_sampler", 0), vae=("fp16", 2))
+            c.add(name, "HSWQLoader", (x, 40, 390, 240), heading, properties={"hswq_kind": name})
+        sampler(c, f"{name}_sampler", (name, 0), x, 334, f"KSampler: {title}", 390)
+        c.add(f"{name}_decode", "VAEDecode", (x, 658, 390, 50), samples=(f"{name}_sampler", 0), vae=("fp16", 2))
     for row, name in enumerate(("v1", "v2")):
         c.add(
             f"{name}_compare", "HSWQCompare", (1710, 40 + 440 * row, 470, 380), f"FP16 | {name.upper()}",
