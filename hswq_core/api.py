@@ -6,17 +6,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .calibration import statistics_file
 from .calibration.statistics import Statistics, merge
 from .convert_file import Conversion, convert_checkpoint
-from .doctor import Diagnosis, Machine, named_card
-from .doctor import diagnose as diagnose_file
-from .doctor.repair import Repair
-from .doctor.repair import repair as repair_file
 from .errors import PlanError
 from .files.checkpoint import CheckpointReader
 from .files.inspection import Inspection, inspect_checkpoint
@@ -30,6 +26,10 @@ from .planning.size_curve import SizeCurve, sizes_by_keep_ratio
 from .progress import Progress, no_progress
 from .quantize_file import quantize_checkpoint
 from .report import Report
+
+if TYPE_CHECKING:
+    from .doctor import Diagnosis, Machine
+    from .doctor.repair import Repair
 
 AnyPath = str | Path
 Source = AnyPath | TensorSource | MatchedSource
@@ -127,6 +127,9 @@ def diagnose(
 
     Errors: HSWQError for what cannot be read, a card that is not known, and statistics without an original.
     """
+    from .doctor import diagnose as diagnose_file  # as much as a third of the rest to import, and seldom used
+    from .doctor import named_card
+
     if statistics is not None and original is None:
         raise PlanError("statistics are given without the original", remedy="Give the original, too (--original)")
     where = named_card(card) if card else machine
@@ -146,6 +149,8 @@ def repair(
 
     Errors: HSWQError for files that cannot be read, damage that cannot be mended, and a file with nothing to mend.
     """
+    from .doctor.repair import repair as repair_file
+
     return repair_file(Path(file), Path(original), Path(target), overwrite=overwrite, progress=progress)
 
 

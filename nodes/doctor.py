@@ -10,7 +10,6 @@ from comfy_api.latest import io
 
 from ..hswq_core import diagnose
 from ..hswq_core.errors import CheckpointError
-from ..loader.running import running_comfyui
 from .common import CATEGORY, HSWQStats, found_by, modification_time, progress_bar, statistics_of
 from .inputs import checked
 from .sources import known_path, list_of, model_path, models
@@ -70,6 +69,8 @@ class HSWQDoctor(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, file: str, original: str = NO_ORIGINAL, stats: Any = None, path: str = "") -> io.NodeOutput:
+        from ..loader.running import running_comfyui  # with the doctor, which few runs of ComfyUI need
+
         running = running_comfyui()
         found = diagnose(
             known_path(path) if path else _path(file),

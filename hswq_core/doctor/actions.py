@@ -81,7 +81,7 @@ def actions_of(group: Group, contents: Contents, machine: Machine, openings: Seq
 
 def kept_actions(contents: Contents, machine: Machine, openings: Sequence[Opening]) -> list[Action]:
     """What is done with the diffusion model's layers that are not quantized."""
-    kept = sum(contents.part_of(name) == "diffusion model" for name in contents.kept)
+    kept = len(contents.kept_in("diffusion model"))
     layers = contents.in_part("diffusion model")
     if not kept or not layers or contents.container == "gguf":
         return []
@@ -96,7 +96,7 @@ def _kept(loader: str, kept: int, contents: Contents, machine: Machine) -> Actio
     remedy = f"Open it with {HSWQ_LOADER}, which keeps them"
     layers = contents.in_part("diffusion model")
     if loader == OLD and any(layer.kind == SCALED_FP8 for layer in layers):
-        linear = sum(len(i.shape) == 2 for n, i in contents.kept.items() if contents.part_of(n) == "diffusion model")
+        linear = sum(len(info.shape) == 2 for info in contents.kept_in("diffusion model").values())
         if linear:
             return Action(loader, "casts kept layers to FP8", linear, "it holds all Linear layers in one type", remedy)
     if loader in (OLD, NEW) and is_plain_fp8(contents) and machine.multiplies("fp8"):
@@ -111,7 +111,7 @@ def is_plain_fp8(contents: Contents) -> bool:
     if any(layer.kind.family == "comfy" or layer.kind == SCALED_FP8 for layer in layers):
         return False
     plain = sum(layer.numel for layer in layers if layer.kind in (FP8, FP8_E5M2))
-    kept = sum(i.numel for n, i in contents.kept.items() if contents.part_of(n) == "diffusion model")
+    kept = sum(info.numel for info in contents.kept_in("diffusion model").values())
     return plain > kept
 
 

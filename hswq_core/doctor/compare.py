@@ -67,8 +67,7 @@ def compare(contents: Contents, original: Path, statistics: Statistics | None, p
 
 def _names(contents: Contents) -> dict[str, str]:
     """The diffusion model's layers by their path in it."""
-    names = (*contents.layers, *contents.kept)
-    return {contents.path_of(name): name for name in names if contents.part_of(name) == "diffusion model"}
+    return {contents.path_of(name): name for name in contents.names_in("diffusion model")}
 
 
 def _check_original(found: SourceLayers, original: Path) -> None:

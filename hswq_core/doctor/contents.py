@@ -74,6 +74,14 @@ class Contents:
         """The quantized layers of a part."""
         return [layer for name, layer in self.layers.items() if self.part_of(name) == part]
 
+    def kept_in(self, part: Part) -> dict[str, TensorInfo]:
+        """The weights of a part's layers that are not quantized, by the layer's name in the file."""
+        return {name: info for name, info in self.kept.items() if self.part_of(name) == part}
+
+    def names_in(self, part: Part) -> list[str]:
+        """The layers of a part, quantized or not, by their names in the file."""
+        return [name for name in (*self.layers, *self.kept) if self.part_of(name) == part]
+
     @cached_property
     def said_by_header(self) -> dict[str, dict[str, object]]:
         """What ComfyUI's header says of layers, by the names that it gives them."""
@@ -85,14 +93,18 @@ class Contents:
         return tuple(key[: -len(MARK)] for key in self.tensors if key == MARK or key.endswith(f".{MARK}"))
 
     @cached_property
+    def taken(self) -> frozenset[str]:
+        """The tensors of quantized layers: codes and what stands beside them."""
+        return frozenset(key for layer in self.layers.values() for key in (layer.codes, *layer.side))
+
+    @cached_property
     def kept(self) -> dict[str, TensorInfo]:
         """The weights of Linear layers and convolutions that are not quantized, by the layer's name in the file."""
-        taken = {key for layer in self.layers.values() for key in (layer.codes, *layer.side)}
         return {
             key.removesuffix(WEIGHT): info
             for key, info in self.tensors.items()
             if key.endswith(WEIGHT)
-            and key not in taken
+            and key not in self.taken
             and len(info.shape) in LAYER_DIMENSIONS
             and not is_refusal(key, info.shape)
         }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from .contents import PARTS, Contents, Part
 from .kinds import Kind
@@ -64,21 +63,14 @@ class Kept:
         return sum(self.dtypes.values())
 
 
-class _Alike(NamedTuple):
-    """What the layers of a group have in common."""
+_Alike = tuple[Part, Kind, bool, str, bool, bool]
+"""What the layers of a group have in common, as ``Group`` has it."""
 
-    part: Part
-    kind: Kind
-    convolutions: bool
-    group: str
-    exact: bool
-    rotated: bool
 
-    @staticmethod
-    def of(part: Part, layer: QuantizedLayer) -> _Alike:
-        if layer.kind.family == "gguf":  # whose readers make no difference
-            return _Alike(part, layer.kind, False, layer.group, False, False)
-        return _Alike(part, layer.kind, layer.is_convolution, layer.group, layer.exact, layer.rotation > 1)
+def _alike(part: Part, layer: QuantizedLayer) -> _Alike:
+    if layer.kind.family == "gguf":  # whose readers make no difference
+        return part, layer.kind, False, layer.group, False, False
+    return part, layer.kind, layer.is_convolution, layer.group, layer.exact, layer.rotation > 1
 
 
 def groups_of(contents: Contents) -> list[Group]:
@@ -86,11 +78,8 @@ def groups_of(contents: Contents) -> list[Group]:
     found: dict[_Alike, list[QuantizedLayer]] = {}
     for name, layer in contents.layers.items():
         if (part := contents.part_of(name)) is not None:
-            found.setdefault(_Alike.of(part, layer), []).append(layer)
-    groups = [
-        Group(each.part, each.kind, each.convolutions, each.group, each.exact, each.rotated, tuple(layers))
-        for each, layers in found.items()
-    ]
+            found.setdefault(_alike(part, layer), []).append(layer)
+    groups = [Group(*common, tuple(layers)) for common, layers in found.items()]
     return sorted(groups, key=lambda group: (PARTS.index(group.part), -group.nbytes))
 
 
@@ -98,7 +87,7 @@ def kept_of(contents: Contents) -> list[Kept]:
     """What is not quantized, by part."""
     found = []
     for part in PARTS:
-        infos = [info for name, info in contents.kept.items() if contents.part_of(name) == part]
+        infos = contents.kept_in(part).values()
         if infos:
             dtypes = dict(Counter(info.dtype for info in infos).most_common())
             found.append(Kept(part, dtypes, sum(info.nbytes for info in infos)))

@@ -1,6 +1,8 @@
 """The core as a script uses it: a few functions on files by name."""
 
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +42,12 @@ def test_the_three_lines_of_the_readme(example: Example, tmp_path: Path, kind: t
     back = convert(target, kind(tmp_path / "back.safetensors"), "fp16")
     assert back.quantized == () and len(back.expanded) == 8
     assert inspect(back.file).format == "not quantized"
+
+
+def test_the_doctor_is_imported_when_it_is_asked() -> None:
+    """It is as much as a third of the rest, and every start of ComfyUI would wait for it."""
+    code = "import sys, hswq_core; assert 'hswq_core.doctor' not in sys.modules, 'imported at start'"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_options_are_a_value_or_its_fields(example: Example, tmp_path: Path) -> None:

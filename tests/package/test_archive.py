@@ -40,7 +40,7 @@ def test_every_help_page_and_every_link_opens(comfyui: Path, installed: Path, tm
                 return answer.read()
 
         nodes = [name for name in server.get("/object_info") if name.startswith("HSWQ")]
-        assert len(nodes) == 12
+        assert len(nodes) == 13
         for name in nodes:
             text = opened(f"docs/{name}.md").decode("utf-8")
             assert text.startswith("# "), name

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from ..contents import Contents
 from ..family import family_of
+from ..kinds import HSWQ_PACKED
 from .finding import AGAIN, Finding, together
 
 KINDS_OF_MODE = {
@@ -16,11 +17,11 @@ KINDS_OF_MODE = {
     "comfy": {"float8_e4m3fn"},
     "int8": {"int8"},
     "comfy-int8": {"int8_tensorwise"},
-    "mixed": {"int8", *(f"hswq_int{bits}" for bits in (2, 3, 4, 5, 6))},
+    "mixed": {"int8", *HSWQ_PACKED},
     "comfy-mixed": {"nvfp4", "int8_tensorwise"},
 }
 _TOLD_BY_SHAPES = ("stable-diffusion-", "flux-")
-KIND_OF_FORM = {f"int{bits}": f"hswq_int{bits}" for bits in (2, 3, 4, 5, 6)}
+KIND_OF_FORM = {name.removeprefix("hswq_"): name for name in HSWQ_PACKED}
 
 
 def check_claims(contents: Contents) -> Iterator[Finding]:

@@ -64,7 +64,6 @@ def _problem(contents: Contents, layer: QuantizedLayer) -> str:
 
 def check_beside(contents: Contents) -> Iterator[Finding]:
     """By the header alone: marks, scales and descriptions that belong to nothing, and kinds that are not known."""
-    taken = {key for layer in contents.layers.values() for key in (layer.codes, *layer.side)}
     yield from together(
         "unknown-format", "layers are quantized in a way that is not known",
         "Open it with what its publisher names",
@@ -83,7 +82,7 @@ def check_beside(contents: Contents) -> Iterator[Finding]:
     )  # fmt: skip
     yield from together(
         "scale-orphan", "scales stand beside weights that are not quantized: expanded, or merged away", AGAIN,
-        [key for key in contents.tensors if key not in taken and _is_orphan(contents, key)],
+        [key for key in contents.tensors if key not in contents.taken and _is_orphan(contents, key)],
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ...files.decode import KNOWN_FORMATS, LayerDecoder, decode_layer
+from ...files.decode import KNOWN_FORMATS, LayerDecoder
 from ...files.dtypes import is_float
 from ...files.layers import WEIGHT
 from ...formats.stored_layer import DESCRIPTION, FACTOR, MARKERS, PACKED_BITS, SCALE_SUFFIXES
@@ -23,7 +23,7 @@ from ...grids.block_scales import BLOCK
 from ..kinds import DESCRIBED, unknown
 from ..layer import NO_SCALE, QuantizedLayer, granularity
 from .comfy_layouts import LAYOUTS, MX_BLOCK, setting
-from .stored import StoredTensors, shape_in
+from .stored import StoredTensors, has_input_scale, shape_in
 
 HEADER = "_quantization_metadata"
 _W4A8_PARTS = (".weight_s_rel", ".weight_s_channel", ".weight_codebook", ".weight_correction")
@@ -80,22 +80,15 @@ def _layer(tensors: StoredTensors, name: str, said: dict[str, Any]) -> Quantized
         plain_codes=form in KNOWN_FORMATS,
         exact=said.get("full_precision_matrix_mult") is True,
         rotation=_rotation(form, said),
-        input_scale=any(key.endswith((".input_scale", ".scale_input")) for key in side),
+        input_scale=has_input_scale(side),
     )  # fmt: skip
     if form in (*KNOWN_FORMATS, *PACKED_BITS, NVFP4_NAME):
-        own = partial(_decoder, tensors, name, stored)
+        own = partial(tensors.decoder, name, stored)
         return replace(layer, decode=lambda: own().dequantize(tensors.tensor(codes)), scale=lambda: _whole_scale(own()))
     if form in LAYOUTS and len(stored) == 2:
         weight, scale = LAYOUTS[form]
         return replace(layer, decode=partial(weight, tensors, name, said), scale=partial(scale, tensors, name, said))
     return layer
-
-
-def _decoder(tensors: StoredTensors, name: str, stored: tuple[int, ...]) -> LayerDecoder:
-    found = decode_layer(tensors.left, tensors.tensor, name, stored, tensors.source.path)
-    if found.scale_key is None:  # codes of these formats mean nothing without it
-        raise tensors.damaged(f"the scale of the quantized layer {name} is missing")
-    return found
 
 
 def _whole_scale(decoder: LayerDecoder) -> torch.Tensor:

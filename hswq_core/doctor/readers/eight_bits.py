@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 
-from ...files.decode import LayerDecoder, decode_layer
 from ...files.dtypes import is_float
 from ...files.layers import WEIGHT
 from ...files.source import TensorInfo
@@ -15,7 +15,7 @@ from ...formats.refusal import is_refusal
 from ...formats.stored_layer import FP8_DTYPES, LAYER_DIMENSIONS, MARKERS, ROTATION, SCALE_SUFFIXES
 from ..kinds import FP8, FP8_E5M2, INT8, SCALED_FP8, V2, WEIGHT_SCALE_FP8, Kind, unknown
 from ..layer import NO_SCALE, QuantizedLayer, granularity
-from .stored import StoredTensors
+from .stored import StoredTensors, has_input_scale
 
 _BY_SUFFIX = {".scale": V2, ".weight.scale": V2, ".scale_weight": SCALED_FP8, ".weight_scale": WEIGHT_SCALE_FP8}
 MARK = "scaled_fp8"
@@ -41,7 +41,7 @@ def read(tensors: StoredTensors) -> Iterator[QuantizedLayer]:
             plain_codes=info.dtype in (*FP8_DTYPES, "I8"),
             exact=suffix == ".scale_weight" and any(name.startswith(prefix) for prefix in exact),
             rotation=_rotation(tensors, name),
-            input_scale=any(key.endswith((".input_scale", ".scale_input")) for key in side),
+            input_scale=has_input_scale(side),
         )  # fmt: skip
         yield layer if kind.family == "unknown" else _readable(tensors, layer, bool(suffix) or info.dtype == "I8")
 
@@ -58,11 +58,7 @@ def _kind(tensors: StoredTensors, name: str, info: TensorInfo, suffix: str) -> K
 def _readable(tensors: StoredTensors, layer: QuantizedLayer, scaled: bool) -> QuantizedLayer:
     """The layer with its readers. Args: scaled: whether codes mean nothing without a scale."""
 
-    def decoder() -> LayerDecoder:
-        found = decode_layer(tensors.left, tensors.tensor, layer.name, layer.shape, tensors.source.path)
-        if scaled and found.scale_key is None:
-            raise tensors.damaged(f"the scale of the quantized layer {layer.name} is missing")
-        return found
+    decoder = partial(tensors.decoder, layer.name, layer.shape, scaled=scaled)
 
     def decode() -> torch.Tensor:
         return decoder().dequantize(tensors.tensor(layer.codes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 
 from ...errors import CheckpointError
 from ...files.checkpoint import CheckpointReader
+from ...files.decode import LayerDecoder, decode_layer
 from ...files.source import TensorInfo
 
 _MOST_OF_A_TEXT = 1 << 16
@@ -21,6 +22,11 @@ def count_in(said: Mapping[str, Any], key: str, default: int) -> int:
     """A count of a description; the default for what is not one."""
     found = said.get(key, default)
     return found if type(found) is int and found > 0 else default
+
+
+def has_input_scale(side: Iterable[str]) -> bool:
+    """Whether a scale for the layer's inputs is among the tensors beside it."""
+    return any(key.endswith((".input_scale", ".scale_input")) for key in side)
 
 
 def shape_in(said: Mapping[str, Any]) -> tuple[int, ...]:
@@ -78,6 +84,20 @@ class StoredTensors:
         except ValueError:
             return {}
         return found if isinstance(found, dict) else {}
+
+    def decoder(self, name: str, shape: tuple[int, ...], *, scaled: bool = True) -> LayerDecoder:
+        """What decodes a layer that HSWQ reads itself.
+
+        Args:
+            shape: of the stored codes.
+            scaled: whether codes mean nothing without a scale.
+
+        Errors: CheckpointError where its scale is missing or does not fit.
+        """
+        found = decode_layer(self.left, self.tensor, name, shape, self.source.path)
+        if scaled and found.scale_key is None:
+            raise self.damaged(f"the scale of the quantized layer {name} is missing")
+        return found
 
     def damaged(self, what: str) -> CheckpointError:
         return CheckpointError(

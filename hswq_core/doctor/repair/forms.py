@@ -16,6 +16,7 @@ from .. import kinds
 from ..contents import Contents
 from ..kinds import Kind
 from ..layer import CHANNEL, QuantizedLayer
+from ..readers.eight_bits import MARK
 
 _FP8_SUFFIXES = {
     kinds.V2: ".scale", kinds.SCALED_FP8: ".scale_weight", kinds.WEIGHT_SCALE_FP8: ".weight_scale",
@@ -29,7 +30,6 @@ _OTHERS: dict[Kind, Form] = {
     **{kinds.HSWQ_PACKED[f"hswq_{form.name}"]: form for form in MIXED.menu if form.bits < 8},
 }
 _KIND_OF_MODE = {"v2": kinds.V2, "comfy": kinds.COMFY_FP8}
-_MARK = "scaled_fp8"
 _SMALLEST_HALF, _LARGEST_HALF = 2.0**-24, 65504.0
 
 
@@ -64,7 +64,7 @@ def kind_of_scaled(contents: Contents) -> Kind | None:
     found = Counter(layer.kind for layer in contents.layers.values() if layer.kind in _FP8_SUFFIXES)
     if found:
         return found.most_common(1)[0][0]
-    return kinds.SCALED_FP8 if any(key.endswith(_MARK) for key in contents.tensors) else None
+    return kinds.SCALED_FP8 if any(key.endswith(MARK) for key in contents.tensors) else None
 
 
 def rescaled(form: Form, layer: QuantizedLayer, stored: torch.Tensor, weight: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -76,7 +76,7 @@ def _kinds_after(contents: Contents, plan: RepairPlan) -> dict[str, str]:
 def _kept_after(contents: Contents, plan: RepairPlan, quantized: Mapping[str, str]) -> list[str]:
     """The kept layers in the order of the header, those that a repair has kept behind them."""
     said = _list_of(contents.metadata.get(_KEPT, ""))
-    there = {contents.path_of(name) for name in contents.kept if contents.part_of(name) == "diffusion model"}
+    there = {contents.path_of(name) for name in contents.kept_in("diffusion model")}
     restored = {contents.path_of(key.removesuffix(WEIGHT)) for key in plan.others if key.endswith(WEIGHT)}
     named = sorted(there) if said is None else said
     lost = [contents.path_of(mend.name) for mend in plan.layers.values() if mend.kind is None]

@@ -33,7 +33,7 @@ class Original:
                 f"no layer of {contents.path.name} is in it", where=source.path,
                 remedy="Give the model that it was made from, with the same names of tensors",
             )  # fmt: skip
-        inside = (key for name in found.layers() if (key := found.key(name + WEIGHT)))
+        inside = (key for name in contents.names_in("diffusion model") if (key := found.key(name + WEIGHT)))
         quantized = next((key for key in inside if not is_float(source.tensors[key].dtype)), None)
         if quantized is not None:
             raise CheckpointError(
@@ -56,15 +56,12 @@ class Original:
     def missing(self) -> Iterator[str]:
         """Tensors of the diffusion model that the file lacks, by the names that they would have in it."""
         here = self.contents.weights
-        if self.contents.alone or any(self.key(name + WEIGHT) is None for name in self.layers()):
+        if self.contents.alone or any(
+            self.key(name + WEIGHT) is None for name in self.contents.names_in("diffusion model")
+        ):
             return  # another part of a model, or one with other names
         for key, info in self.source.tensors.items():
             if key.startswith(self.prefix) and not key.startswith((*TEXT_ENCODERS, *VAES)):
                 name = self.contents.prefix + key.removeprefix(self.prefix)
                 if name not in here and not is_refusal(key, info.shape):
                     yield name
-
-    def layers(self) -> list[str]:
-        """Of the diffusion model, in the file."""
-        names = (*self.contents.layers, *self.contents.kept)
-        return [name for name in names if self.contents.part_of(name) == "diffusion model"]

@@ -16,8 +16,9 @@ from ...progress import Progress
 from ..contents import Contents
 from ..findings import Finding
 from ..findings.finding import AGAIN
-from ..kinds import Kind
+from ..kinds import SCALED_FP8, Kind
 from ..output_error import energy
+from ..readers.eight_bits import MARK
 from .layer import How, Mended, mended
 from .original import Original
 
@@ -26,7 +27,6 @@ _ROUNDED = 1e-5
 _CAST = 1e-2
 """What rounding to FP8 stays below."""
 _NOISE = 0.5
-_MARK = "scaled_fp8"
 
 
 @dataclass(frozen=True)
@@ -190,12 +190,11 @@ def _is_fp8(value: torch.Tensor) -> bool:
 
 def _look_at_the_rest(plan: RepairPlan, contents: Contents, original: Original) -> None:
     """Norms, biases, and what is missing."""
-    taken = {key for layer in contents.layers.values() for key in (layer.codes, *layer.side)}
     by_hswq = "hswq.mode" in contents.metadata  # other tools put all of a model in FP8, which is no damage
     rest = [
         key
         for key, info in contents.tensors.items()
-        if key not in taken
+        if key not in contents.taken
         and key.removesuffix(WEIGHT) not in contents.kept
         and contents.part_of(key) == "diffusion model"
         and (is_float(info.dtype) or by_hswq)
@@ -210,14 +209,14 @@ def _look_beside(plan: RepairPlan, findings: Iterable[Finding], original: Origin
     """Marks and scales that belong to nothing, and marks that are missing."""
     for finding in findings:
         if finding.name in ("scale-orphan", "marker-without-scales"):
-            scaled = any(mend.kind is not None and mend.kind.name == _MARK for mend in plan.layers.values())
+            scaled = any(mend.kind is not None and mend.kind.name == SCALED_FP8.name for mend in plan.layers.values())
             if finding.name == "scale-orphan" or not scaled:
                 plan.dropped += [key for key in finding.layers if original.key(key) is None]
         elif finding.name == "scales-without-marker":
             contents = original.contents
             dtype = contents.tensors[contents.layers[finding.layers[0]].codes].dtype
             # Of two elements it says that inputs are not to be rounded, which harms nobody.
-            plan.added[f"{contents.prefix}{_MARK}"] = torch.zeros(2, dtype=TORCH_DTYPES[dtype])
+            plan.added[f"{contents.prefix}{MARK}"] = torch.zeros(2, dtype=TORCH_DTYPES[dtype])
 
 
 _OF_THE_HEADER = ("mode", "layer-count", "layer-missing", "architecture", "metadata")
