@@ -46,6 +46,7 @@ def quantize(
     device: torch.device | str = "auto",
     overwrite: bool = False,
     progress: Progress = no_progress,
+    planning: Progress | None = None,
     **more: Any,
 ) -> Report:
     """Write a quantized copy of a checkpoint.
@@ -57,12 +58,14 @@ def quantize(
         device: where weights are rounded; ``auto`` is CUDA where there is one.
         overwrite: whether a file at the target may be replaced.
         progress: called with bytes done and bytes in all.
+        planning: called before, where weights must be read to decide, with layers done and layers in all; ``progress``
+            if not given.
 
     Errors: HSWQError that says what is wrong, where and what to do. Nothing is left at the target then.
     """
     chosen, where = _options(options, more), device_of(device)
     with _matched(source, statistics, chosen) as matched:
-        made = make_plan(matched, chosen, progress=progress)
+        made = make_plan(matched, chosen, progress=planning or progress)
         return quantize_checkpoint(matched, made, Path(target), overwrite=overwrite, device=where, progress=progress)
 
 

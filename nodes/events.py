@@ -60,14 +60,13 @@ def work_events(node: str | None, progress: Progress, doing: str) -> Progress:
 
     Args: doing: what is done, in a word that the page has a sentence for.
     """
-    began, told, whole = time.monotonic(), 0.0, 0
+    began, told = 0.0, 0.0
 
     def tell(done: int, total: int) -> None:
-        nonlocal began, told, whole
+        nonlocal began, told
         progress(done, total)
         now = time.monotonic()
-        if total != whole:  # planning counts layers, writing counts bytes: another step, with a time of its own
-            began, whole = now, total
+        began = began or now
         if done < total and now - told < _SECONDS_BETWEEN_EVENTS:
             return
         told = now

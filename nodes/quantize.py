@@ -242,11 +242,13 @@ class HSWQQuantize(io.ComfyNode):
                 statistics = statistics_of(measured_stats(model, stats, options, cls.hidden.unique_id, kind))
             device = work_device()
             make_room(device, WORKING_MEMORY)
-            told = work_events(cls.hidden.unique_id, progress_bar(), "rounding")
+            bar = progress_bar()
+            planning, rounding = (work_events(cls.hidden.unique_id, bar, doing) for doing in ("planning", "rounding"))
             with timed(kind_of("rounding", options, matched.weights.values(), device)):
                 report = quantize(
-                    matched, target, statistics, options, device=device, overwrite=overwrite, progress=told
-                )
+                    matched, target, statistics, options, device=device, overwrite=overwrite, progress=rounding,
+                    planning=planning,
+                )  # fmt: skip
         if model is not None and statistics.inputs and report.plan.quantized:
             report = looked_at(report, model, statistics, cls.hidden.unique_id)
         said = json.dumps(report.as_dict(), indent=2)

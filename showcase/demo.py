@@ -21,12 +21,12 @@ from PIL import Image
 from farm.prove import ProofRequest, prove
 from hswq_core import inspect
 from hswq_core.recipes import CUSTOM
+from tests.support.examples import QUICK_START_API
 from tests.support.server import REPOSITORY, TINY_CHECKPOINT, ComfyServer
 from tests.support.workflows import TINY, Workflow, node
 
 from .sheet import contact_sheet
 
-WORKFLOW = REPOSITORY / "example_workflows" / "api" / "hswq_sdxl.json"
 STEPS, CFG, BATCH, SIZE = 25, 2.0, 4, 256
 CALIBRATION_PROMPTS = (
     "strawberry", "dog", "sunflower", "hamburger", "rabbit", "blue heart", "whale", "tangerine",
@@ -72,7 +72,7 @@ def main() -> None:
 
 def workflow(prompt: str, seed: int, **quantize: Any) -> Workflow:
     """The bundled workflow with the tiny model's name, size and settings filled in."""
-    flow: Workflow = copy.deepcopy(json.loads(WORKFLOW.read_text(encoding="utf-8")))
+    flow: Workflow = copy.deepcopy(json.loads(QUICK_START_API.read_text(encoding="utf-8")))
     settings: dict[str, dict[str, Any]] = {
         "CheckpointLoaderSimple": {"ckpt_name": TINY},
         "HSWQLoader": {"ckpt_name": TINY},

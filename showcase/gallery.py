@@ -14,11 +14,11 @@ from pathlib import Path
 
 from playwright.sync_api import Browser
 
+from tests.support.examples import EXAMPLES, QUICK_START
 from tests.support.page import ComfyPage, chromium
 from tests.support.server import REPOSITORY, ComfyServer
 
 from .screenshots import small_and_fast
-from .workflows import FOLDER, WORKFLOWS
 
 OUTPUT = REPOSITORY / "browser_output" / "gallery"
 _SETTLED = 2000
@@ -46,11 +46,11 @@ def photograph(server: ComfyServer, browser: Browser, renderer: str, palette: st
     }  # fmt: skip
     mood = f"{renderer}_{palette}_{language}"
     with ComfyPage(server, browser, 1920, 1080, settings) as page:
-        for name in WORKFLOWS:
+        for path in EXAMPLES:
             page.clear()
-            page.drop(FOLDER / f"{name}.json")
+            page.drop(path)
             page.page.wait_for_timeout(_SETTLED)
-            page.screenshot(OUTPUT / f"{name}_{mood}.png")
+            page.screenshot(OUTPUT / f"{path.stem}_{mood}.png")
         if (palette, language) == ("dark", "en"):
             after_a_run(page, renderer)
         if page.errors:
@@ -61,13 +61,13 @@ def photograph(server: ComfyServer, browser: Browser, renderer: str, palette: st
 def after_a_run(page: ComfyPage, renderer: str) -> None:
     """The quick start with what it tells."""
     page.clear()
-    page.drop(FOLDER / "hswq_sdxl.json")
+    page.drop(QUICK_START)
     page.page.wait_for_timeout(_SETTLED)
     small_and_fast(page, "fox face")
     for moment in ("run", "refreshed"):
         if page.run() != "success":
             raise RuntimeError("the workflow did not end well")
-        page.screenshot(OUTPUT / f"hswq_sdxl_{renderer}_{moment}.png")
+        page.screenshot(OUTPUT / f"{QUICK_START.stem}_{renderer}_{moment}.png")
         page.page.wait_for_timeout(_SETTLED)
         page.open()
         page.page.wait_for_function("() => window.app.graph._nodes.length > 10", timeout=30_000)

@@ -15,15 +15,16 @@ from playwright.sync_api import FloatRect
 from safetensors.torch import load_file, save_file
 
 from hswq_core.recipes import DEFAULT_RECIPE
+from tests.support import examples
 from tests.support.page import ComfyPage, chromium
 from tests.support.server import REPOSITORY, TINY_CHECKPOINT, ComfyServer
 
-from .workflows import FOLDER, WORKFLOWS
+from .thumbnails import save_thumbnail
 
 IMAGES = REPOSITORY / "docs" / "images"
 SECOND = "hswq_tiny_2.safetensors"
 STEPS, CFG = 25, 2.0
-PROMPTS = {"hswq_sdxl": "fox face", "hswq_daily_use_with_lora": "sunflower", "hswq_compare_fp16_v1_v2": "strawberry"}
+PROMPTS = {examples.QUICK_START: "fox face", examples.DAILY_USE: "sunflower", examples.COMPARE: "strawberry"}
 
 
 def main() -> None:
@@ -35,46 +36,47 @@ def main() -> None:
         original = load_file(TINY_CHECKPOINT)
         other = {key: value * 1.01 if value.dim() > 1 else value for key, value in original.items()}
         save_file(other, server.checkpoints / SECOND)
-        for name in WORKFLOWS:
+        for path in examples.EXAMPLES:
             with ComfyPage(server, browser, 2400, 1500) as page:
-                photograph(page, name)
+                photograph(page, path)
                 if page.errors:
                     raise RuntimeError(page.errors)
-                print(name, flush=True)
+                print(path.stem, flush=True)
 
 
-def photograph(page: ComfyPage, name: str) -> None:
+def photograph(page: ComfyPage, path: Path) -> None:
     """Run an example as far as the tiny model goes, and keep what the page shows."""
-    page.drop(FOLDER / f"{name}.json")
-    small_and_fast(page, PROMPTS.get(name, ""))
-    if name == "hswq_sdxl":
+    page.drop(path)
+    small_and_fast(page, PROMPTS.get(path, ""))
+    if path == examples.QUICK_START:
         # What the comparing workflow opens.
         for mode in ("v1", "v2"):
             page.set("HSWQQuantize", {"mode": mode, "selection": "variance", "filename": f"tiny_{mode}"})
             _run(page)
         page.set("HSWQQuantize", {"recipe": DEFAULT_RECIPE, "filename": "tiny_best"})
-    if name == "hswq_daily_use_with_lora":
+    if path == examples.DAILY_USE:
         page.set("HSWQLoader", {"ckpt_name": "tiny_best.safetensors"})
-    if name == "hswq_compare_fp16_v1_v2":
+    if path == examples.COMPARE:
         page.set_in_order("HSWQLoader", "ckpt_name", ["tiny_v1.safetensors", "tiny_v2.safetensors"])
-    if name == "hswq_merge_with_lora":
+    if path == examples.MERGE:
         # A merge has a session named for its files: of one file alone it would be that file's.
         page.set_in_order("CheckpointLoaderSimple", "ckpt_name", [TINY_CHECKPOINT.name, SECOND])
     _run(page)
     whole = page.fit()
-    save(page, FOLDER / f"{name}.jpg", 1200, whole)
-    if name == "hswq_sdxl":
+    if path == examples.QUICK_START:
         save(page, IMAGES / "page_quick_start.jpg", 1800, whole)
         close_up(page, "HSWQQuantize", "page_keep_ratio.jpg")
         close_up(page, "HSWQCompare", "page_compare.jpg")
         close_up(page, "HSWQCalibrate", "page_calibrate.jpg")
-    if name == "hswq_full_recipe":
+    if path == examples.FULL_RECIPE:
         save(page, IMAGES / "page_full_recipe.jpg", 1800, whole)
+    save_thumbnail(page, path)
 
 
 def small_and_fast(page: ComfyPage, prompt: str) -> None:
     """The tiny model's size and speed in place of SDXL's."""
     size = {"width": 256, "height": 256}
+    page.set("CheckpointLoaderSimple", {"ckpt_name": TINY_CHECKPOINT.name})  # else the first of the list
     page.set("EmptyLatentImage", size)
     page.set("KSampler", {"steps": STEPS, "cfg": CFG})
     page.set("HSWQCalibrateRun", {**size, "samples": 8, "steps": 10, "cfg": CFG, "rows_per_layer": 256})

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hswq_core.recipes import DEFAULT_RECIPE, RECIPES
+from tests.support import examples
 from tests.support.graph import to_prompt
 from tests.support.server import REPOSITORY, ComfyServer
 
@@ -28,7 +29,6 @@ from .workflow_notes import (
     STOCK_LOADERS,
 )
 
-FOLDER = REPOSITORY / "example_workflows"
 SUBGRAPHS = REPOSITORY / "subgraphs"
 SDXL = "sd_xl_base_1.0.safetensors"
 PROMPT = "a lighthouse on a cliff above a stormy sea, a small red boat, evening light, photograph"
@@ -91,7 +91,7 @@ def quick_start(c: Canvas) -> None:
     )  # fmt: skip
     c.add("compare", "HSWQCompare", (1660, 40, 740, 510), reference=("decode", 0), candidate=("decode_again", 0))
     c.add(
-        "sheet", "SaveImage", (1660, 604, 740, 240), "Original, copy, difference x 8", images=("compare", 0),
+        "sheet", "SaveImage", (1660, 604, 740, 300), "Original, copy, difference x 8", images=("compare", 0),
         filename_prefix="hswq_compare",
     )  # fmt: skip
     c.as_app(
@@ -99,10 +99,10 @@ def quick_start(c: Canvas) -> None:
          ("quantize", "keep_ratio"), ("quantize", "filename")],
         ["image", "fp8", "quantize", "compare", "sheet"],
     )  # fmt: skip
-    c.group("1  Calibrate while sampling", -20, -30, 780, 890)
-    c.group("2  Write the copy", 780, -30, 430, 890)
-    c.group("3  Load and render", 1220, -30, 410, 890)
-    c.group("4  Compare", 1640, -30, 780, 890)
+    c.group("1  Calibrate while sampling", -20, -30, 780, 960)
+    c.group("2  Write the copy", 780, -30, 430, 960)
+    c.group("3  Load and render", 1220, -30, 410, 960)
+    c.group("4  Compare", 1640, -30, 780, 960)
 
 
 def full_recipe(c: Canvas) -> None:
@@ -158,13 +158,13 @@ def compare_modes(c: Canvas) -> None:
         c.add(f"{name}_decode", "VAEDecode", (x, 658, 390, 50), samples=(f"{name}_sampler", 0), vae=("fp16", 2))
     for row, name in enumerate(("v1", "v2")):
         c.add(
-            f"{name}_compare", "HSWQCompare", (1710, 40 + 440 * row, 470, 380), f"FP16 | {name.upper()}",
+            f"{name}_compare", "HSWQCompare", (1710, 40 + 530 * row, 470, 480), f"FP16 | {name.upper()}",
             reference=("fp16_decode", 0), candidate=(f"{name}_decode", 0),
         )  # fmt: skip
-    c.group("FP16", 370, -30, 430, 920)
-    c.group("V1", 810, -30, 430, 920)
-    c.group("V2", 1250, -30, 430, 920)
-    c.group("Compare", 1690, -30, 510, 920)
+    c.group("FP16", 370, -30, 430, 1110)
+    c.group("V1", 810, -30, 430, 1110)
+    c.group("V2", 1250, -30, 430, 1110)
+    c.group("Compare", 1690, -30, 510, 1110)
 
 
 def stock_loaders(c: Canvas) -> None:
@@ -211,22 +211,22 @@ def merge(c: Canvas) -> None:
 
 
 WORKFLOWS = {
-    "hswq_sdxl": quick_start,
-    "hswq_full_recipe": full_recipe,
-    "hswq_daily_use_with_lora": daily_use,
-    "hswq_compare_fp16_v1_v2": compare_modes,
-    "hswq_files_for_stock_loaders": stock_loaders,
-    "hswq_merge_with_lora": merge,
+    examples.QUICK_START: quick_start,
+    examples.FULL_RECIPE: full_recipe,
+    examples.DAILY_USE: daily_use,
+    examples.COMPARE: compare_modes,
+    examples.STOCK_LOADERS: stock_loaders,
+    examples.MERGE: merge,
 }
 
 
-def build(object_info: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Every example workflow by its file's stem, as the page saves it."""
+def build(object_info: dict[str, Any]) -> dict[Path, dict[str, Any]]:
+    """Every example workflow by its file, as the page saves it."""
     done = {}
-    for name, draw in WORKFLOWS.items():
+    for path, draw in WORKFLOWS.items():
         canvas = Canvas(object_info)
         draw(canvas)
-        done[name] = canvas.workflow(name)
+        done[path] = canvas.workflow(path.stem)
     return done
 
 
@@ -236,15 +236,15 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as base, ComfyServer(args.comfyui, Path(base)) as server:
         info = server.get("/object_info")
-    for name, workflow in build(info).items():
+    for path, workflow in build(info).items():
         text = json.dumps(workflow, indent=1, ensure_ascii=False)
-        (FOLDER / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-        if name == "hswq_sdxl":
+        path.write_text(text + "\n", encoding="utf-8")
+        if path == examples.QUICK_START:
             prompt = to_prompt(workflow, info)
             for entry in prompt.values():
                 entry["inputs"] |= {"ckpt_name": SDXL} if "ckpt_name" in entry["inputs"] else {}
             text = json.dumps(prompt, indent=1, ensure_ascii=False)
-            (FOLDER / "api" / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+            examples.QUICK_START_API.write_text(text + "\n", encoding="utf-8")
     SUBGRAPHS.mkdir(exist_ok=True)
     for name, make in BLUEPRINTS.items():
         text = json.dumps(make(info), indent=1, ensure_ascii=False)

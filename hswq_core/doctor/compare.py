@@ -11,13 +11,13 @@ from ..calibration.rows import all_finite
 from ..calibration.statistics import Statistics
 from ..errors import CheckpointError
 from ..files.checkpoint import CheckpointReader
-from ..files.dtypes import is_float
-from ..files.layers import WEIGHT, SourceLayers, find_layers
+from ..files.layers import WEIGHT, find_layers
 from ..parallel import ordered_map
 from ..planning.matched_source import match_source
 from ..progress import Progress
 from .comparison import Comparison, LayerError
 from .contents import Contents
+from .not_the_original import check_unquantized, no_layer_of
 from .output_error import energy, output_error
 from .prediction import Predictor
 
@@ -34,14 +34,11 @@ def compare(contents: Contents, original: Path, statistics: Statistics | None, p
     StatisticsError for statistics of another model."""
     with CheckpointReader(original) as source:
         found = match_source(source, statistics) if statistics is not None else find_layers(source)
-        _check_original(found, original)
+        check_unquantized(source.tensors, map(found.key, found.weights), original)
         names = _names(contents)
         missing = tuple(sorted(name for path, name in names.items() if path not in found.weights))
         if len(missing) == len(names):
-            raise CheckpointError(
-                f"no layer of {contents.path.name} is in it", where=original, remedy="Give the file that it was made "
-                "from, with the same names of tensors",
-            )  # fmt: skip
+            raise no_layer_of(contents.path, original)
         predictor = Predictor(statistics) if statistics is not None else None
 
         def compared(path: str) -> LayerError | _Unreadable | None:
@@ -68,14 +65,6 @@ def compare(contents: Contents, original: Path, statistics: Statistics | None, p
 def _names(contents: Contents) -> dict[str, str]:
     """The diffusion model's layers by their path in it."""
     return {contents.path_of(name): name for name in contents.names_in("diffusion model")}
-
-
-def _check_original(found: SourceLayers, original: Path) -> None:
-    quantized = next((name for name, info in found.weights.items() if not is_float(info.dtype)), None)
-    if quantized is not None:
-        raise CheckpointError(
-            f"the original is quantized itself ({quantized})", where=original, remedy="Give the model in 16 or 32 bits"
-        )
 
 
 def _weight(contents: Contents, name: str, shape: torch.Size) -> torch.Tensor:

@@ -18,18 +18,18 @@ _LOOKED_FOR = {f"{_BLOCK}0.context_block.attn.qkv.weight": (0,), "x_embedder.pro
 _SAYING = "open this file with HSWQ Loader"
 
 
-def refusal_header(unknown: str, linear: Sequence[str]) -> dict[str, str]:
-    """Declares an unknown format for one Linear layer, so that stock loaders fail and name it.
+def refusal_header(kind: str, linear: Sequence[str]) -> dict[str, str]:
+    """Declares an unknown format for one Linear layer, so that stock loaders stop and name it.
 
     Args:
-        unknown: the format that the error names.
+        kind: the format that the error names ("hswq_int8"), and HSWQ Loader after it.
         linear: Linear layers of the file that are quantized.
     """
     if not linear:
         return {}
     # Some versions name a layer as the file does, others as the model does.
     names = {linear[0], linear[0].partition("diffusion_model.")[2] or linear[0]}
-    layers = {name: {"format": unknown} for name in sorted(names)}
+    layers = {name: {"format": f"{kind}: {_SAYING}"} for name in sorted(names)}
     return {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": layers})}
 
 

@@ -7,8 +7,13 @@ from tests.browser.test_recipe import CAPTURE, TRACKER
 from tests.support.page import ComfyPage
 
 
-def told(page: ComfyPage) -> str:
-    page.page.wait_for_function("() => document.querySelector('.hswq-estimate')?.textContent", timeout=15_000)
+def told(page: ComfyPage, begin: str = "") -> str:
+    """What is told, once it begins so: the page draws a node that it made anew when it has the time."""
+    page.page.wait_for_function(
+        "(begin) => { const told = document.querySelector('.hswq-estimate')?.textContent;"
+        " return told && told.startsWith(begin); }",
+        arg=begin, timeout=15_000,
+    )  # fmt: skip
     return page.texts("hswq-estimate")
 
 
@@ -33,12 +38,19 @@ def test_what_a_run_takes_is_told_once_there_is_a_session(page: ComfyPage, rende
     page.page.evaluate(CAPTURE)
     page.set("HSWQQuantize", {"keep_ratio": 0.5})
     page.page.evaluate(CAPTURE)
+    page.page.wait_for_timeout(1500)  # until the page has kept it
     page.page.evaluate(f"async () => {TRACKER}.undo()")
     page.page.wait_for_timeout(1500)
-    assert told(page).startswith(first.partition(" of ")[0])
+    assert page.value("HSWQQuantize", "keep_ratio") == 0.25
+    assert told(page, first.partition(" of ")[0])
     assert f"written: estimate_{renderer}.safetensors" in page.texts("hswq-verdict")
 
-    page.page.wait_for_timeout(1500)
+    # A refresh reads what the page has kept: newer ones keep what was undone with the next change.
+    for ratio in (0.5, 0.25):
+        page.set("HSWQQuantize", {"keep_ratio": ratio})
+        page.page.evaluate(CAPTURE)
+        page.page.wait_for_timeout(1500)
     page.open()
     page.page.wait_for_function("() => window.app.graph._nodes.length > 10", timeout=30_000)
-    assert told(page).startswith(first.partition(" of ")[0]) and "rounding about" in told(page)
+    assert page.value("HSWQQuantize", "keep_ratio") == 0.25
+    assert "rounding about" in told(page, first.partition(" of ")[0])

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from showcase.screenshots import small_and_fast
+from tests.support.examples import EXAMPLES, QUICK_START
 from tests.support.page import ComfyPage
-from tests.support.server import REPOSITORY
 
-EXAMPLES = sorted((REPOSITORY / "example_workflows").glob("*.json"))
 SIZES = ((1920, 1080), (1366, 768))
 # Below this the page leaves out all text of nodes: letters of 14 pixels would have less than 8.
 LEGIBLE = 8 / 14
@@ -64,7 +63,7 @@ def test_all_of_it_is_in_view_and_nothing_lies_on_another(page: ComfyPage, path:
 def test_in_japanese_notes_groups_and_views_are_japanese(page: ComfyPage) -> None:
     page.language("ja")
     try:
-        page.drop(REPOSITORY / "example_workflows" / "hswq_sdxl.json")
+        page.drop(QUICK_START)
         page.page.wait_for_timeout(1500)
         titles = page.page.evaluate("() => window.app.graph._groups.map((group) => group.title)")
         assert titles[0].startswith("1  サンプリング") and titles[3] == "4  比べる"
@@ -77,7 +76,7 @@ def test_in_japanese_notes_groups_and_views_are_japanese(page: ComfyPage) -> Non
 
 
 def test_the_screenshots_prompt_is_not_the_negative_prompt_too(page: ComfyPage) -> None:
-    page.drop(REPOSITORY / "example_workflows" / "hswq_sdxl.json")
+    page.drop(QUICK_START)
     small_and_fast(page, "fox face")
     texts = page.page.evaluate(
         """() => Object.fromEntries(window.app.graph._nodes.filter((n) => n.type === "CLIPTextEncode")

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from hswq_core import quantize
+from tests.support.examples import QUICK_START
 from tests.support.page import ComfyPage
-from tests.support.server import REPOSITORY, TINY_CHECKPOINT, ComfyServer
+from tests.support.server import TINY_CHECKPOINT, ComfyServer
 
 ADD_LOADER = """() => {
     const node = window.LiteGraph.createNode("CheckpointLoaderSimple");
@@ -67,7 +68,7 @@ def test_quantize_with_hswq_puts_the_quick_start_behind_a_loader(page: ComfyPage
     page.page.evaluate(CHOOSE)
     page.page.wait_for_timeout(1500)
     assert page.page.evaluate(OVERLAPS) == []
-    workflow = json.loads((REPOSITORY / "example_workflows" / "hswq_sdxl.json").read_text(encoding="utf-8"))
+    workflow = json.loads(QUICK_START.read_text(encoding="utf-8"))
     expected = [node["type"] for node in workflow["nodes"] if node["type"] != "MarkdownNote"]
     assert sorted(page.page.evaluate("() => window.app.graph._nodes.map((n) => n.type)")) == sorted(expected)
     by_id = {node["id"]: node for node in workflow["nodes"]}

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.examples import DAILY_USE, EXAMPLES
 from tests.support.page import ComfyPage
-from tests.support.server import REPOSITORY
 
 pytestmark = pytest.mark.browser
-EXAMPLES = sorted((REPOSITORY / "example_workflows").glob("*.json"))
 # Nodes that begin in a group and end outside, or whose own fields and views are higher than they are.
 HANGING = """() => {
     const graph = window.app.graph, found = [];
@@ -104,7 +103,7 @@ def test_nothing_hangs_out_and_text_can_be_read(coloured: ComfyPage) -> None:
 
 def test_a_warning_can_be_read(coloured: ComfyPage) -> None:
     """That of a loader for a kind of file of which there is none."""
-    path = REPOSITORY / "example_workflows" / "hswq_daily_use_with_lora.json"
+    path = DAILY_USE
     workflow = json.loads(path.read_text(encoding="utf-8"))
     (loader,) = (node for node in workflow["nodes"] if node["type"] == "HSWQLoader")
     loader["properties"]["hswq_kind"] = "comfy-mixed"

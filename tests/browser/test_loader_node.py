@@ -7,17 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.examples import DAILY_USE
 from tests.support.page import ComfyPage
-from tests.support.server import REPOSITORY
 
 pytestmark = pytest.mark.browser
-EXAMPLE = REPOSITORY / "example_workflows/hswq_daily_use_with_lora.json"
 
 
 def test_an_older_workflow_is_read_and_the_old_switch_is_not_shown(
     page: ComfyPage, renderer: str, tmp_path: Path
 ) -> None:
-    workflow = json.loads(EXAMPLE.read_text(encoding="utf-8"))
+    workflow = json.loads(DAILY_USE.read_text(encoding="utf-8"))
     loader = next(node for node in workflow["nodes"] if node["type"] == "HSWQLoader")
     loader["widgets_values"] = ["older.safetensors", True]
     loader["inputs"] = [entry for entry in loader["inputs"] if entry["name"] != "compute"]

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.examples import EXAMPLES, QUICK_START
 from tests.support.graph import to_prompt
 from tests.support.page import ComfyPage
 from tests.support.server import REPOSITORY, ComfyServer
 from tests.support.workflows import TINY
 
-EXAMPLES = sorted((REPOSITORY / "example_workflows").glob("*.json"))
 BLUEPRINTS = sorted((REPOSITORY / "subgraphs").glob("*.json"))
-QUICK_START = REPOSITORY / "example_workflows" / "hswq_sdxl.json"
 
 
 def small(page: ComfyPage, steps: int = 3, prompt: str = "fox face") -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.examples import QUICK_START
 from tests.support.page import ComfyPage
-from tests.support.server import REPOSITORY, ComfyServer
+from tests.support.server import ComfyServer
 
-QUICK_START = REPOSITORY / "example_workflows" / "hswq_sdxl.json"
 FIRST_FIELDS = ["recipe", "source", "mode", "keep_ratio", "selection", "rounding", "filename", "more fields"]
 FOLDED = {"budget", "target", "rotate", "scales", "part", "force_keep", "force_quantize", "overwrite"}
 QUANTIZE = "window.app.graph._nodes.find((n) => n.type === 'HSWQQuantize')"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from hswq_core import quantize
 from tests.browser.test_page import small
+from tests.support.examples import COMPARE
 from tests.support.page import ComfyPage
-from tests.support.server import REPOSITORY, TINY_CHECKPOINT, ComfyServer
-
-COMPARE = REPOSITORY / "example_workflows" / "hswq_compare_fp16_v1_v2.json"
+from tests.support.server import TINY_CHECKPOINT, ComfyServer
 
 
 def test_comparing_without_quantized_files_says_so(page: ComfyPage, server: ComfyServer) -> None:

@@ -3,6 +3,7 @@
 import re
 import subprocess
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -34,7 +35,7 @@ def test_what_the_pages_point_to_is_there(files: set[str]) -> None:
     for page in pages:
         for link in _LINK.findall((ROOT / page).read_text("utf-8")):
             if not link.startswith(("http", "#")):
-                target = (ROOT / page).parent / link.partition("#")[0]
+                target = (ROOT / page).parent / unquote(link.partition("#")[0])
                 assert target.resolve().relative_to(ROOT).as_posix() in files, f"{page} points to {link}"
 
 

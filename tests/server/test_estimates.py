@@ -75,7 +75,7 @@ def test_the_command_line_plans_the_same_size(server: ComfyServer, report: dict[
 def test_what_is_done_is_told_while_it_is_done(server: ComfyServer, report: dict[str, Any]) -> None:
     told = [data for kind, data in server.events if kind == "hswq.progress" and data["node"] == "quantize"]
     steps = list(dict.fromkeys(data["doing"] for data in told))
-    assert steps == ["measuring", "rounding", "comparing"]
+    assert steps == ["measuring", "planning", "rounding", "comparing"]
 
 
 def test_times_that_cannot_be_read_are_none(server: ComfyServer, report: dict[str, Any]) -> None:

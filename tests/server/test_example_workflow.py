@@ -9,15 +9,14 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from showcase.blueprints import BLUEPRINTS
-from showcase.demo import WORKFLOW, workflow
+from showcase.demo import workflow
 from showcase.workflows import build
+from tests.support.examples import EXAMPLES, FOLDER, FULL_RECIPE, QUICK_START, QUICK_START_API
 from tests.support.graph import to_prompt
 from tests.support.odd_folder import CALIBRATED
 from tests.support.probing import UNET
 from tests.support.server import REPOSITORY, TINY_CHECKPOINT, ComfyServer
 from tests.support.workflows import TINY
-
-EXAMPLES = sorted((REPOSITORY / "example_workflows").glob("*.json"))
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -26,8 +25,12 @@ def test_it_is_what_the_builder_makes_of_todays_nodes(server: ComfyServer, path:
     info = server.get("/object_info")
     graph = json.loads(path.read_text(encoding="utf-8"))
     # Stock nodes gain inputs from version to version; ours are the same everywhere.
-    assert shape_of(graph) == shape_of(build(info)[path.stem])
+    assert shape_of(graph) == shape_of(build(info)[path])
     assert path.with_suffix(".jpg").stat().st_size < 1_000_000
+
+
+def test_they_are_all_known() -> None:
+    assert sorted(FOLDER.glob("*.json")) == sorted(EXAMPLES)
 
 
 def test_blueprints_are_what_the_builder_makes_of_todays_nodes(server: ComfyServer) -> None:
@@ -55,8 +58,8 @@ def shape_of(graph: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_api_form_is_the_quick_start(server: ComfyServer) -> None:
     info = server.get("/object_info")
-    prompt = to_prompt(json.loads((WORKFLOW.parents[1] / WORKFLOW.name).read_text(encoding="utf-8")), info)
-    api = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+    prompt = to_prompt(json.loads(QUICK_START.read_text(encoding="utf-8")), info)
+    api = json.loads(QUICK_START_API.read_text(encoding="utf-8"))
     for entry in (*prompt.values(), *api.values()):
         entry["inputs"].pop("ckpt_name", None)  # the one field that users fill in
     assert prompt.keys() == api.keys()
@@ -77,7 +80,7 @@ def test_its_links_are_whole(path: Path) -> None:
 
 def test_the_quick_starts_app_names_fields_and_results_that_are_there() -> None:
     """Newer pages show them in app mode."""
-    graph = json.loads((REPOSITORY / "example_workflows" / "hswq_sdxl.json").read_text(encoding="utf-8"))
+    graph = json.loads(QUICK_START.read_text(encoding="utf-8"))
     nodes, app = {node["id"]: node for node in graph["nodes"]}, graph["extra"]["linearData"]
     for number, field in app["inputs"]:
         assert field in [socket["name"] for socket in nodes[number]["inputs"] if "widget" in socket]
@@ -112,7 +115,7 @@ def test_the_full_recipe_runs_with_one_checkpoint_and_then_with_another(server: 
     tensors = load_file(TINY_CHECKPOINT)
     changed = {k: v * 1.02 if k.startswith(UNET) and v.dim() > 1 else v for k, v in tensors.items()}
     save_file(changed, server.checkpoints / "second.safetensors")
-    graph = json.loads((REPOSITORY / "example_workflows" / "hswq_full_recipe.json").read_text(encoding="utf-8"))
+    graph = json.loads(FULL_RECIPE.read_text(encoding="utf-8"))
     prompt = to_prompt(graph, server.get("/object_info"))
     small = {"width": 256, "height": 256, "steps": 2, "cfg": 2.0}
     settings: dict[str, dict[str, Any]] = {

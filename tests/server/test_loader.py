@@ -148,7 +148,7 @@ def test_rotated_layers_are_turned_back_here_and_closer_in_stock(probing: ComfyS
 def test_the_stock_loader_refuses_int8(probing: ComfyServer) -> None:
     """It would take the integers for weights, and draw noise."""
     flow = {"loader": w.node("CheckpointLoaderSimple", ckpt_name="int8.safetensors")}
-    with pytest.raises(ExecutionError, match="hswq_int8"):
+    with pytest.raises(ExecutionError, match="hswq_int8: open this file with HSWQ Loader"):
         probing.run(flow | w.sampling(["loader", 0], ["loader", 1], ["loader", 2], "int8", steps=2))
 
 

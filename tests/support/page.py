@@ -208,24 +208,30 @@ class ComfyPage:
         across, down = (right - left) * scale, (bottom - top) * scale
         return {"x": 80, "y": 170, "width": across + 20, "height": down + 20}
 
-    def frame_node(self, kind: str, scale: float = 1.3) -> FloatRect:
-        """Move the canvas to a node, and give its place on the page."""
-        left, top, right, bottom = self._bounds("n.type === kind", kind)
+    def colour(self, palette: str) -> None:
+        """Choose the page's colours, "dark" or "light", with all that it shows."""
+        self.page.evaluate(
+            "(palette) => window.app.extensionManager.setting.set('Comfy.ColorPalette', palette)", palette
+        )
+
+    def frame_node(self, kind: str, scale: float = 1.3, title: str = "") -> FloatRect:
+        """Move the canvas to a node, of those with a title where one is given, and give its place on the page."""
+        left, top, right, bottom = self._bounds("n.type === kind && (!title || n.title === title)", kind, title)
         self.look_at(left - 300 / scale, top - 220 / scale, scale)
         width, height = (right - left) * scale + 24, (bottom - top) * scale + 24
         return {"x": 300 - 12, "y": 220 - 12, "width": width, "height": height}
 
-    def _bounds(self, which: str, kind: str = "") -> list[float]:
+    def _bounds(self, which: str, kind: str = "", title: str = "") -> list[float]:
         """Left, top, right and bottom of nodes and groups on the canvas."""
         return self.page.evaluate(
-            "(kind) => { const nodes = window.app.graph._nodes.filter((n) => " + which + ");"
+            "([kind, title]) => { const nodes = window.app.graph._nodes.filter((n) => " + which + ");"
             " const groups = kind ? [] : window.app.graph._groups;"
             " const boxes = [...nodes.map((n) => [n.pos[0], n.pos[1] - 30, n.pos[0] + n.size[0],"
             " n.pos[1] + n.size[1]]),"
             " ...groups.map((g) => [g.pos[0], g.pos[1], g.pos[0] + g.size[0], g.pos[1] + g.size[1]])];"
             " const edge = (i, best) => best(...boxes.map((b) => b[i]));"
             " return [edge(0, Math.min), edge(1, Math.min), edge(2, Math.max), edge(3, Math.max)]; }",
-            kind,
+            [kind, title],
         )
 
     def screenshot(self, path: Path, **options: Any) -> None:

@@ -10,6 +10,7 @@ import { say } from "./words.js";
 const LEVELS = 34;
 const DOING = {
     measuring: "measuring the sensitivity of the layers",
+    planning: "choosing layers and formats",
     rounding: "rounding the layers",
     comparing: "comparing the copy with the original",
 };

@@ -5,6 +5,7 @@ import { arrange } from "./example.js";
 import { say } from "./words.js";
 
 const LOADER = "CheckpointLoaderSimple";
+const QUICK_START = encodeURIComponent("HSWQ 1 Quick start in 8 bits.json");
 const GAP = 80;
 
 const COMMAND = "HSWQ.Quantize";
@@ -29,7 +30,7 @@ export function commandsOf(item) {
 
 async function quantizeBehind(loader, app, api) {
     const pack = new URL(import.meta.url).pathname.split("/extensions/")[1].split("/")[0];
-    const response = await api.fetchApi(`/workflow_templates/${pack}/hswq_sdxl.json`);
+    const response = await api.fetchApi(`/workflow_templates/${pack}/${QUICK_START}`);
     const example = await response.json();
     const graph = loader.graph ?? app.graph;
     graph.beforeChange?.();

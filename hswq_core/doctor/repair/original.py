@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-from ...errors import CheckpointError
 from ...files.checkpoint import CheckpointReader
 from ...files.dtypes import is_float
 from ...files.layers import WEIGHT, find_prefix
 from ...files.text_encoders import TEXT_ENCODERS
 from ...formats.refusal import is_refusal
 from ..contents import VAES, Contents
+from ..not_the_original import check_unquantized, no_layer_of
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,9 @@ class Original:
         """Errors: CheckpointError where it has no layer of the file, or is quantized itself."""
         found = Original(contents, source, "" if contents.alone else find_prefix(source))
         if not any(found.key(name + WEIGHT) for name in (*contents.layers, *contents.kept)):
-            raise CheckpointError(
-                f"no layer of {contents.path.name} is in it", where=source.path,
-                remedy="Give the model that it was made from, with the same names of tensors",
-            )  # fmt: skip
+            raise no_layer_of(contents.path, source.path)
         inside = (key for name in contents.names_in("diffusion model") if (key := found.key(name + WEIGHT)))
-        quantized = next((key for key in inside if not is_float(source.tensors[key].dtype)), None)
-        if quantized is not None:
-            raise CheckpointError(
-                f"the original is quantized itself ({quantized})", where=source.path,
-                remedy="Give the model in 16 or 32 bits",
-            )  # fmt: skip
+        check_unquantized(source.tensors, inside, source.path)
         return found
 
     def key(self, key: str) -> str | None:
