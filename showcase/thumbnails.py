@@ -20,7 +20,7 @@ _SHOWN = {
     examples.QUICK_START: (("HSWQCompare", ""), "A copy in 8 bits, the same image with it, and a verdict"),
     examples.DAILY_USE: (("HSWQLoader", ""), "Make images with a copy, and a LoRA if you like"),
     examples.FULL_RECIPE: (
-        ("PreviewImage", "Original, copy, difference x 8"),
+        ("HSWQProve", ""),
         "Every layer measured, the copy proved, a card to publish it",
     ),
     examples.STOCK_LOADERS: (("HSWQQuantize", "For every FP8 loader: V1"), "V1 and comfy, for people without HSWQ"),
