@@ -109,11 +109,11 @@ def full_recipe(c: Canvas) -> None:
     c.note("Read me", FULL_RECIPE, -20, -260, 2570, 190)
     calibration_run(c)
     c.add(
-        "measure", "HSWQMeasureSensitivity", (840, 40, 330, 220), model=("original", 0), stats=("run", 0),
+        "measure", "HSWQMeasureSensitivity", (840, 40, 330, 320), model=("original", 0), stats=("run", 0),
         mode=BEST["mode"], rounding=BEST["rounding"],
     )  # fmt: skip
-    c.add("report", "HSWQReport", (840, 320, 330, 130), stats=("measure", 0), keep_ratio=0.1)
-    c.add("chart", "PreviewImage", (840, 510, 330, 290), "Layers, and what is kept", images=("report", 0))
+    c.add("report", "HSWQReport", (840, 420, 330, 130), stats=("measure", 0), keep_ratio=0.1)
+    c.add("chart", "PreviewImage", (840, 610, 330, 370), "Layers, and what is kept", images=("report", 0))
     c.add(
         "quantize", "HSWQQuantize", (1230, 40, 390, 800), "Write the copy", source=CALIBRATED,
         stats=("measure", 0), **BEST, keep_ratio=0.1,
@@ -121,15 +121,15 @@ def full_recipe(c: Canvas) -> None:
     )  # fmt: skip
     c.add("copy", "HSWQLoader", (1680, 40, 360, 240), "HSWQ Loader: the file just written", path=("quantize", 0))
     c.add(
-        "prove", "HSWQProve", (1680, 334, 360, 570), reference=("original", 0), candidate=("copy", 0),
+        "prove", "HSWQProve", (1680, 334, 360, 660), reference=("original", 0), candidate=("copy", 0),
         clip=("original", 1), vae=("original", 2), sampler_name="euler", scheduler="normal", seeds=8,
     )  # fmt: skip
     c.add("pairs", "PreviewImage", (2090, 40, 440, 460), "Original, copy, difference x 8", images=("prove", 0))
-    c.add("publish", "HSWQPublish", (2090, 554, 440, 350), path=("quantize", 0), proof=("prove", 2))
-    c.group("1  Calibrate with 32 images", -20, -30, 820, 940)
-    c.group("2  Measure", 820, -30, 370, 940)
-    c.group("3  Write the copy", 1210, -30, 430, 940)
-    c.group("4  Prove and publish", 1660, -30, 890, 940)
+    c.add("publish", "HSWQPublish", (2090, 554, 440, 440), path=("quantize", 0), proof=("prove", 2))
+    c.group("1  Calibrate with 32 images", -20, -30, 820, 1050)
+    c.group("2  Measure", 820, -30, 370, 1050)
+    c.group("3  Write the copy", 1210, -30, 430, 1050)
+    c.group("4  Prove and publish", 1660, -30, 890, 1050)
 
 
 def daily_use(c: Canvas) -> None:

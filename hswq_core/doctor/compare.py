@@ -89,7 +89,7 @@ def _error(
     predictor: Predictor | None,
 ) -> LayerError | None:
     """``None`` for a layer that is as it was."""
-    change = quantized - weight
+    change = quantized.sub_(weight)  # nobody else has it
     lost, whole = energy(change), energy(weight)
     if not lost:
         return None

@@ -77,7 +77,7 @@ class LayerDecoder:
     def scaled(self, codes: torch.Tensor) -> torch.Tensor:
         """Codes, as they are stored, times their scale: float32 in the shape of the weight."""
         if self.bits == 8:
-            return codes.float() * self.scale
+            return codes.float().mul_(self.scale)
         return dequantize_packed(codes, self.scale, self.bits, self.shape, torch.float32, self.factor)
 
 
