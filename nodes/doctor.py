@@ -69,7 +69,9 @@ class HSWQDoctor(io.ComfyNode):
     @classmethod
     @checked
     def execute(cls, file: str, original: str = NO_ORIGINAL, stats: Any = None, path: str = "") -> io.NodeOutput:
-        from ..loader.running import running_comfyui  # with the doctor, which few runs of ComfyUI need
+        # With the doctor, which few runs of ComfyUI need.
+        from ..hswq_core.doctor.openings.opening import HSWQ_LOADER
+        from ..loader.running import running_comfyui
 
         running = running_comfyui()
         found = diagnose(
@@ -80,10 +82,15 @@ class HSWQDoctor(io.ComfyNode):
             progress=progress_bar(),
         )
         opening = running.opening(found)
-        report = f"{found}\n\n{running}\n  it opens this file: {opening}"
+        own = f"its own loaders: {opening}"
+        report = f"{found}\n\n{running}\n  {own}"
+        # A refusal harms nobody where HSWQ Loader opens the file.
+        ours = next(each for each in found.openings if each.loader == HSWQ_LOADER)
+        is_note = opening.outcome == "refuses" and ours.opens
         told = {
             "verdict": found.verdict,
-            "warnings": [str(finding) for finding in found.errors] + ([] if opening.opens else [str(opening)]),
+            "warnings": [str(finding) for finding in found.errors] + ([] if opening.opens or is_note else [own]),
+            "notes": [own] if is_note else [],
             "text": report,
         }
         whole = json.dumps({**found.as_dict(), "comfyui": running.as_dict(), "opening": opening.as_dict()}, indent=2)

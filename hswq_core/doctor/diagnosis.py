@@ -132,7 +132,7 @@ class Diagnosis:
 
     def __str__(self) -> str:
         lines = [self.file, f"  {self.verdict}", ""]
-        lines += _block("wrong", [str(finding) for finding in self.errors])
+        lines += _block("wrong", [str(finding) for finding in self.errors] or ["nothing was found"])
         lines += _block("note", [str(finding) for finding in self.findings if not finding.is_error])
         lines += _block("parts", [f"{part}, {size_in_words(size)}" for part, size in self.parts.items()])
         lines += _block("layers", [_line(each.group) for each in self.groups])

@@ -44,7 +44,10 @@ def plan_with_curve(
     """The same, and what else could be had, where errors can be predicted."""
     statistics = matched.statistics
     if statistics is None and options.part != "text_encoders" and (options.budget or options.keep_ratio > 0):
-        raise PlanError("choosing layers to keep needs statistics", remedy="Give statistics, or a keep ratio of 0")
+        raise PlanError(
+            "choosing layers to keep needs statistics",
+            remedy="Give the session that HSWQ Calibrate wrote to output/hswq (--stats), or a keep ratio of 0",
+        )
     if statistics is None and FORMATS[options.mode].menu and options.part != "text_encoders":
         raise PlanError(
             f"{options.mode} chooses the bits of each layer by its measured impact, and there are no statistics",

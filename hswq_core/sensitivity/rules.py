@@ -115,5 +115,6 @@ def _check_measured(layers: Sequence[str], impacts: Mapping[str, float], purpose
         raise StatisticsError(
             f"the impact of {len(missing)} of {len(layers)} layers was not measured for {purpose} rounding",
             where=missing[0],
-            remedy="Connect the MODEL to HSWQ Quantize, run HSWQ Measure Sensitivity, or choose otherwise",
+            remedy="Connect the MODEL to HSWQ Quantize, run HSWQ Measure Sensitivity, or choose another selection: "
+            "variance needs no measuring",
         )

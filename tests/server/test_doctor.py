@@ -225,7 +225,7 @@ def test_with_the_original_and_a_path(place: Place) -> None:
     assert len(compared["layers"]) == 175 and max(each["weight"] for each in compared["layers"].values()) < 1e-3
     told = done["doctor"]["hswq_doctor"][0]
     assert told["text"] == done["doctor"]["text"][0] and told["verdict"] in told["text"]
-    assert "opened by HSWQ Loader" in told["verdict"] and "it opens this file: noise" in told["text"]
+    assert "opened by HSWQ Loader" in told["verdict"] and "its own loaders: noise" in told["text"]
     assert ["noise" in warning for warning in told["warnings"]] == [True]  # of this ComfyUI's own loaders
     with pytest.raises(ExecutionError, match="in none of ComfyUI's folders"):
         place.server.run({"doctor": w.node("HSWQDoctor", **inputs | {"path": "/etc/passwd"})})

@@ -98,7 +98,8 @@ def _refused_by_name(contents: Contents, version: str) -> str:
     known = (COMFY_FP8.name,) if version == OLD else tuple(k.name for k in DESCRIBED.values() if k.family == "comfy")
     for said in contents.said_by_header.values():
         if str(said.get("format")) not in known:
-            return f"its header names the format {said.get('format')}, which {version} does not know"
+            name = str(said.get("format")).partition(":")[0]  # ours goes on with what to do
+            return f"its header names the format {name}, which {version} does not know"
     return ""
 
 
