@@ -182,13 +182,26 @@ def screenshots(session: nox.Session) -> None:
 
 
 @nox.session(**session_options)
-def package(session: nox.Session) -> None:
-    """Build dist/NAME-VERSION.zip, what the registry gets, and prove that it installs into a clean ComfyUI and runs."""
+def server(session: nox.Session) -> None:
+    """The tests on real servers alone, as for another ComfyUI. Arguments go to pytest."""
     comfyui = provide_comfyui(session, *TESTING)
-    archive = build_archive()
-    environment = {"COMFYUI_PATH": str(comfyui), "HSWQ_ARCHIVE": str(archive)}
+    arguments = arguments_of(session) or ["-n", "2", IN_ORDER, "-m", "not stress", "tests/server"]
+    run_pytest(session, *arguments, environment={"COMFYUI_PATH": str(comfyui)} | ONE_THREAD)
+
+
+@nox.session(python=False)
+def archive(session: nox.Session) -> None:
+    """Build dist/NAME-VERSION.zip, what the registry gets, and nothing else."""
+    built = build_archive()
+    session.log(f"{built}: {built.stat().st_size / 1e6:.2f} MB")
+
+
+@nox.session(**session_options)
+def package(session: nox.Session) -> None:
+    """Build the archive, and prove that it installs into a clean ComfyUI and runs."""
+    comfyui = provide_comfyui(session, *TESTING)
+    environment = {"COMFYUI_PATH": str(comfyui), "HSWQ_ARCHIVE": str(build_archive())}
     run_pytest(session, "-m", "package", "tests/package", environment=environment)
-    session.log(f"{archive}: {archive.stat().st_size / 1e6:.2f} MB")
 
 
 def build_archive() -> Path:
@@ -199,12 +212,12 @@ def build_archive() -> Path:
         return set(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0"))
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    archive = ROOT / "dist" / f"{project['name']}-{project['version']}.zip"
-    archive.parent.mkdir(exist_ok=True)
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
+    target = ROOT / "dist" / f"{project['name']}-{project['version']}.zip"
+    target.parent.mkdir(exist_ok=True)
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as out:
         for name in sorted(files() - files("-c", "-i", "--exclude-from=.comfyignore") - {""}):
             out.write(ROOT / name, name)
-    return archive
+    return target
 
 
 @nox.session

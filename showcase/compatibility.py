@@ -14,6 +14,7 @@ _SUITES = {
     "unit": "the core: statistics, rounding, files, command line (`nox -s unit`, without lint)",
     "versions": "the same with other versions of Python and torch (`nox -s versions`)",
     "tests": "the core, real servers, farm, families, and the page in one of its two renderers (`nox -s tests`)",
+    "server": "real servers alone (`COMFYUI_PATH=DIR HSWQ_RECORD=1 nox -s server`)",
     "browser": "the page in Chromium, both renderers (`nox -s browser`)",
     "frontends": "other versions of the page, in the newer of its renderers (`nox -s frontends`)",
 }
