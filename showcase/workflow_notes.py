@@ -5,7 +5,7 @@ QUICK_START = """# Your checkpoint in 8 bits
 ## An image is made with the original, the layers that matter are found, an 8-bit copy is written and makes the same \
 image, and both are compared. The copy is in *output/checkpoints*; *HSWQ Loader* lists it. The next run replaces it \
 (*overwrite*). *recipe* says what the copy is for; for another size, drag in the chart of \
-*Write the copy*."""
+*Write the copy*. Give both *KSamplers* the same settings."""
 MORE_IMAGES = """# For a file you publish
 ## Use the *full recipe*: 32 images, proof and model card.
 ## One image is enough to see it work. Every run with another prompt is added to the session on disk (*output/hswq*), \
