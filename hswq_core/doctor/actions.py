@@ -34,7 +34,7 @@ from .openings.opening import HSWQ_LOADER
 
 Does = Literal[
     "computes in 8 bits", "computes in 4 bits", "expands in each call", "expands when loaded",
-    "casts kept layers to FP8", "keeps as it is", "fails",
+    "casts kept layers to FP8", "keeps them in their type", "fails",
 ]  # fmt: skip
 FAST = f"{HSWQ_LOADER}, fast"
 _BITS: dict[Product, Does] = {
@@ -102,7 +102,7 @@ def _kept(loader: str, kept: int, contents: Contents, machine: Machine) -> Actio
     if loader in (OLD, NEW) and is_plain_fp8(contents) and machine.multiplies("fp8"):
         why = "the model's type is that of most weights, on a card with FP8 arithmetic"
         return Action(loader, "casts kept layers to FP8", kept, why, remedy)
-    return Action(loader, "keeps as it is", kept)
+    return Action(loader, "keeps them in their type", kept)
 
 
 def is_plain_fp8(contents: Contents) -> bool:
