@@ -21,11 +21,14 @@ import torch
 from hswq_core import diagnose, repair
 from hswq_core.files.checkpoint import CheckpointReader
 from hswq_core.files.writer import CheckpointWriter, FileLayout
+from hswq_core.options import QuantizeOptions
 
 from .memory import resident
-from .quantize import make_checkpoint, make_statistics, run_job, with_impacts
+from .quantize import make_checkpoint, make_statistics, run_job
 
 MODES = ("v2", "int8")
+MEASURED = "v2"
+"""What the session has impacts for."""
 STEPS = ("read", "alone", "original", "statistics", "read")
 _STRIPPED = 100
 """Layers that the damaged file has no scale for."""
@@ -36,7 +39,9 @@ def run_step(step: str, file: Path, original: Path) -> None:
     statistics = None
     if step == "statistics":
         with CheckpointReader(original) as source:
-            statistics = with_impacts(make_statistics(source))
+            found = make_statistics(source)
+            purpose = str(QuantizeOptions(mode=MEASURED).purposes[0])
+            statistics = found.with_impacts(dict.fromkeys(found.layers, 1e-6), purpose)
     started = time.perf_counter()
     if step == "read":
         said = sum(read(path) for path in (file, original))

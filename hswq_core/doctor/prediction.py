@@ -21,6 +21,9 @@ from ..rounding.weight import scale_like
 from .comparison import LayerError
 from .output_error import output_error
 
+_NEAR = math.log(2)
+"""Impacts are scaled by no more: rounding a layer of SDXL again for a nearer one takes longer than all else."""
+
 
 class Predictor:
     """Attributes: used: the purposes that predictions went by."""
@@ -31,22 +34,21 @@ class Predictor:
 
     @cached_property
     def _purposes(self) -> dict[str, Purpose]:
-        """Those that were measured, nearest rounding first: it is the quickest to make again."""
+        """Those that were measured."""
         forms = {form.name: form for each in FORMATS.values() for form in each.forms}
         known = {
             str(Purpose(form, rounding)): Purpose(form, rounding) for form in forms.values() for rounding in ROUNDINGS
         }
-        measured = [known[name] for name in self._statistics.purposes if name in known]
-        return {str(each): each for each in sorted(measured, key=lambda each: each.rounding != "nearest")}
+        return {name: known[name] for name in self._statistics.purposes if name in known}
 
     def impact(self, layer: str, weight: torch.Tensor, error: float) -> float | None:
         """What a layer with this output error does to the model's output; ``None`` where nothing was measured.
 
-        Goes by the purpose whose own output error is the nearest.
+        Goes by the purpose whose own output error is the nearest, or the first that is near enough.
         """
         measured = self._statistics.layers[layer]
         best: tuple[float, str, float] | None = None
-        for name, purpose in self._purposes.items():
+        for name, purpose in self._by_likeness(error):
             if name not in measured.impacts or not purpose.form.holds(layer, tuple(weight.shape)):
                 continue
             own = _own_error(weight, measured, purpose)
@@ -54,10 +56,19 @@ class Predictor:
                 distance = abs(math.log(error / own))
                 if best is None or distance < best[0]:
                     best = (distance, name, measured.impacts[name] * error / own)
+                if distance < _NEAR:
+                    break
         if best is None:
             return None
         self.used.add(best[1])
         return best[2]
+
+    def _by_likeness(self, error: float) -> list[tuple[str, Purpose]]:
+        """The purposes, those first whose bits make about such an error: each more is a fourth of it."""
+        bits = -math.log2(error) / 2 if error > 0 else 0.0
+        return sorted(
+            self._purposes.items(), key=lambda each: (each[1].rounding != "nearest", abs(each[1].form.bits - bits))
+        )
 
     def total(self, errors: Iterable[LayerError], undecoded: Mapping[str, str]) -> float | None:
         """The model's error; ``None`` where a layer that changed has no impact."""
