@@ -89,5 +89,8 @@ def _shape(tensor: Any, reader: Any) -> tuple[int, ...]:
 
 
 def _dequantized(gguf: Any, tensor: Any, shape: tuple[int, ...]) -> torch.Tensor:
-    values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+    import numpy as np  # which gguf needs itself
+
+    with np.errstate(all="ignore"):  # of damaged blocks NumPy would warn; whoever asks looks at the values
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
     return torch.from_numpy(values.astype("float32", copy=True)).reshape(shape)
