@@ -49,15 +49,19 @@ PUBLISHED = {
 _CAPABILITIES = (
     (r"gtx 10\d\d|p100|p40", (6, 1)),
     (r"v100|titan v", (7, 0)),
-    (r"gtx 16\d\d|rtx 20\d\d|t4|titan rtx|quadro rtx", (7, 5)),
-    (r"a100|a30", (8, 0)),
+    (r"gtx 16\d\d|rtx 20\d\d|t4|titan rtx|quadro rtx( \d000)?", (7, 5)),
+    (r"a100|a800|a30", (8, 0)),
     (r"rtx 30\d\d|rtx a\d000|a10g?|a40|a16", (8, 6)),
     (r"rtx 40\d\d|rtx \d000 ada|l4|l40s?", (8, 9)),
-    (r"h100|h200|h800|gh200", (9, 0)),
+    (r"h20|h100|h200|h800|gh200", (9, 0)),
     (r"b100|b200|gb200", (10, 0)),
     (r"rtx 50\d\d|rtx pro \d000", (12, 0)),
 )
-_WORDS = re.compile(r"nvidia|geforce|\b(ti|super|laptop|gpu|sxm|pcie|d)\b|\d+ ?gb")
+_WORDS = re.compile(
+    r"nvidia|geforce|\b(tesla|ti|super|laptop|gpu|with|max q|design|d|generation|sff|blackwell"
+    r"|workstation|server|edition|sxm\d?|pcie|nvl|hbm\d\w*)\b|\d+ ?gb"
+)
+"""What names have beside the chip's: makes, forms and sizes, which do not change what is multiplied."""
 
 
 def capability_of(name: str) -> tuple[int, int]:
@@ -68,7 +72,7 @@ def capability_of(name: str) -> tuple[int, int]:
         if re.fullmatch(pattern, plain):
             return capability
     guess = nearest_name(name, [known.lower() for known in PUBLISHED])
-    meant = f"; did you mean {guess.upper()!r}?" if guess else ""
+    meant = f"; the nearest is {guess.upper()!r}" if guess else ""
     raise PlanError(
         f"there is no card {name!r} that is known{meant}",
         remedy="Give NVIDIA's name of one since 2016, as in 'RTX 3060', 'RTX 4090', 'H100', or leave --card out",
@@ -77,5 +81,5 @@ def capability_of(name: str) -> tuple[int, int]:
 
 def published(name: str) -> PublishedCard | None:
     """The figures of a card; ``None`` where they are not here."""
-    plain = " ".join(name.lower().replace("nvidia", "").replace("geforce", "").split())
+    plain = " ".join(re.sub("nvidia|geforce|80gb hbm3", " ", name.lower()).split())  # the SXM, by its memory
     return next((card for known, card in PUBLISHED.items() if known.lower() == plain), None)

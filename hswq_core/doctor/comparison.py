@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 _WORST = 8
+_REASONS, _NAMES = 4, 3
+"""How much is printed of what cannot be compared; JSON has all of it."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,9 @@ class Comparison:
     Attributes:
         layers: of the diffusion model, by name in the file, those that changed.
         unchanged: how many are as they were.
-        missing: layers of the file that the original does not have, and ``undecoded`` those that nothing here decodes,
-            with the reason.
+        missing: layers of the file that the original does not have, and ``lacking`` those of the original that the
+            file does not have.
+        undecoded: layers without an error, with the reason: nothing here decodes them, or they are damaged.
         purposes: what the impacts were measured for that the prediction goes by.
         predicted: the relative squared error of the model's output; ``None`` where impacts are missing.
     """
@@ -45,6 +48,7 @@ class Comparison:
     layers: tuple[LayerError, ...]
     unchanged: int
     missing: tuple[str, ...]
+    lacking: tuple[str, ...]
     undecoded: Mapping[str, str]
     purposes: tuple[str, ...] = ()
     predicted: float | None = None
@@ -65,6 +69,7 @@ class Comparison:
             "layers": {layer.layer: layer.as_dict() for layer in self.layers},
             "unchanged": self.unchanged,
             "missing": list(self.missing),
+            "lacking": list(self.lacking),
             "undecoded": dict(self.undecoded),
             "mean_weight_error": self.mean_weight_error,
             "purposes": list(self.purposes),
@@ -78,12 +83,27 @@ class Comparison:
         if self.predicted is not None:
             by = ", ".join(self.purposes)
             lines.append(f"            of the model's output {self.predicted:.2e}, predicted from impacts for {by}")
-        for name, why in list(self.undecoded.items())[:1]:
-            lines.append(f"            {len(self.undecoded)} layers cannot be compared: {why} ({name})")
+        lines += [f"            {line}" for line in self._uncompared()]
         if self.missing:
             lines.append(f"            {len(self.missing)} layers are not in the original, as {self.missing[0]}")
+        if self.lacking:
+            lines.append(f"            {len(self.lacking)} layers of the original are not here, as {self.lacking[0]}")
         lines += [f"  {'worst' if not n else '':<9} {_line(layer)}" for n, layer in enumerate(self.worst)]
         return "\n".join(lines)
+
+    def _uncompared(self) -> list[str]:
+        """A line for each reason, with some of the layers. Some reasons name a layer: there may be very many."""
+        layers: dict[str, list[str]] = {}
+        for name, why in self.undecoded.items():
+            layers.setdefault(why, []).append(name)
+        lines = [f"{len(names)} layers cannot be compared: {why} ({_some(names)})" for why, names in layers.items()]
+        rest = len(self.undecoded) - sum(len(names) for names in list(layers.values())[:_REASONS])
+        return lines[:_REASONS] + ([f"{rest} more cannot be compared, for other reasons"] if rest else [])
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - _NAMES
+    return ", ".join(names[:_NAMES]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _badness(layer: LayerError) -> tuple[float, float, float]:

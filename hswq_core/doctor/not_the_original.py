@@ -17,6 +17,13 @@ def no_layer_of(file: Path, original: Path) -> CheckpointError:
     )  # fmt: skip
 
 
+def no_diffusion_model(file: Path) -> CheckpointError:
+    return CheckpointError(
+        "only diffusion models are compared with their original, and there is none in this file", where=file,
+        remedy="Leave the original out to see what else there is to say of it",
+    )  # fmt: skip
+
+
 def check_unquantized(tensors: Mapping[str, TensorInfo], weights: Iterable[str], original: Path) -> None:
     """Errors: CheckpointError where one of the weights is not in floating point, and names it."""
     quantized = next((key for key in weights if not is_float(tensors[key].dtype)), None)

@@ -41,7 +41,7 @@ class CheckpointReader:
         self._lock = threading.Lock()  # layers are read from several threads
         place = long_path(path)
         if not os.path.isfile(place):  # pathlib raises for names that are too long
-            raise CheckpointError("there is no such file", where=path, remedy="Check the name and the folder")
+            raise _no_file(path, place)
         try:
             self._file: BufferedReader = place.open("rb")
         except OSError as error:
@@ -155,3 +155,16 @@ class CheckpointReader:
         return CheckpointError(
             f"the file ended while tensor {name} was read", where=self.path, remedy="Try again when it is complete"
         )
+
+
+def _no_file(path: Path, place: Path) -> CheckpointError:
+    """What there is where no file is."""
+    if os.path.isdir(place):
+        what, remedy = "this is a folder, not a file", "Give the file that is in it"
+    elif os.path.exists(place):
+        what, remedy = "this is no ordinary file", "Give a file that is on a disk"
+    elif os.path.islink(place):
+        what, remedy = "this is a link that leads to no file", "Check where it leads"
+    else:
+        what, remedy = "there is no such file", "Check the name and the folder"
+    return CheckpointError(what, where=path, remedy=remedy)

@@ -152,7 +152,7 @@ def _parsed(description: torch.Tensor) -> dict[str, Any]:
     """A description, or nothing for what is not a JSON object."""
     try:
         said = json.loads(bytes(description.flatten().to(torch.uint8).tolist()))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}
 

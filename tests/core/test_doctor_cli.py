@@ -8,6 +8,7 @@ import torch
 
 from hswq_core.calibration import save_statistics
 from hswq_core.doctor import named_card, this_machine
+from hswq_core.errors import PlanError
 from tests.core import doctor_files as files
 from tests.core.conftest import Example
 from tests.core.test_cli import hswq
@@ -56,10 +57,28 @@ def test_json_has_all_of_it(v1: Path, tmp_path: Path) -> None:
         ("H100", {"int8", "fp8"}),
         ("RTX 5070 Ti Laptop GPU", {"int8", "fp8", "mxfp8", "nvfp4"}),
         ("GTX 1080", set()),
+        ("A100-SXM4-80GB", {"int8", "int4"}),
+        ("NVIDIA A100 80GB PCIe", {"int8", "int4"}),
+        ("H100 80GB HBM3", {"int8", "fp8"}),
+        ("NVIDIA H100 NVL", {"int8", "fp8"}),
+        ("Tesla T4", {"int8", "int4"}),
+        ("Tesla V100-SXM2-16GB", set()),
+        ("NVIDIA RTX 6000 Ada Generation", {"int8", "int4", "fp8"}),
+        ("RTX 4000 SFF Ada Generation", {"int8", "int4", "fp8"}),
+        ("Quadro RTX 8000", {"int8", "int4"}),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", {"int8", "fp8", "mxfp8", "nvfp4"}),
+        ("NVIDIA GeForce GTX 1060 with Max-Q Design", set()),
     ],
 )
 def test_cards_by_their_names(name: str, computes: set[str]) -> None:
     assert named_card(name).products == computes
+
+
+@pytest.mark.parametrize("name", ["RTX 508O", "RTX 6080", "Radeon", "A\0B"])
+def test_a_card_that_is_not_known(name: str) -> None:
+    with pytest.raises(PlanError, match="no card") as error:
+        named_card(name)
+    assert "?" not in str(error.value) and ".." not in str(error.value)
 
 
 def test_this_machine_is_tried() -> None:

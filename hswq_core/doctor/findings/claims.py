@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 
 from ..contents import Contents
 from ..family import family_of
+from ..json_text import parsed
 from ..kinds import HSWQ_PACKED
 from .finding import AGAIN, Finding, together
 
@@ -51,12 +51,10 @@ def _mode(contents: Contents) -> Iterator[Finding]:
 def _kept(contents: Contents) -> Iterator[Finding]:
     if "hswq.kept_layers" not in contents.metadata:
         return
-    try:
-        kept = json.loads(contents.metadata["hswq.kept_layers"])
-    except ValueError:
-        kept = None
-    if not isinstance(kept, list):
-        yield Finding("metadata", False, "hswq.kept_layers in the header is not a list", "Quantize the model again")
+    kept = parsed(contents.metadata["hswq.kept_layers"])
+    if not isinstance(kept, list) or not all(isinstance(name, str) for name in kept):
+        what = "hswq.kept_layers in the header is not a list of names"
+        yield Finding("metadata", False, what, "Quantize the model again")
         return
     quantized = {contents.path_of(layer.name): layer for layer in contents.in_part("diffusion model")}
     yield from together(
@@ -64,18 +62,20 @@ def _kept(contents: Contents) -> Iterator[Finding]:
         [quantized[name].name for name in kept if name in quantized],
     )  # fmt: skip
     there = {contents.path_of(name) for name in contents.kept} | quantized.keys()
-    yield from together("layer-missing", "the header names layers that are not there", AGAIN, set(kept) - there)
+    missing = [name for name in dict.fromkeys(kept) if name not in there]
+    yield from together("layer-missing", "the header names layers that are not there", AGAIN, missing)
 
 
 def _counts(contents: Contents) -> Iterator[Finding]:
-    try:
-        said = json.loads(contents.metadata.get("hswq.layers_by_form", "{}"))
-    except ValueError:
-        said = {}
-    if not isinstance(said, dict) or not said:
+    said = parsed(contents.metadata.get("hswq.layers_by_form", "{}"))
+    if not isinstance(said, dict) or not all(type(count) is int for count in said.values()):
+        what = "hswq.layers_by_form in the header is not a table of counts"
+        yield Finding("metadata", False, what, "Quantize the model again")
+        return
+    if not said:
         return
     found = Counter(layer.kind.name for layer in contents.in_part("diffusion model"))
-    wanted = {KIND_OF_FORM.get(str(form), str(form)): count for form, count in said.items() if form != "kept"}
+    wanted = {KIND_OF_FORM.get(form, form): count for form, count in said.items() if form != "kept"}
     for kind in sorted(wanted.keys() | found.keys()):
         if wanted.get(kind, 0) != found[kind]:
             what = f"the header says that {wanted.get(kind, 0)} layers are {kind}, and {found[kind]} are"

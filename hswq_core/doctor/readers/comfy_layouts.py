@@ -71,7 +71,9 @@ def w4a4(tensors: StoredTensors, name: str, said: dict[str, Any]) -> torch.Tenso
 def w4a8_scale(tensors: StoredTensors, name: str, said: dict[str, Any]) -> torch.Tensor:
     """Of groups within a row, relative to the row's own: float32 [C_out, groups]."""
     rows, columns = tensors.left[name + WEIGHT].shape[0], 2 * tensors.left[name + WEIGHT].shape[1]
-    groups = columns // setting(said, "group_size", 16)
+    groups = max(1, columns // setting(said, "group_size", 16))
+    if columns % groups:
+        raise tensors.damaged(f"the layer {name} has {columns} columns, which are not {groups} groups")
     relative = tensors.tensor(name + ".weight_s_rel")
     relative = relative.view(torch.float8_e4m3fn) if relative.dtype == torch.uint8 else relative
     found = tensors.checked(lambda: relative, lambda shape: shape == (rows, groups), name)
@@ -93,7 +95,9 @@ def w4a8(tensors: StoredTensors, name: str, said: dict[str, Any]) -> torch.Tenso
     whole = (values.unflatten(1, (-1, group)) * (scale / own)[:, :, None]).round().clamp(-127, 127) * own[:, :, None]
     added = name + ".weight_correction"
     if added in tensors.left:
-        whole = whole + tensors.tensor(added).float().t()[:, :, None]
+        shape = (scale.shape[1], scale.shape[0])
+        correction = tensors.checked(lambda: tensors.tensor(added), lambda found: found == shape, name)
+        whole = whole + correction.t()[:, :, None]
     return _turned(tensors, name, whole.flatten(1), said)
 
 

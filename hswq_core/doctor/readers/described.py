@@ -6,7 +6,7 @@ everywhere in it; other layouts are in ``comfy_layouts.py``.
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -17,13 +17,15 @@ import torch
 from ...files.decode import KNOWN_FORMATS, LayerDecoder
 from ...files.dtypes import is_float
 from ...files.layers import WEIGHT
-from ...formats.stored_layer import DESCRIPTION, FACTOR, MARKERS, PACKED_BITS, SCALE_SUFFIXES
+from ...formats.packing import packed_columns
+from ...formats.stored_layer import DESCRIPTION, FACTOR, LAYER_DIMENSIONS, MARKERS, PACKED_BITS, SCALE_SUFFIXES
 from ...formats.stored_layer import NVFP4 as NVFP4_NAME
 from ...grids.block_scales import BLOCK
+from ..json_text import parsed
 from ..kinds import DESCRIBED, unknown
 from ..layer import NO_SCALE, QuantizedLayer, granularity
 from .comfy_layouts import LAYOUTS, MX_BLOCK, setting
-from .stored import StoredTensors, has_input_scale, shape_in
+from .stored import StoredTensors, has_input_scale, shape_in, size_in
 
 HEADER = "_quantization_metadata"
 _W4A8_PARTS = (".weight_s_rel", ".weight_s_channel", ".weight_codebook", ".weight_correction")
@@ -42,10 +44,8 @@ LARGEST_CODES = {
 
 def formats_of_header(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """What ComfyUI's header says of layers, by name; empty where it says nothing that can be read."""
-    try:
-        layers = json.loads(metadata.get(HEADER, "{}")).get("layers", {})
-    except (ValueError, AttributeError):
-        return {}
+    whole = parsed(metadata.get(HEADER, "{}"))
+    layers = whole.get("layers") if isinstance(whole, dict) else None
     said = layers.items() if isinstance(layers, dict) else ()
     return {name: each for name, each in said if isinstance(each, dict)}
 
@@ -59,7 +59,7 @@ def read(tensors: StoredTensors) -> Iterator[QuantizedLayer]:
         described = name + DESCRIPTION in tensors.left
         said = tensors.said(name + DESCRIPTION) if described else _of_header(by_header, name)
         # The header of HSWQ's own files names a layer only to be refused; its tensors say what it is.
-        if described or (said and str(said.get("format")) in DESCRIBED):
+        if described or (said and _form(said) in DESCRIBED):
             yield _layer(tensors, name, said)
 
 
@@ -68,8 +68,13 @@ def _of_header(by_header: dict[str, dict[str, Any]], name: str) -> dict[str, Any
     return by_header.get(name) or by_header.get(name.partition("diffusion_model.")[2]) or {}
 
 
+def _form(said: dict[str, Any]) -> str:
+    form = said.get("format")
+    return form if isinstance(form, str) else "no format in its description"
+
+
 def _layer(tensors: StoredTensors, name: str, said: dict[str, Any]) -> QuantizedLayer:
-    codes, form = name + WEIGHT, str(said.get("format", "no format in its description"))
+    codes, form = name + WEIGHT, _form(said)
     side = tensors.beside(name, *_SIDE)
     stored = tensors.left[codes].shape
     kind = DESCRIBED.get(form) or unknown(form)
@@ -98,21 +103,25 @@ def _whole_scale(decoder: LayerDecoder) -> torch.Tensor:
 def _shape(form: str, said: dict[str, Any], stored: tuple[int, ...]) -> tuple[int, ...]:
     """Of the weight."""
     if form in PACKED_BITS:
-        return shape_in(said) or stored
+        shape = shape_in(said)
+        fits = len(shape) in LAYER_DIMENSIONS and stored == (
+            shape[0], packed_columns(math.prod(shape[1:]), PACKED_BITS[form]),
+        )  # fmt: skip
+        return shape if fits else stored
     packed = form in (NVFP4_NAME, "convrot_w4a4", "asym_w4a8_int8") and len(stored) == 2
     return (stored[0], 2 * stored[1]) if packed else stored
 
 
 def _group(tensors: StoredTensors, name: str, form: str, said: dict[str, Any], stored: tuple[int, ...]) -> str:
     if form in PACKED_BITS:
-        return str(said.get("group_size", "unknown"))
+        return size_in(said, "group_size", "unknown")
     fixed = {NVFP4_NAME: BLOCK, "mxfp8": MX_BLOCK, "asym_w4a8_int8": setting(said, "group_size", 16)}
     if form in fixed:
         return str(fixed[form])
     scale = next((tensors.left[key] for key in tensors.beside(name, *SCALE_SUFFIXES)), None)
     if scale is None:
         return NO_SCALE
-    return granularity(scale.shape, stored[0], str(said.get("group_size", "blocks")))
+    return granularity(scale.shape, stored[0], size_in(said, "group_size", "blocks"))
 
 
 def _rotation(form: str, said: dict[str, Any]) -> int:

@@ -20,6 +20,7 @@ from .stored import StoredTensors, has_input_scale
 _BY_SUFFIX = {".scale": V2, ".weight.scale": V2, ".scale_weight": SCALED_FP8, ".weight_scale": WEIGHT_SCALE_FP8}
 MARK = "scaled_fp8"
 """Of files with ``.scale_weight``: an empty tensor, or of two elements where inputs are not to be rounded."""
+_INTEGERS = ("U8", "I8", "I16", "I32", "I64")
 _LARGEST = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0, "I8": 127.0}
 
 
@@ -73,5 +74,8 @@ def _group(tensors: StoredTensors, scale: str, shape: tuple[int, ...]) -> str:
 
 
 def _rotation(tensors: StoredTensors, name: str) -> int:
-    key = name + ROTATION
-    return int(tensors.tensor(key).flatten()[0]) if key in tensors.left and tensors.left[key].numel == 1 else 1
+    """1 for what is not one number, too: whatever decodes the layer says what is wrong with it."""
+    info = tensors.left.get(name + ROTATION)
+    if info is None or info.numel != 1 or info.dtype not in _INTEGERS:
+        return 1
+    return int(tensors.tensor(name + ROTATION).flatten()[0])

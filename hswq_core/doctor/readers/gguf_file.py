@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -35,8 +37,11 @@ class GGUFFile:
 
 
 def is_gguf(path: Path) -> bool:
+    place = long_path(path)
+    if not os.path.isfile(place):  # whoever opens a pipe waits for somebody to write
+        return False
     try:
-        with long_path(path).open("rb") as file:
+        with place.open("rb") as file:
             return file.read(len(_MAGIC)) == _MAGIC
     except OSError:
         return False  # the reader of checkpoints says what is wrong
@@ -82,12 +87,19 @@ def _file(path: Path, gguf: Any, reader: Any, metadata: dict[str, str]) -> GGUFF
 
 def _shape(tensor: Any, reader: Any) -> tuple[int, ...]:
     """Rows first; the file has columns first."""
+    stored = tuple(int(size) for size in reversed(tensor.shape.tolist()))
     original = reader.fields.get(f"{_SHAPE}{tensor.name}")
-    if original is not None:
-        return tuple(int(size) for size in original.contents())
-    return tuple(int(size) for size in reversed(tensor.shape.tolist()))
+    if original is None:
+        return stored
+    shape = tuple(int(size) for size in original.contents())
+    if min(shape, default=1) < 0 or math.prod(shape) != math.prod(stored):
+        raise ValueError(f"the tensor {tensor.name} has {math.prod(stored)} weights, which do not fit its shape")
+    return shape
 
 
 def _dequantized(gguf: Any, tensor: Any, shape: tuple[int, ...]) -> torch.Tensor:
-    values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+    import numpy as np  # which gguf needs itself
+
+    with np.errstate(all="ignore"):  # of damaged blocks NumPy would warn; whoever asks looks at the values
+        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
     return torch.from_numpy(values.astype("float32", copy=True)).reshape(shape)

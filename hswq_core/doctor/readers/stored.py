@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +13,7 @@ from ...errors import CheckpointError
 from ...files.checkpoint import CheckpointReader
 from ...files.decode import LayerDecoder, decode_layer
 from ...files.source import TensorInfo
+from ..json_text import parsed
 
 _MOST_OF_A_TEXT = 1 << 16
 
@@ -22,6 +22,11 @@ def count_in(said: Mapping[str, Any], key: str, default: int) -> int:
     """A count of a description; the default for what is not one."""
     found = said.get(key, default)
     return found if type(found) is int and found > 0 else default
+
+
+def size_in(said: Mapping[str, Any], key: str, otherwise: str) -> str:
+    """A count of a description, in words."""
+    return str(count_in(said, key, 0) or otherwise)
 
 
 def has_input_scale(side: Iterable[str]) -> bool:
@@ -79,10 +84,7 @@ class StoredTensors:
         info = self.left.get(key)
         if info is None or info.nbytes > _MOST_OF_A_TEXT:
             return {}
-        try:
-            found = json.loads(bytes(self.source.tensor(key).flatten().view(torch.uint8).tolist()))
-        except ValueError:
-            return {}
+        found = parsed(bytes(self.source.tensor_or_bytes(key).flatten().view(torch.uint8).tolist()))
         return found if isinstance(found, dict) else {}
 
     def decoder(self, name: str, shape: tuple[int, ...], *, scaled: bool = True) -> LayerDecoder:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import partial
 
 import torch
 
+from ..json_text import parsed
 from ..kinds import TORCHAO_FP8, TORCHAO_INT8, unknown
 from ..layer import CHANNEL, NO_SCALE, TENSOR, QuantizedLayer, granularity
 from .stored import StoredTensors
@@ -37,11 +37,9 @@ def read(tensors: StoredTensors) -> Iterator[QuantizedLayer]:
 
 
 def _class_of(tensors: StoredTensors, name: str) -> str:
-    try:
-        said = json.loads(tensors.source.metadata.get(f"{name}.weight", "{}"))
-    except ValueError:
-        return ""
-    return str(said.get("_type", "")) if isinstance(said, dict) else ""
+    said = parsed(tensors.source.metadata.get(f"{name}.weight", "{}"))
+    found = said.get("_type") if isinstance(said, dict) else None
+    return found if isinstance(found, str) else ""
 
 
 def _scale(tensors: StoredTensors, name: str) -> torch.Tensor:
