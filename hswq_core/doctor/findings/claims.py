@@ -75,7 +75,7 @@ def _counts(contents: Contents) -> Iterator[Finding]:
     if not said:
         return
     found = Counter(layer.kind.name for layer in contents.in_part("diffusion model"))
-    wanted = {KIND_OF_FORM.get(form, form): count for form, count in said.items() if form != "kept"}
+    wanted = {KIND_OF_FORM.get(str(form), str(form)): count for form, count in said.items() if form != "kept"}
     for kind in sorted(wanted.keys() | found.keys()):
         if wanted.get(kind, 0) != found[kind]:
             what = f"the header says that {wanted.get(kind, 0)} layers are {kind}, and {found[kind]} are"
