@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -246,3 +247,32 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     code, _, said = command(capsys, target, "--original", whole(tmp_path), "--repair", tmp_path / "again.safetensors")
     assert code == 2 and said.count("\n") == 1 and "nothing to mend" in said
     assert not (tmp_path / "again.safetensors").exists()
+
+
+def random_codes(key: str) -> Callable[[files.Tensors], files.Tensors]:
+    """A change of a file: the codes of one layer replaced by noise."""
+
+    def change(tensors: files.Tensors) -> files.Tensors:
+        noise = torch.randint(1, 100, tensors[key].shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+        return {**tensors, key: noise.view(files.FP8)}
+
+    return change
+
+
+@pytest.mark.parametrize("by_hswq", [True, False])
+def test_a_lost_layer_among_those_without_scales_is_again_as_they_are(by_hswq: bool, tmp_path: Path) -> None:
+    """One layer of noise does not say that the others had scales."""
+    key = f"{LAYER}.weight"
+    healthy = undamaged(tmp_path, "v1") if by_hswq else files.save(tmp_path, files.each(files.plain), name="healthy")
+    damaged = tmp_path / "changed.safetensors"
+    if by_hswq:
+        ours_changed(tmp_path, "v1", random_codes(key))
+    else:
+        files.save(tmp_path, random_codes(key)(load_file(healthy)), name="changed")
+    done = repair(damaged, whole(tmp_path), target := tmp_path / "mended.safetensors")
+    assert [(mend.name, mend.how) for mend in done.mends] == [(LAYER, AGAIN)]
+    assert {k: tensor_bytes(v) for k, v in load_file(target).items()} == {
+        k: tensor_bytes(v) for k, v in load_file(healthy).items()
+    }
+    assert not diagnose(target).findings
+    assert (header(target) or {}).get("hswq.mode") == ("v1" if by_hswq else None)

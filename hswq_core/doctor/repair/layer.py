@@ -83,7 +83,7 @@ def mended(
     if _is_well(layer, kind, weight, whole, before):
         # Among layers with scales one that was cast without is a kept layer that a tool has cast.
         return restored if among_scaled and kind in (kinds.FP8, kinds.FP8_E5M2) else None
-    if kind == kinds.FP8:
+    if kind == kinds.FP8 and among_scaled:
         kind = kind_of_scaled(contents) or kinds.V2
     for how, tensors, form in _candidates(contents, layer, kind, weight):
         if how == "quantized again" and before is not None and before <= _MOST:

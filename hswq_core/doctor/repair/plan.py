@@ -10,13 +10,14 @@ import torch
 from ...errors import CheckpointError
 from ...files.dtypes import TORCH_DTYPES, dtype_name, is_float
 from ...files.layers import WEIGHT
+from ...formats import FORMATS
 from ...formats.stored_layer import FP8_DTYPES
 from ...grids import E4M3
 from ...progress import Progress
 from ..contents import Contents
 from ..findings import Finding
 from ..findings.finding import AGAIN
-from ..kinds import SCALED_FP8, Kind
+from ..kinds import FP8, FP8_E5M2, SCALED_FP8, Kind
 from ..output_error import energy
 from ..readers.eight_bits import MARK
 from .layer import How, Mended, mended
@@ -84,8 +85,7 @@ def make_repair_plan(
     _check_formats(contents, findings)
     wrong = {name for finding in findings for name in finding.layers}
     cast = {name for finding in findings if finding.name == "kept-quantized" for name in finding.layers}
-    stripped = any(finding.name == "scale-stripped" for finding in findings)
-    plan = RepairPlan(among_scaled=_has_scales(contents) or stripped)
+    plan = RepairPlan(among_scaled=_has_scales(contents) or _had_scales(contents, findings))
     names = [*contents.layers, *contents.kept]
     for number, name in enumerate(names):
         progress(number, len(names))
@@ -115,6 +115,16 @@ def _check_formats(contents: Contents, findings: Iterable[Finding]) -> None:
 
 def _has_scales(contents: Contents) -> bool:
     return any(layer.scale is not None for layer in contents.in_part("diffusion model"))
+
+
+def _had_scales(contents: Contents, findings: Iterable[Finding]) -> bool:
+    """Whether scales were removed: from one layer of many that are well without scales none was, its codes are lost."""
+    stripped = {name for finding in findings if finding.name == "scale-stripped" for name in finding.layers}
+    said = FORMATS.get(contents.metadata.get("hswq.mode", ""))
+    if said is not None and said.form.scaling != "none":
+        return bool(stripped)
+    bare = sum(layer.kind in (FP8, FP8_E5M2) for layer in contents.in_part("diffusion model"))
+    return bool(stripped) and 2 * len(stripped) >= bare
 
 
 def layer_again(contents: Contents, original: Original, plan: RepairPlan, mend: Mend) -> dict[str, torch.Tensor]:
