@@ -28,6 +28,8 @@ _ROUNDED = 1e-5
 _CAST = 1e-2
 """What rounding to FP8 stays below."""
 _NOISE = 0.5
+_FAR = 1e100
+"""No number of times that anything can be told by."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,8 @@ def _look(plan: RepairPlan, contents: Contents, original: Original, name: str, *
         new = mended(contents, layer, weight, is_kept=is_kept, among_scaled=plan.among_scaled)
         if new is not None:
             plan.layers[name] = _mend(name, new)
-        strange = new is not None and new.how != "scales recomputed" and (new.before is None or new.before > _NOISE)
+        lost = new is not None and new.how not in ("scales recomputed", "described again")
+        strange = lost and (new.before is None or new.before > _NOISE)
     if strange:
         plan.strange.append(name)
 
@@ -184,13 +187,23 @@ def _lost(contents: Contents, original: Original, key: str) -> Mend | None:
         return Mend(key, "restored from the original", None, 0.0, None, restored)
     if not is_float(said.dtype) or not (is_float(info.dtype) or info.dtype in FP8_DTYPES):
         return None
-    value, weight = contents.read(key), original.source.tensor(there)
-    if not bool(value.float().isfinite().all()):
+    value, weight = contents.read(key).float(), original.source.tensor(there).float()
+    is_whole = bool(value.isfinite().all())
+    if not bool(weight.isfinite().all()):
+        if (is_whole and info.dtype not in FP8_DTYPES) or torch.equal(value.nan_to_num(), weight.nan_to_num()):
+            return None  # it cannot be told what it should be
+        raise CheckpointError(
+            f"the tensor {there} of the original holds NaN or infinity itself", where=original.source.path,
+            remedy="Give an original that is whole",
+        )  # fmt: skip
+    if not is_whole:
         return Mend(key, "restored from the original", None, 0.0, None, restored)
-    error = energy(value.float() - weight.float()) / max(energy(weight.float()), 1e-300)
+    error = energy(value - weight) / max(energy(weight), 1e-300)
     # Any other difference was meant: a LoRA, or smoothing, which moves what is hard to round into the layer before.
     lost = info.dtype in FP8_DTYPES or error > _NOISE or (error > _ROUNDED and _is_fp8(value))
-    return Mend(key, "restored from the original", error, 0.0, None, restored) if lost else None
+    # Of an original of zeros anything is infinitely far away, which JSON has no number for.
+    before = error if error < _FAR else None
+    return Mend(key, "restored from the original", before, 0.0, None, restored) if lost else None
 
 
 def _is_fp8(value: torch.Tensor) -> bool:
