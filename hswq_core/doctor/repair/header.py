@@ -120,8 +120,9 @@ def _mode_of(said: str, kinds: set[str], file: Path) -> str:
         return said
     fitting = [mode for mode, known in KINDS_OF_MODE.items() if kinds <= known]
     if not fitting:
+        found = ", ".join(sorted(kinds))
         raise CheckpointError(
-            f"this cannot be mended: the header says that the file is {said}, and layers are {', '.join(sorted(kinds))}",
+            f"this cannot be mended: the header says that the file is {said}, and layers are {found}",
             where=file, remedy="Quantize the original again",
         )  # fmt: skip
     return min(fitting, key=lambda mode: len(KINDS_OF_MODE[mode]))

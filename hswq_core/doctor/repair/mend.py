@@ -18,8 +18,9 @@ from ..contents import Contents, opened
 from ..findings import findings_of
 from ..readers.gguf_file import is_gguf
 from .header import changed_keys, true_header
+from .lost import Mend
 from .original import Original
-from .plan import Mend, RepairPlan, layer_again, make_repair_plan
+from .plan import RepairPlan, layer_again, make_repair_plan
 
 
 @dataclass(frozen=True)
