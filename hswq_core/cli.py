@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"hswq: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("hswq: interrupted, nothing was written.", file=sys.stderr)
+        # It may come when the file is in its place already.
+        print("hswq: interrupted; what was to be written is there whole, or not at all.", file=sys.stderr)
         return 2
     _say(text)
     return int(getattr(args, "failed", False))

@@ -158,7 +158,7 @@ class CheckpointWriter:
 
 def check_target(path: Path, *, overwrite: bool) -> None:
     """Errors: TargetError when a file cannot or must not be written there."""
-    if path.suffix.lower() in PICKLED:
+    if path.suffix.lower() in (*PICKLED, ".gguf"):
         raise TargetError(
             f"what is written is safetensors, and no program opens that as {path.suffix}",
             where=path,
@@ -174,7 +174,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         raise TargetError("the target is a folder", where=path, remedy="Give a file name")
     if os.path.exists(place) and not os.path.isfile(place):
         raise TargetError("the target is no ordinary file", where=path, remedy="Choose another name")
-    if os.path.exists(place) and not overwrite:
+    if os.path.lexists(place) and not overwrite:  # also a link that leads nowhere
         raise TargetError("the target exists already", where=path, remedy="Choose another name, or allow overwriting")
 
 

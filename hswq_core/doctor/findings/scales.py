@@ -81,15 +81,19 @@ def check_beside(contents: Contents) -> Iterator[Finding]:
         [name for name in scaled if not name.startswith(contents.marks)], is_error=False,
     )  # fmt: skip
     yield from together(
-        "scale-orphan", "scales stand beside weights that are not quantized: expanded, or merged away", AGAIN,
+        "scale-orphan", "scales belong to no quantized weight: it was expanded, or merged away", AGAIN,
         [key for key in contents.tensors if key not in contents.taken and _is_orphan(contents, key)],
     )  # fmt: skip
 
 
 def _is_orphan(contents: Contents, key: str) -> bool:
     suffix = next((s for s in (*sorted(SCALE_SUFFIXES, key=len, reverse=True), DESCRIPTION) if key.endswith(s)), None)
-    beside = contents.tensors.get(f"{key.removesuffix(suffix or '')}{WEIGHT}")
-    if suffix is None or beside is None:
+    if suffix is None:
         return False
+    beside = contents.tensors.get(key.removesuffix(suffix) + WEIGHT)
+    if beside is None:
+        # What HSWQ Loader refuses; a norm has a parameter named .scale, and no weight.
+        is_refused = contents.container == "safetensors" and contents.part_of(key) == "diffusion model"
+        return is_refused and suffix in SCALE_SUFFIXES and suffix != ".scale"
     fits = contents.tensors[key].numel in (1, beside.shape[0] if beside.shape else 0)
     return is_float(beside.dtype) and len(beside.shape) in LAYER_DIMENSIONS and (suffix != ".scale" or fits)

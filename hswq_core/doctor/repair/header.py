@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
+from ...errors import CheckpointError
 from ...files.layers import WEIGHT
 from ...files.modelspec import HASH, UNKNOWN_HASH, implementation_of
+from ...formats.stored_layer import LAYER_DIMENSIONS
 from ..contents import Contents
 from ..family import family_of
 from ..findings import Finding
@@ -47,10 +51,10 @@ def _true_claims(said: dict[str, str], contents: Contents, plan: RepairPlan) -> 
     kinds = _kinds_after(contents, plan)
     if not kinds and _MODE in said:
         return {key: text for key, text in said.items() if not key.startswith("hswq.")}
-    kept, found = _kept_after(contents, plan, kinds), {}
+    kept, found = _kept_after(contents, plan, kinds), dict[str, str]()
     if _MODE in said:
-        found[_MODE] = _mode_of(said[_MODE], set(kinds.values()))
-    if _KEPT in said and kept != _list_of(said[_KEPT]):
+        found[_MODE] = _mode_of(said[_MODE], set(kinds.values()), contents.path)
+    if _KEPT in said and kept != names_in(said[_KEPT]):
         found[_KEPT] = json.dumps(kept)
     if _COUNTS in said:
         found[_COUNTS] = _counts(said[_COUNTS], Counter(kinds.values()), len(kept))
@@ -74,41 +78,60 @@ def _kinds_after(contents: Contents, plan: RepairPlan) -> dict[str, str]:
 
 
 def _kept_after(contents: Contents, plan: RepairPlan, quantized: Mapping[str, str]) -> list[str]:
-    """The kept layers in the order of the header, those that a repair has kept behind them."""
-    said = _list_of(contents.metadata.get(_KEPT, ""))
-    there = {contents.path_of(name) for name in contents.kept_in("diffusion model")}
-    restored = {contents.path_of(key.removesuffix(WEIGHT)) for key in plan.others if key.endswith(WEIGHT)}
-    named = sorted(there) if said is None else said
-    lost = [contents.path_of(mend.name) for mend in plan.layers.values() if mend.kind is None]
-    inside = {contents.path_of(layer.name) for layer in contents.in_part("diffusion model")}
-    known = [path for path in named if path in there | restored | set(lost) and path not in quantized]
-    return [*known, *(path for path in lost if path in inside and path not in known)]
+    """The layers of the diffusion model that are not quantized: in the order of the header, which is the original's,
+    and behind them those that it does not name. A header that is true of a file without damage stays as it is.
+    """
+    said = names_in(contents.metadata.get(_KEPT, ""))
+    lost = [mend.name for mend in plan.layers.values() if mend.kind is None]
+    restored = [
+        key.removesuffix(WEIGHT)
+        for key, mend in plan.others.items()
+        if key.endswith(WEIGHT) and len(mend.layout[key][1]) in LAYER_DIMENSIONS
+    ]
+    names = [*contents.kept, *lost, *restored]
+    paths = {contents.path_of(name) for name in names if contents.part_of(name) == "diffusion model"}
+    kept = sorted(paths - quantized.keys())
+    known = [path for path in dict.fromkeys(said or ()) if path in kept]
+    if said is not None and known == said and not (plan.mends or plan.dropped or plan.added):
+        return known  # that it names fewer layers than are kept is no damage
+    return [*known, *(path for path in kept if path not in known)]
 
 
-def _list_of(text: str) -> list[str] | None:
+def names_in(text: str) -> list[str] | None:
+    """The list of names that a header has; ``None`` for what is none."""
+    found = _parsed(text)
+    return found if isinstance(found, list) and all(isinstance(each, str) for each in found) else None
+
+
+def _parsed(text: str) -> Any:
+    """What stands in JSON; ``None`` for what is none."""
     try:
-        found = json.loads(text)
-    except ValueError:
+        return json.loads(text)
+    except (ValueError, RecursionError):
         return None
-    return [str(each) for each in found] if isinstance(found, list) else None
 
 
-def _mode_of(said: str, kinds: set[str]) -> str:
-    """The mode that files with layers of these kinds have; the one that is said where no other is known."""
+def _mode_of(said: str, kinds: set[str], file: Path) -> str:
+    """The mode that files with layers of these kinds have; the one that is said where it is not known what it means.
+
+    Errors: CheckpointError for kinds that no mode has together.
+    """
     if kinds <= KINDS_OF_MODE.get(said, kinds):
         return said
     fitting = [mode for mode, known in KINDS_OF_MODE.items() if kinds <= known]
-    return min(fitting, key=lambda mode: len(KINDS_OF_MODE[mode]), default=said)
+    if not fitting:
+        found = ", ".join(sorted(kinds))
+        raise CheckpointError(
+            f"this cannot be mended: the header says that the file is {said}, and layers are {found}",
+            where=file, remedy="Quantize the original again",
+        )  # fmt: skip
+    return min(fitting, key=lambda mode: len(KINDS_OF_MODE[mode]))
 
 
 def _counts(text: str, kinds: Mapping[str, int], kept: int) -> str:
-    try:
-        said = json.loads(text)
-    except ValueError:
-        said = {}
     form_of = {kind: form for form, kind in KIND_OF_FORM.items()}
     found = {form_of.get(kind, kind): count for kind, count in kinds.items()} | ({"kept": kept} if kept else {})
-    return text if said == found else json.dumps(found)
+    return text if _parsed(text) == found else json.dumps(found)
 
 
 def _described(text: str, contents: Contents, plan: RepairPlan) -> str:
@@ -119,5 +142,5 @@ def _described(text: str, contents: Contents, plan: RepairPlan) -> str:
         said = json.loads(text)
         left = {name: each for name, each in said["layers"].items() if name not in gone}
         return text if len(left) == len(said["layers"]) else json.dumps(said | {"layers": left})
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return text

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -13,15 +13,17 @@ from ...errors import CheckpointError
 from ...files.decode import decode_layer
 from ...files.layers import WEIGHT
 from ...formats import Form
+from ...formats.stored_layer import DESCRIPTION
 from ...rounding.rotation import rotated
 from .. import kinds
 from ..contents import Contents
 from ..kinds import Kind
 from ..layer import QuantizedLayer
 from ..output_error import energy
+from .descriptions import descriptions, lost_description
 from .forms import forms_of, is_scale, kind_of_scaled, own_error, quantized_again, rescaled
 
-How = Literal["scales recomputed", "quantized again", "restored from the original"]
+How = Literal["scales recomputed", "quantized again", "restored from the original", "described again"]
 Tensors = dict[str, torch.Tensor]
 ROTATIONS = tuple(4**power for power in range(1, 8))
 """Of columns that are rotated together."""
@@ -62,7 +64,7 @@ def mended(
 
     Errors: CheckpointError where the original has another shape.
     """
-    if tuple(original.shape) != tuple(layer.shape) and original.numel() != layer.numel:
+    if _without_ones(original.shape) != _without_ones(layer.shape):
         shapes = f"{list(layer.shape)}, and {list(original.shape)} in the original"
         raise CheckpointError(
             f"the layer {layer.name} has the shape {shapes}", where=contents.path,
@@ -79,19 +81,29 @@ def mended(
     restored = Mended("restored from the original", None, before, 0.0, {layer.name + WEIGHT: original})
     if is_kept:
         return restored
-    kind = layer.kind
-    if _is_well(layer, kind, weight, whole, before):
+    lost = lost_description(contents, layer)
+    if lost is not None and layer.is_convolution:
+        return restored  # its format has none
+    kind = lost or layer.kind
+    if lost is None and _is_well(layer, kind, weight, whole, before):
         # Among layers with scales one that was cast without is a kept layer that a tool has cast.
         return restored if among_scaled and kind in (kinds.FP8, kinds.FP8_E5M2) else None
-    if kind == kinds.FP8:
+    if kind == kinds.FP8 and among_scaled:
         kind = kind_of_scaled(contents) or kinds.V2
     for how, tensors, form in _candidates(contents, layer, kind, weight):
         if how == "quantized again" and before is not None and before <= _MOST:
             return None  # no noise: somebody has changed the weight, as a LoRA or smoothing does
         after = _relative(_decoded(contents, layer, tensors), weight, whole)
-        if after is not None and after <= _limit(form, layer, weight, whole):
+        # With its description a layer that somebody has changed is what it was.
+        same = how == "described again" and after == before and before is not None and before <= _MOST
+        if after is not None and (same or after <= _limit(form, layer, weight, whole)):
             return Mended(how, kind, before, after, tensors)
     return restored
+
+
+def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape less its trailing ones: a convolution over one place is a Linear layer."""
+    return tuple(shape) if not shape or shape[-1] != 1 else _without_ones(shape[:-1])
 
 
 def _error_now(layer: QuantizedLayer, weight: torch.Tensor, whole: float) -> float | None:
@@ -135,7 +147,12 @@ def _candidates(
     """What the layer can become in its own kind. All that stands beside it and is no scale stays."""
     assert contents.source is not None
     forms = forms_of(layer, kind)
-    if not forms or not _can_turn(layer):
+    texts = descriptions(contents, layer, kind)
+    ways = [(replace(layer, rotation=group), {layer.name + DESCRIPTION: text}) for text, group in texts] or [
+        (layer, {})
+    ]
+    ways = [(each, text) for each, text in ways if _can_turn(each)]
+    if not forms or not ways:
         return
     stored = contents.source.tensor(layer.codes)
     beside = {key: contents.source.tensor(key) for key in layer.side if not is_scale(key, layer.name)}
@@ -144,12 +161,17 @@ def _candidates(
         new = {key: value for key, value in side.items() if is_scale(key, layer.name) or kind != layer.kind}
         return {**new, **beside, layer.codes: codes}
 
-    turned = rotated(weight, layer.rotation)
-    for form in forms:
-        yield "scales recomputed", whole(stored, rescaled(form, layer, stored, turned)), form
-    codes, scale = quantized_again(forms[0], turned)
-    side = forms[0].side_tensors_for(layer.name, scale, layer.shape, layer.rotation)
-    yield "quantized again", whole(codes, side), forms[0]
+    for each, text in ways:
+        scales = {key: contents.source.tensor(key) for key in layer.side if is_scale(key, layer.name)}
+        if text and scales:
+            yield "described again", {**scales, **beside, **text, layer.codes: stored}, forms[0]
+        turned = rotated(weight, each.rotation)
+        for form in forms:
+            yield "scales recomputed", {**whole(stored, rescaled(form, each, stored, turned)), **text}, form
+    each, text = ways[0]
+    codes, scale = quantized_again(forms[0], rotated(weight, each.rotation))
+    side = forms[0].side_tensors_for(layer.name, scale, layer.shape, each.rotation)
+    yield "quantized again", {**whole(codes, side), **text}, forms[0]
 
 
 def _can_turn(layer: QuantizedLayer) -> bool:

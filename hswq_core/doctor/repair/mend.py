@@ -16,9 +16,11 @@ from ...files.writer import CheckpointWriter, FileLayout, check_not_source, chec
 from ...progress import Progress, no_progress
 from ..contents import Contents, opened
 from ..findings import findings_of
+from ..readers.gguf_file import is_gguf
 from .header import changed_keys, true_header
+from .lost import Mend
 from .original import Original
-from .plan import Mend, RepairPlan, layer_again, make_repair_plan
+from .plan import RepairPlan, layer_again, make_repair_plan
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,10 @@ def repair(
     check_not_source(target, file)
     check_not_source(target, original, "original")
     check_target(target, overwrite=overwrite)
+    if is_gguf(original):
+        raise CheckpointError(
+            "the original is a GGUF file", where=original, remedy="Give the model in safetensors, in 16 or 32 bits"
+        )
     with opened(file) as contents, CheckpointReader(original) as source:
         _check(contents)
         findings = findings_of(contents)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ...errors import CheckpointError
 from ...files.checkpoint import CheckpointReader
 from ...files.dtypes import is_float
 from ...files.layers import WEIGHT, find_prefix
@@ -30,6 +31,12 @@ class Original:
         found = Original(contents, source, "" if contents.alone else find_prefix(source))
         if not any(found.key(name + WEIGHT) for name in (*contents.layers, *contents.kept)):
             raise no_layer_of(contents.path, source.path)
+        own = contents.names_in("diffusion model")
+        if own and not any(found.key(name + WEIGHT) for name in own):
+            raise CheckpointError(
+                f"no layer of the diffusion model of {contents.path.name} is in it", where=source.path,
+                remedy="Give the whole model that it was made from",
+            )  # fmt: skip
         inside = (key for name in contents.names_in("diffusion model") if (key := found.key(name + WEIGHT)))
         check_unquantized(source.tensors, inside, source.path)
         return found

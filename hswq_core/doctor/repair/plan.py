@@ -10,42 +10,20 @@ import torch
 from ...errors import CheckpointError
 from ...files.dtypes import TORCH_DTYPES, dtype_name, is_float
 from ...files.layers import WEIGHT
-from ...formats.stored_layer import FP8_DTYPES
-from ...grids import E4M3
+from ...formats import FORMATS
 from ...progress import Progress
 from ..contents import Contents
 from ..findings import Finding
 from ..findings.finding import AGAIN
-from ..kinds import SCALED_FP8, Kind
-from ..output_error import energy
+from ..kinds import FP8, FP8_E5M2, SCALED_FP8
 from ..readers.eight_bits import MARK
-from .layer import How, Mended, mended
+from .layer import Mended, mended
+from .lost import NOISE, Mend, lost_tensor
 from .original import Original
 
-_ROUNDED = 1e-5
-"""The relative squared error of rounding to BF16 is below it, that of rounding to FP8 far above."""
 _CAST = 1e-2
 """What rounding to FP8 stays below."""
-_NOISE = 0.5
-
-
-@dataclass(frozen=True)
-class Mend:
-    """What is done with one layer, or with a tensor of none.
-
-    Attributes:
-        name: of the layer in the file, or of the tensor.
-        before, after: relative squared errors of its weights; ``before`` is ``None`` where there were no numbers.
-        kind: of the layer then; ``None`` for what is not quantized.
-        layout: the type and the shape of each of its tensors.
-    """
-
-    name: str
-    how: How
-    before: float | None
-    after: float
-    kind: Kind | None
-    layout: dict[str, tuple[str, tuple[int, ...]]]
+_CODES_ARE_WELL = ("scales recomputed", "described again")
 
 
 @dataclass
@@ -84,8 +62,7 @@ def make_repair_plan(
     _check_formats(contents, findings)
     wrong = {name for finding in findings for name in finding.layers}
     cast = {name for finding in findings if finding.name == "kept-quantized" for name in finding.layers}
-    stripped = any(finding.name == "scale-stripped" for finding in findings)
-    plan = RepairPlan(among_scaled=_has_scales(contents) or stripped)
+    plan = RepairPlan(among_scaled=_has_scales(contents) or _had_scales(contents, findings))
     names = [*contents.layers, *contents.kept]
     for number, name in enumerate(names):
         progress(number, len(names))
@@ -117,6 +94,16 @@ def _has_scales(contents: Contents) -> bool:
     return any(layer.scale is not None for layer in contents.in_part("diffusion model"))
 
 
+def _had_scales(contents: Contents, findings: Iterable[Finding]) -> bool:
+    """Whether scales were removed: from one layer of many that are well without scales none was, its codes are lost."""
+    stripped = {name for finding in findings if finding.name == "scale-stripped" for name in finding.layers}
+    said = FORMATS.get(contents.metadata.get("hswq.mode", ""))
+    if said is not None and said.form.scaling != "none":
+        return bool(stripped)
+    bare = sum(layer.kind in (FP8, FP8_E5M2) for layer in contents.in_part("diffusion model"))
+    return bool(stripped) and 2 * len(stripped) >= bare
+
+
 def layer_again(contents: Contents, original: Original, plan: RepairPlan, mend: Mend) -> dict[str, torch.Tensor]:
     """The tensors of a planned layer: a plan does not hold them, since they may be most of the file."""
     weight = original.weight(mend.name)
@@ -135,16 +122,16 @@ def _look(plan: RepairPlan, contents: Contents, original: Original, name: str, *
     plan.compared += 1
     layer = contents.layers.get(name)
     if layer is None:
-        found = _lost(contents, original, name + WEIGHT)
+        found = lost_tensor(contents, original, name + WEIGHT)
         if found is not None:
             plan.others[name + WEIGHT] = found
         before = found.before if found else 0.0
-        strange = before is None or before > _NOISE
+        strange = before is None or before > NOISE
     else:
         new = mended(contents, layer, weight, is_kept=is_kept, among_scaled=plan.among_scaled)
         if new is not None:
             plan.layers[name] = _mend(name, new)
-        strange = new is not None and new.how != "scales recomputed" and (new.before is None or new.before > _NOISE)
+        strange = new is not None and new.how not in _CODES_ARE_WELL and (new.before is None or new.before > NOISE)
     if strange:
         plan.strange.append(name)
 
@@ -163,31 +150,6 @@ def _mend(name: str, found: Mended) -> Mend:
     return Mend(name, found.how, found.before, found.after, found.kind, layout)
 
 
-def _lost(contents: Contents, original: Original, key: str) -> Mend | None:
-    """What comes of a tensor that is not quantized; ``None`` where it is the original's, but for rounding."""
-    there = original.key(key)
-    if there is None:
-        return None
-    info, said = contents.tensors.get(key), original.source.tensors[there]
-    restored = {key: (said.dtype, said.shape)}
-    if info is None or info.shape != said.shape:
-        return Mend(key, "restored from the original", None, 0.0, None, restored)
-    if not is_float(said.dtype) or not (is_float(info.dtype) or info.dtype in FP8_DTYPES):
-        return None
-    value, weight = contents.read(key), original.source.tensor(there)
-    if not bool(value.float().isfinite().all()):
-        return Mend(key, "restored from the original", None, 0.0, None, restored)
-    error = energy(value.float() - weight.float()) / max(energy(weight.float()), 1e-300)
-    # Any other difference was meant: a LoRA, or smoothing, which moves what is hard to round into the layer before.
-    lost = info.dtype in FP8_DTYPES or error > _NOISE or (error > _ROUNDED and _is_fp8(value))
-    return Mend(key, "restored from the original", error, 0.0, None, restored) if lost else None
-
-
-def _is_fp8(value: torch.Tensor) -> bool:
-    """Whether it holds values of FP8 alone."""
-    return torch.equal(E4M3.quantize(value).float(), value.float())
-
-
 def _look_at_the_rest(plan: RepairPlan, contents: Contents, original: Original) -> None:
     """Norms, biases, and what is missing."""
     by_hswq = "hswq.mode" in contents.metadata  # other tools put all of a model in FP8, which is no damage
@@ -200,7 +162,7 @@ def _look_at_the_rest(plan: RepairPlan, contents: Contents, original: Original) 
         and (is_float(info.dtype) or by_hswq)
     ]
     for key in (*rest, *original.missing()):
-        found = _lost(contents, original, key)
+        found = lost_tensor(contents, original, key)
         if found is not None:
             plan.others[key] = found
 
