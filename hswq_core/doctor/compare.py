@@ -21,6 +21,7 @@ from ..progress import Progress
 from .comparison import Comparison, LayerError
 from .contents import VAES, Contents
 from .kinds import QUANTO_INT4
+from .layer import without_ones
 from .not_the_original import check_unquantized, no_diffusion_model, no_layer_of
 from .output_error import energy, output_error
 from .prediction import Predictor
@@ -109,17 +110,9 @@ def _weight(contents: Contents, name: str, shape: torch.Size) -> torch.Tensor:
         found = layer.decode()
     # optimum-quanto stores groups as rows, and the shape of the weight nowhere.
     fits = found.numel() == shape.numel() and layer is not None and layer.kind == QUANTO_INT4
-    if not fits and _without_ones(found.shape) != _without_ones(shape):
+    if not fits and without_ones(found.shape) != without_ones(shape):
         raise CheckpointError(f"it has another shape than in the original ({list(found.shape)} and {list(shape)})")
     return found.float().reshape(shape)
-
-
-def _without_ones(shape: torch.Size) -> tuple[int, ...]:
-    """Without those at the end: a Linear layer may be stored as a convolution of 1 x 1, and the other way round."""
-    sizes = list(shape)
-    while sizes and sizes[-1] == 1:
-        sizes.pop()
-    return tuple(sizes)
 
 
 def _error(

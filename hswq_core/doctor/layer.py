@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,12 @@ def granularity(scale: tuple[int, ...], rows: int, otherwise: str) -> str:
     """What has a scale of its own. Args: scale: the shape of all of them. otherwise: what it is where it is neither."""
     sizes = tuple(size for size in scale if size != 1)
     return TENSOR if not sizes else CHANNEL if sizes == (rows,) else otherwise
+
+
+def without_ones(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape without the ones at its end: a Linear layer may be stored as a convolution of 1 x 1, and the other way
+    round."""
+    return tuple(shape) if not shape or shape[-1] != 1 else without_ones(shape[:-1])
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from ...errors import CheckpointError
 from ...files.layers import WEIGHT
@@ -16,6 +15,7 @@ from ..contents import Contents
 from ..family import family_of
 from ..findings import Finding
 from ..findings.claims import KIND_OF_FORM, KINDS_OF_MODE
+from ..json_text import parsed
 from ..readers.described import HEADER
 from .plan import RepairPlan
 
@@ -99,16 +99,8 @@ def _kept_after(contents: Contents, plan: RepairPlan, quantized: Mapping[str, st
 
 def names_in(text: str) -> list[str] | None:
     """The list of names that a header has; ``None`` for what is none."""
-    found = _parsed(text)
+    found = parsed(text)
     return found if isinstance(found, list) and all(isinstance(each, str) for each in found) else None
-
-
-def _parsed(text: str) -> Any:
-    """What stands in JSON; ``None`` for what is none."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _mode_of(said: str, kinds: set[str], file: Path) -> str:
@@ -131,7 +123,7 @@ def _mode_of(said: str, kinds: set[str], file: Path) -> str:
 def _counts(text: str, kinds: Mapping[str, int], kept: int) -> str:
     form_of = {kind: form for form, kind in KIND_OF_FORM.items()}
     found = {form_of.get(kind, kind): count for kind, count in kinds.items()} | ({"kept": kept} if kept else {})
-    return text if _parsed(text) == found else json.dumps(found)
+    return text if parsed(text) == found else json.dumps(found)
 
 
 def _described(text: str, contents: Contents, plan: RepairPlan) -> str:

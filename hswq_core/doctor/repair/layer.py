@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,7 +18,7 @@ from ...rounding.rotation import rotated
 from .. import kinds
 from ..contents import Contents
 from ..kinds import Kind
-from ..layer import QuantizedLayer
+from ..layer import QuantizedLayer, without_ones
 from ..output_error import energy
 from .descriptions import descriptions, lost_description
 from .forms import forms_of, is_scale, kind_of_scaled, own_error, quantized_again, rescaled
@@ -64,7 +64,7 @@ def mended(
 
     Errors: CheckpointError where the original has another shape.
     """
-    if _without_ones(original.shape) != _without_ones(layer.shape):
+    if without_ones(original.shape) != without_ones(layer.shape):
         shapes = f"{list(layer.shape)}, and {list(original.shape)} in the original"
         raise CheckpointError(
             f"the layer {layer.name} has the shape {shapes}", where=contents.path,
@@ -99,11 +99,6 @@ def mended(
         if after is not None and (same or after <= _limit(form, layer, weight, whole)):
             return Mended(how, kind, before, after, tensors)
     return restored
-
-
-def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
-    """A shape less its trailing ones: a convolution over one place is a Linear layer."""
-    return tuple(shape) if not shape or shape[-1] != 1 else _without_ones(shape[:-1])
 
 
 def _error_now(layer: QuantizedLayer, weight: torch.Tensor, whole: float) -> float | None:
