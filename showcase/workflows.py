@@ -106,30 +106,30 @@ def quick_start(c: Canvas) -> None:
 
 
 def full_recipe(c: Canvas) -> None:
-    c.note("Read me", FULL_RECIPE, -20, -260, 2570, 190)
+    c.note("Read me", FULL_RECIPE, -20, -260, 2600, 190)
     calibration_run(c)
     c.add(
-        "measure", "HSWQMeasureSensitivity", (840, 40, 330, 320), model=("original", 0), stats=("run", 0),
+        "measure", "HSWQMeasureSensitivity", (830, 40, 280, 320), model=("original", 0), stats=("run", 0),
         mode=BEST["mode"], rounding=BEST["rounding"],
     )  # fmt: skip
-    c.add("report", "HSWQReport", (840, 420, 330, 130), stats=("measure", 0), keep_ratio=0.1)
-    c.add("chart", "PreviewImage", (840, 610, 330, 370), "Layers, and what is kept", images=("report", 0))
+    c.add("report", "HSWQReport", (830, 420, 280, 130), stats=("measure", 0), keep_ratio=0.1)
+    c.add("chart", "PreviewImage", (830, 610, 280, 270), "Layers, and what is kept", images=("report", 0))
     c.add(
-        "quantize", "HSWQQuantize", (1230, 40, 390, 800), "Write the copy", source=CALIBRATED,
+        "quantize", "HSWQQuantize", (1160, 40, 350, 800), "Write the copy", source=CALIBRATED,
         stats=("measure", 0), **BEST, keep_ratio=0.1,
         model=("original", 0), clip=("original", 1), vae=("original", 2),
     )  # fmt: skip
-    c.add("copy", "HSWQLoader", (1680, 40, 360, 240), "HSWQ Loader: the file just written", path=("quantize", 0))
+    c.add("copy", "HSWQLoader", (1560, 40, 300, 260), "HSWQ Loader: the file just written", path=("quantize", 0))
     c.add(
-        "prove", "HSWQProve", (1680, 334, 360, 660), reference=("original", 0), candidate=("copy", 0),
+        "prove", "HSWQProve", (1900, 40, 320, 720), reference=("original", 0), candidate=("copy", 0),
         clip=("original", 1), vae=("original", 2), sampler_name="euler", scheduler="normal", seeds=8,
     )  # fmt: skip
-    c.add("pairs", "PreviewImage", (2090, 40, 440, 460), "Original, copy, difference x 8", images=("prove", 0))
-    c.add("publish", "HSWQPublish", (2090, 554, 440, 440), path=("quantize", 0), proof=("prove", 2))
-    c.group("1  Calibrate with 32 images", -20, -30, 820, 1050)
-    c.group("2  Measure", 820, -30, 370, 1050)
-    c.group("3  Write the copy", 1210, -30, 430, 1050)
-    c.group("4  Prove and publish", 1660, -30, 890, 1050)
+    c.add("pairs", "PreviewImage", (2260, 40, 300, 300), "Original, copy, difference x 8", images=("prove", 0))
+    c.add("publish", "HSWQPublish", (2260, 394, 300, 480), path=("quantize", 0), proof=("prove", 2))
+    c.group("1  Calibrate with 32 images", -20, -30, 820, 940)
+    c.group("2  Measure", 810, -30, 320, 940)
+    c.group("3  Write the copy", 1140, -30, 390, 940)
+    c.group("4  Prove and publish", 1540, -30, 1040, 940)
 
 
 def daily_use(c: Canvas) -> None:
@@ -146,7 +146,7 @@ def daily_use(c: Canvas) -> None:
 
 
 def compare_modes(c: Canvas) -> None:
-    c.note("Read me", COMPARE_MODES, 0, -250, 2200, 180)
+    c.note("Read me", COMPARE_MODES, 0, -250, 2600, 180)
     c.add("fp16", "CheckpointLoaderSimple", (0, 40, 340, 100), "① The original")
     text_inputs(c, ("fp16", 1), 0, 190, 340)
     for column, (name, title) in enumerate((("fp16", "FP16"), ("v1", "V1"), ("v2", "V2"))):
@@ -156,15 +156,15 @@ def compare_modes(c: Canvas) -> None:
             c.add(name, "HSWQLoader", (x, 40, 390, 240), heading, properties={"hswq_kind": name})
         sampler(c, f"{name}_sampler", (name, 0), x, 334, f"KSampler: {title}", 390)
         c.add(f"{name}_decode", "VAEDecode", (x, 658, 390, 50), samples=(f"{name}_sampler", 0), vae=("fp16", 2))
-    for row, name in enumerate(("v1", "v2")):
+    for column, name in enumerate(("v1", "v2")):
         c.add(
-            f"{name}_compare", "HSWQCompare", (1710, 40 + 530 * row, 470, 480), f"FP16 | {name.upper()}",
+            f"{name}_compare", "HSWQCompare", (1710 + 450 * column, 40, 420, 480), f"FP16 | {name.upper()}",
             reference=("fp16_decode", 0), candidate=(f"{name}_decode", 0),
         )  # fmt: skip
-    c.group("FP16", 370, -30, 430, 1110)
-    c.group("V1", 810, -30, 430, 1110)
-    c.group("V2", 1250, -30, 430, 1110)
-    c.group("Compare", 1690, -30, 510, 1110)
+    c.group("FP16", 370, -30, 430, 920)
+    c.group("V1", 810, -30, 430, 920)
+    c.group("V2", 1250, -30, 430, 920)
+    c.group("Compare", 1690, -30, 910, 920)
 
 
 def stock_loaders(c: Canvas) -> None:
