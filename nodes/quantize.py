@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -242,12 +243,11 @@ class HSWQQuantize(io.ComfyNode):
                 statistics = statistics_of(measured_stats(model, stats, options, cls.hidden.unique_id, kind))
             device = work_device()
             make_room(device, WORKING_MEMORY)
-            bar = progress_bar()
-            planning, rounding = (work_events(cls.hidden.unique_id, bar, doing) for doing in ("planning", "rounding"))
+            tell = partial(work_events, cls.hidden.unique_id, progress_bar())
             with timed(kind_of("rounding", options, matched.weights.values(), device)):
                 report = quantize(
-                    matched, target, statistics, options, device=device, overwrite=overwrite, progress=rounding,
-                    planning=planning,
+                    matched, target, statistics, options, device=device, overwrite=overwrite,
+                    progress=tell("rounding"), planning=tell("planning"),
                 )  # fmt: skip
         if model is not None and statistics.inputs and report.plan.quantized:
             report = looked_at(report, model, statistics, cls.hidden.unique_id)

@@ -174,7 +174,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         raise TargetError("the target is a folder", where=path, remedy="Give a file name")
     if os.path.exists(place) and not os.path.isfile(place):
         raise TargetError("the target is no ordinary file", where=path, remedy="Choose another name")
-    if os.path.lexists(place) and not overwrite:  # also a link that leads nowhere
+    if (os.path.exists(place) or os.path.islink(place)) and not overwrite:  # a link may lead nowhere
         raise TargetError("the target exists already", where=path, remedy="Choose another name, or allow overwriting")
 
 
