@@ -244,11 +244,9 @@ class HSWQQuantize(io.ComfyNode):
             device = work_device()
             make_room(device, WORKING_MEMORY)
             tell = partial(work_events, cls.hidden.unique_id, progress_bar())
+            told = {"planning": tell("planning"), "progress": tell("rounding")}
             with timed(kind_of("rounding", options, matched.weights.values(), device)):
-                report = quantize(
-                    matched, target, statistics, options, device=device, overwrite=overwrite,
-                    progress=tell("rounding"), planning=tell("planning"),
-                )  # fmt: skip
+                report = quantize(matched, target, statistics, options, device=device, overwrite=overwrite, **told)
         if model is not None and statistics.inputs and report.plan.quantized:
             report = looked_at(report, model, statistics, cls.hidden.unique_id)
         said = json.dumps(report.as_dict(), indent=2)
