@@ -12,7 +12,7 @@ import pytest
 from hswq_core import api, load_statistics
 from hswq_core.options import QuantizeOptions
 from tests.support.server import TINY_CHECKPOINT, ComfyServer
-from tests.support.workflows import TINY, calibrated, quantize
+from tests.support.workflows import TINY, calibrated, node, quantize
 
 SESSION = "estimates"
 
@@ -75,7 +75,19 @@ def test_the_command_line_plans_the_same_size(server: ComfyServer, report: dict[
 def test_what_is_done_is_told_while_it_is_done(server: ComfyServer, report: dict[str, Any]) -> None:
     told = [data for kind, data in server.events if kind == "hswq.progress" and data["node"] == "quantize"]
     steps = list(dict.fromkeys(data["doing"] for data in told))
-    assert steps == ["measuring", "planning", "rounding", "comparing"]
+    assert steps == ["measuring", "rounding", "comparing"], "choosing by what was measured takes no time"
+
+
+def test_choosing_layers_is_told_where_weights_must_be_read_for_it(server: ComfyServer, report: dict[str, Any]) -> None:
+    choice = {"source": TINY, "stats": ["stats", 0], "filename": "estimates_error", "overwrite": True}
+    flow = {
+        "stats": node("HSWQLoadStatistics", file=f"{SESSION}.safetensors"),
+        "error": node("HSWQQuantize", **choice, mode="int8", selection="error", rounding="nearest", keep_ratio=0.1),
+    }
+    before = len(server.events)
+    server.run(flow)
+    told = [data for kind, data in server.events[before:] if kind == "hswq.progress" and data["node"] == "error"]
+    assert list(dict.fromkeys(data["doing"] for data in told)) == ["planning", "rounding"]
 
 
 def test_times_that_cannot_be_read_are_none(server: ComfyServer, report: dict[str, Any]) -> None:
