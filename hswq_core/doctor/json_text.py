@@ -12,3 +12,9 @@ def parsed(text: str | bytes) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
+
+
+def names_in(text: str | bytes) -> list[str] | None:
+    """The list of names that it is; ``None`` for what is none."""
+    found = parsed(text)
+    return found if isinstance(found, list) and all(isinstance(each, str) for each in found) else None

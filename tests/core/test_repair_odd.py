@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from hswq_core import diagnose, repair
-from hswq_core.doctor.repair.header import names_in
+from hswq_core.doctor.json_text import names_in
 from hswq_core.errors import CheckpointError, PlanError, TargetError
 from hswq_core.files.dtypes import tensor_bytes
 from tests.core import doctor_files as files

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ..contents import Contents
 from ..family import family_of
-from ..json_text import parsed
+from ..json_text import names_in, parsed
 from ..kinds import HSWQ_PACKED
 from .finding import AGAIN, Finding, together
 
@@ -51,8 +51,8 @@ def _mode(contents: Contents) -> Iterator[Finding]:
 def _kept(contents: Contents) -> Iterator[Finding]:
     if "hswq.kept_layers" not in contents.metadata:
         return
-    kept = parsed(contents.metadata["hswq.kept_layers"])
-    if not isinstance(kept, list) or not all(isinstance(name, str) for name in kept):
+    kept = names_in(contents.metadata["hswq.kept_layers"])
+    if kept is None:
         what = "hswq.kept_layers in the header is not a list of names"
         yield Finding("metadata", False, what, "Quantize the model again")
         return

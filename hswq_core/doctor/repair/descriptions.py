@@ -13,7 +13,7 @@ from ..contents import Contents
 from ..kinds import Kind
 from ..layer import QuantizedLayer
 
-_DESCRIBED = {kinds.WEIGHT_SCALE_FP8: kinds.COMFY_FP8, kinds.FP8: kinds.COMFY_FP8, kinds.INT8: kinds.INT8_TENSORWISE}
+_DESCRIBED = {kinds.WEIGHT_SCALE_FP8: kinds.COMFY_FP8, kinds.INT8: kinds.INT8_TENSORWISE}
 """What a layer is with a description, by what it looks like without."""
 _FORMATS = {kinds.COMFY_FP8: COMFY, kinds.INT8_TENSORWISE: COMFY_INT8}
 _OF_MODE = {
@@ -27,7 +27,7 @@ def lost_description(contents: Contents, layer: QuantizedLayer) -> Kind | None:
     ``None`` for layers that have lost none. What has no scale either may be a kept layer that was cast.
     """
     kind = _DESCRIBED.get(layer.kind)
-    if kind is None or layer.kind == kinds.FP8 or layer.name + ROTATION in contents.tensors:
+    if kind is None or layer.name + ROTATION in contents.tensors:
         return None
     mode, part = contents.metadata.get("hswq.mode", ""), contents.part_of(layer.name)
     others = [each for name, each in contents.layers.items() if contents.part_of(name) == part]

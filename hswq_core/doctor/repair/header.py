@@ -15,7 +15,7 @@ from ..contents import Contents
 from ..family import family_of
 from ..findings import Finding
 from ..findings.claims import KIND_OF_FORM, KINDS_OF_MODE
-from ..json_text import parsed
+from ..json_text import names_in, parsed
 from ..readers.described import HEADER
 from .plan import RepairPlan
 
@@ -95,12 +95,6 @@ def _kept_after(contents: Contents, plan: RepairPlan, quantized: Mapping[str, st
     if said is not None and known == said and not (plan.mends or plan.dropped or plan.added):
         return known  # that it names fewer layers than are kept is no damage
     return [*known, *(path for path in kept if path not in known)]
-
-
-def names_in(text: str) -> list[str] | None:
-    """The list of names that a header has; ``None`` for what is none."""
-    found = parsed(text)
-    return found if isinstance(found, list) and all(isinstance(each, str) for each in found) else None
 
 
 def _mode_of(said: str, kinds: set[str], file: Path) -> str:
