@@ -251,8 +251,7 @@ class HSWQQuantize(io.ComfyNode):
             report = looked_at(report, model, statistics, cls.hidden.unique_id)
         said = json.dumps(report.as_dict(), indent=2)
         verdict = report.verdict.as_dict() | {
-            "written": report.summary, "notes": report.notes, "warnings": report.warnings, "name": target.name,
-            "path": str(target),
+            "notes": report.notes, "warnings": report.warnings, "name": target.name, "path": str(target),
         }  # fmt: skip
         told_in_app = as_text_file("The copy", report.verdict.text, report.summary, *report.notes, *report.warnings)
         shown_on = {"text": [str(report)], "report": [said], "hswq_verdict": [verdict], "hswq_app": [told_in_app]}

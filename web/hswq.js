@@ -12,6 +12,8 @@ import { attachSlider } from "./hswq/slider.js";
 import { labelChoices } from "./hswq/choices.js";
 import { attachVerdict } from "./hswq/verdict.js";
 import { openDropped } from "./hswq/dropped.js";
+import { renewLists } from "./hswq/lists.js";
+import { keepTranslations } from "./hswq/translations.js";
 import { command, commandsOf, menuOf } from "./hswq/quantize_menu.js";
 import { setLanguage } from "./hswq/words.js";
 import { openExample } from "./hswq/example.js";
@@ -47,9 +49,11 @@ app.registerExtension({
     name: "hswq",
     commands: [command(app, api)],
     getSelectionToolboxCommands: commandsOf,
-    init: () => loadRecipes(api).catch(() => {}), // without them a node is the same, and its fields are free
+    // Without either a node is the same: its fields are free, and have their English names.
+    init: () => Promise.allSettled([loadRecipes(api), keepTranslations(app, api)]),
     setup() {
         openDropped(app, api);
+        renewLists(app, api);
     },
     getNodeMenuItems(node) {
         setLanguage(app.extensionManager?.setting?.get("Comfy.Locale"));

@@ -75,6 +75,12 @@ def test_quick_start_from_drop_to_the_verdict(page: ComfyPage, server: ComfyServ
     assert page.run() == "success"
     assert "done" in page.texts("hswq-progress")
     _check_what_is_told(page, f"quick_{renderer}.safetensors")
+    page.page.wait_for_function(
+        "(name) => window.app.graph._nodes.find((n) => n.type === 'HSWQLoader')"
+        ".widgets.find((w) => w.name === 'ckpt_name').options.values.includes(name)",
+        arg=f"quick_{renderer}.safetensors",
+        timeout=10_000,
+    )  # without R
     assert page.page.evaluate(
         "() => window.app.graph._nodes.find((n) => n.type === 'HSWQLoader')"
         ".widgets.find((w) => w.name === 'ckpt_name').disabled"
@@ -108,7 +114,7 @@ def test_quick_start_from_drop_to_the_verdict(page: ComfyPage, server: ComfyServ
 
 def _check_what_is_told(page: ComfyPage, file: str) -> None:
     verdict, badge = page.texts("hswq-verdict"), page.texts("hswq-badge")
-    assert file in verdict and "of the original" in verdict and "kept" in verdict
+    assert f"written: {file}" in verdict and " MB instead of 11.5" in verdict
     assert "only 1 image" in verdict, "a warning is a part of the verdict"
     assert f"from the connected path: {file}" in badge and "INT8" in badge and "layers in INT8" in badge
     assert "SSIM 0.9" in page.texts("hswq-figures")
@@ -187,13 +193,33 @@ def test_progress_while_calibrating_and_cancel(page: ComfyPage, server: ComfySer
         "() => /step ([2-9]|[1-9][0-9]+) of 400.* left/.test(document.querySelector('.hswq-progress').textContent)",
         timeout=60_000,
     )
+    _cancel(page)
+    assert not (server.output / "hswq" / f"cancel-{renderer}.safetensors").exists()
+    assert "done" not in progress.inner_text()
+
+
+def test_cancelled_while_measuring(page: ComfyPage, server: ComfyServer, renderer: str) -> None:
+    """The node says what it knows by then, and how it ended; nothing is written."""
+    page.drop(QUICK_START)
+    session_name(page, f"measuring-{renderer}")
+    small(page)
+    page.set("HSWQQuantize", {"filename": f"measuring_{renderer}"})
+    page.queue()
+    verdict, said = page.page.locator(".hswq-verdict:visible"), page.page.locator(".hswq-size:visible")
+    verdict.filter(has_text="measuring the sensitivity").wait_for(timeout=120_000)
+    said.filter(has_text="once their sensitivity is measured").wait_for(timeout=10_000)
+    _cancel(page)
+    verdict.filter(has_text="cancelled; nothing was written").wait_for(timeout=10_000)
+    assert not list(server.output.rglob(f"measuring_{renderer}*"))
+
+
+def _cancel(page: ComfyPage) -> None:
+    """Interrupt the run, and wait until the server has."""
     page.page.evaluate("() => window.app.api.interrupt()")
     page.page.wait_for_function(
         "async () => { const q = await (await fetch('/queue')).json(); return !q.queue_running.length; }",
         timeout=60_000,
     )
-    assert not (server.output / "hswq" / f"cancel-{renderer}.safetensors").exists()
-    assert "done" not in progress.inner_text()
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,17 @@ from hswq_core.grids import E4M3
 from hswq_core.options import QuantizeOptions
 from hswq_core.planning import make_plan, match_source
 from hswq_core.quantize_file import quantize_checkpoint
+from hswq_core.rounding import sequential_cpu
 from hswq_core.rounding.coordinate_descent import refine
 from hswq_core.rounding.gptq import damping, round_calibrated
+from hswq_core.rounding.sequential import ROUND_ROWS
 from tests.core.conftest import Example
 
 ONE = torch.ones(1)
+
+
+def test_a_cpu_rounds_as_torch_does_on_every_grid() -> None:
+    assert ROUND_ROWS.agrees(sequential_cpu, torch.device("cpu"))
 
 
 def correlated(rows: int, columns: int, rank: int, seed: int = 0) -> torch.Tensor:

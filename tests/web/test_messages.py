@@ -1,17 +1,18 @@
 """What the server says is known to the page's translations, as the server says it."""
 
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from hswq_core import QuantizeOptions, quantize
 from hswq_core.calibration import Statistics
 from hswq_core.calibration.coverage import coverage_notes, coverage_warnings
-from tests.support.server import TINY_CHECKPOINT
+from tests.support.server import REPOSITORY
 from tests.web.test_modules import node
 
 SCRIPT = Path(__file__).parent / "messages.mjs"
+PAGE = REPOSITORY / "web" / "hswq"
 SESSIONS = (
     Statistics({}, samples=1, runs=1),
     Statistics({}, samples=3, runs=3, left_out={"the run was cancelled": 1}, noise_levels=(1, 1, *[0] * 8)),
@@ -36,14 +37,20 @@ def test_every_warning_and_note_is_translated(language: str) -> None:
         assert not any(word in other for word in ("sample with", "calibrat", "layers", "weights")), other
 
 
-def test_what_was_written_is_translated(tmp_path: Path) -> None:
-    options = QuantizeOptions(mode="int8", keep_ratio=0)
-    report = quantize(TINY_CHECKPOINT, tmp_path / "copy.safetensors", None, options)
-    (found,) = translated("ja", [report.summary])
-    assert found.startswith("copy.safetensors: ") and "層が INT8" in found and "kept" not in found
-
-
 def test_what_is_not_known_stays_and_english_stays_english() -> None:
     assert translated("ja", ["nothing like it", ""]) == ["nothing like it", ""]
     note = coverage_notes(SESSIONS[0])
     assert translated("en", note) == note
+
+
+@pytest.mark.parametrize("language", ["ja", "zh"])
+def test_nodes_are_named_as_the_page_names_them(language: str) -> None:
+    """That is in the page's language, too."""
+    texts = [PAGE / f"examples.{language}.json", REPOSITORY / "locales" / language / "nodeDefs.json"]
+    said = [line for path in texts for line in path.read_text(encoding="utf-8").split("\n")]
+    for module in ("words.js", "messages.js", "choices.js"):
+        text = (PAGE / module).read_text(encoding="utf-8")
+        said += text[text.index(f"    {language}: {{") :].partition("\n    },")[0].split("\n")
+    translations = [line.rpartition('": "')[2] for line in said]
+    assert len(translations) > 300
+    assert [text for text in translations if re.search("HSWQ [A-Z][a-z]", text)] == []

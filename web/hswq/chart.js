@@ -8,7 +8,6 @@ import {
     addView, FP8, isConnected, KEPT, make, onChange, onConnections, onExecuted, onServerEvent, place, setValue, swatch,
     textColour, whereabouts, widgetNamed,
 } from "./widget.js";
-import { fromServer } from "./messages.js";
 import { describeProgress } from "./progress.js";
 import { pathLine } from "./result.js";
 import { verdictLines } from "./verdict.js";
@@ -40,6 +39,7 @@ export function attachChart(node, api) {
     const budget = widgetNamed(node, "budget");
     let curve = null;
     let estimate = null;
+    let doing = null; // what the run is at, while it is at this node
 
     function drawEstimate(bytes) {
         const told = estimate ? describeEstimate(estimate, bytes, isConnected(node, "model")) : { text: "", problem: "" };
@@ -145,13 +145,21 @@ export function attachChart(node, api) {
     onServerEvent(node, api, "hswq.progress", (event) => {
         if (String(event.node) !== String(node.id)) return;
         verdict.textContent = event.share < 1 ? describeProgress(event) : "";
+        if (event.doing !== doing) soon(); // a step that begins may know what the one before has found
+        doing = event.doing;
         view.show();
+    });
+    onServerEvent(node, api, "execution_start", () => (doing = null));
+    onServerEvent(node, api, "execution_interrupted", () => {
+        if (doing) verdict.textContent = say(doing === "comparing" ? "cancelled; the file is written" : "cancelled; nothing was written");
+        doing = null;
     });
     // Undo makes nodes anew, and asks no server what it has said.
     function showVerdict(found) {
         if (!found) return;
         TOLD.set(whereabouts(node), found);
-        const written = make("div", "", say("written: {0}", fromServer(found.written)));
+        doing = null;
+        const written = make("div", "", say("written: {0}", found.name));
         const where = found.path ? [pathLine(found.path, say("Copy path"))] : [];
         verdict.replaceChildren(...verdictLines(found), written, ...where);
         view.show();
