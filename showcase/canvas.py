@@ -33,7 +33,7 @@ class Canvas:
 
     def note(self, title: str, text: str, x: int, y: int, width: int, height: int) -> None:
         node = self._place("MarkdownNote", title, x, y, width, height)
-        node |= {"widgets_values": [text], "color": "#432", "bgcolor": "#653"}
+        node |= {"widgets_values": [text], "color": "#382f1f", "bgcolor": "#3e3422"}
         self._nodes[f"note {title}"] = node
 
     def group(self, title: str, x: int, y: int, width: int, height: int) -> None:

@@ -89,9 +89,9 @@ def quick_start(c: Canvas) -> None:
         "fp8", "SaveImage", (1240, 762, 370, 40), "Copy", collapsed=True, images=("decode_again", 0),
         filename_prefix="hswq_copy",
     )  # fmt: skip
-    c.add("compare", "HSWQCompare", (1660, 40, 740, 510), reference=("decode", 0), candidate=("decode_again", 0))
+    c.add("compare", "HSWQCompare", (1660, 40, 740, 490), reference=("decode", 0), candidate=("decode_again", 0))
     c.add(
-        "sheet", "SaveImage", (1660, 604, 740, 300), "Original, copy, difference x 8", images=("compare", 0),
+        "sheet", "SaveImage", (1660, 584, 740, 300), "Original, copy, difference x 8", images=("compare", 0),
         filename_prefix="hswq_compare",
     )  # fmt: skip
     c.as_app(

@@ -48,7 +48,8 @@ SCROLLED_TWICE = """() => {
     const found = [...document.querySelectorAll(".hswq, .hswq *, [data-node-id] *")];
     return found.filter((element) => scrolls(element) && within(element.parentElement)).map((e) => e.className);
 }"""
-# The contrast of each visible text of ours and of the notes, as WCAG defines it, with what lies behind it.
+# The contrast of each visible text of ours, as WCAG defines it, with what lies behind it; and of the notes, where
+# nodes are elements of the page.
 CONTRASTS = """() => {
     const channels = (colour) => {
         const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
@@ -71,7 +72,7 @@ CONTRASTS = """() => {
         return channels(window.LiteGraph.NODE_DEFAULT_BGCOLOR).slice(0, 3);
     };
     const found = [];
-    for (const element of document.querySelectorAll(".hswq *")) {
+    for (const element of document.querySelectorAll(".hswq *, .comfy-markdown-content *")) {
         const text = [...element.childNodes].filter((n) => n.nodeType === 3).map((n) => n.data).join("").trim();
         if (!text || !element.checkVisibility()) continue;
         const style = getComputedStyle(element), back = behind(element);
@@ -98,6 +99,7 @@ def test_nothing_hangs_out_and_text_can_be_read(coloured: ComfyPage) -> None:
         assert coloured.page.evaluate(COVERED) == [], path.stem
         assert coloured.page.evaluate(SCROLLED_TWICE) == [], path.stem
         contrasts = coloured.page.evaluate(CONTRASTS)
+        assert contrasts
         assert not [each for each in contrasts if each[1] < 4.5], path.stem
 
 
