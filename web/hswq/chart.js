@@ -149,7 +149,10 @@ export function attachChart(node, api) {
         doing = event.doing;
         view.show();
     });
-    onServerEvent(node, api, "execution_start", () => (doing = null));
+    onServerEvent(node, api, "execution_error", () => {
+        if (doing) verdict.textContent = ""; // it will not go on
+        doing = null;
+    });
     onServerEvent(node, api, "execution_interrupted", () => {
         if (doing) verdict.textContent = say(doing === "comparing" ? "cancelled; the file is written" : "cancelled; nothing was written");
         doing = null;
