@@ -20,7 +20,7 @@ def base(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def local(comfyui: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> SmallFarm:
-    """A farm of a good checkpoint and one that does not load, done by the local executor; ``nox -s farm`` has twenty."""
+    """A farm of a good checkpoint and one that does not load, done by the local executor; ``nox -s farm``: twenty."""
     farm = SmallFarm(tmp_path_factory.mktemp("local"), comfyui, base, checkpoints=1)
     tensors = load_file(farm.folder / "models" / "model_00.safetensors")
     del tensors["model.diffusion_model.out.2.weight"]  # its header tells nothing of that
