@@ -50,20 +50,18 @@ def _rounding_to(grid: Grid, length: int) -> Callable[[Floats], None]:
     least, fraction = np.float32(grid.least_normal), np.float32(2.0**-grid.mantissa_bits)
     step = np.empty(length, np.float32)
     bits = step.view(np.int32)
+    steps_differ = grid.is_self_similar  # those of integers are one
 
-    def to_integers(values: Floats) -> None:
+    def to_grid(values: Floats) -> None:
         np.minimum(values, largest, out=values)
         np.maximum(values, -largest, out=values)
+        if steps_differ:
+            np.bitwise_and(values.view(np.int32), _EXPONENT, out=bits)
+            np.maximum(step, least, out=step)
+            np.multiply(step, fraction, out=step)
+            np.divide(values, step, out=values)  # by a power of two: exact
         np.rint(values, out=values)
+        if steps_differ:
+            np.multiply(values, step, out=values)
 
-    def to_floats(values: Floats) -> None:
-        np.minimum(values, largest, out=values)
-        np.maximum(values, -largest, out=values)
-        np.bitwise_and(values.view(np.int32), _EXPONENT, out=bits)
-        np.maximum(step, least, out=step)
-        np.multiply(step, fraction, out=step)
-        np.divide(values, step, out=values)  # by a power of two: exact
-        np.rint(values, out=values)
-        np.multiply(values, step, out=values)
-
-    return to_floats if grid.is_self_similar else to_integers
+    return to_grid

@@ -71,11 +71,7 @@ def test_in_japanese_notes_groups_and_views_are_japanese(page: ComfyPage) -> Non
         assert page.page.evaluate(note).startswith("# チェックポイントを 8 ビットに")
         said = page.page.locator(".hswq-size:visible").first.inner_text()
         assert said.startswith("モデルをキャリブレーション")
-        label = (
-            "() => window.app.graph._nodes.find((n) => n.type === 'HSWQQuantize')"
-            ".widgets.find((w) => w.name === 'keep_ratio').label"
-        )
-        assert page.page.evaluate(label) == "保持率", "notes name fields as the page does"
+        assert page.value("HSWQQuantize", "keep_ratio", "label") == "保持率", "notes name fields as the page does"
     finally:
         page.language("en")
 

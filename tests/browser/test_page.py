@@ -81,10 +81,9 @@ def test_quick_start_from_drop_to_the_verdict(page: ComfyPage, server: ComfyServ
         arg=f"quick_{renderer}.safetensors",
         timeout=10_000,
     )  # without R
-    assert page.page.evaluate(
-        "() => window.app.graph._nodes.find((n) => n.type === 'HSWQLoader')"
-        ".widgets.find((w) => w.name === 'ckpt_name').disabled"
-    ), "a path is connected: the file that the field shows is not the one that is opened"
+    assert page.value("HSWQLoader", "ckpt_name", "disabled"), (
+        "a path is connected: the file that the field shows is not the one that is opened"
+    )
 
     # The predicted size is the size of the file.
     page.page.wait_for_selector(".hswq-size[data-bytes]", timeout=10_000)

@@ -129,11 +129,12 @@ class ComfyPage:
             " [n.type, !!n.constructor.nodeData || ['Note', 'MarkdownNote'].includes(n.type)]))"
         )
 
-    def value(self, kind: str, widget: str) -> Any:
+    def value(self, kind: str, widget: str, attribute: str = "value") -> Any:
+        """What the page has of a field of the first node of a kind: its value, its label, ..."""
         return self.page.evaluate(
-            "([kind, name]) => window.app.graph._nodes.find((n) => n.type === kind)"
-            ".widgets.find((w) => w.name === name).value",
-            [kind, widget],
+            "([kind, name, attribute]) => window.app.graph._nodes.find((n) => n.type === kind)"
+            ".widgets.find((w) => w.name === name)[attribute]",
+            [kind, widget, attribute],
         )
 
     def texts(self, view: str) -> str:
